@@ -1,0 +1,61 @@
+"""Steps environments and appends every row to a store."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from datamodules.environments.environment import VectorEnvironment
+from datamodules.replay import ReplayStore
+
+
+class Actor(Protocol):
+    """Chooses actions for N environments at once."""
+
+    def act(
+        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Map single frames (N, *observation_shape) to actions (N,) int64 and the extra columns of their rows."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data that a checkpoint keeps."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        ...
+
+
+class Collector:
+    """One row per environment and vector step, under next-step autoreset.
+
+    Args:
+        environment: its N environments fill the store's lanes in order.
+        store: open for writing. Rows that it holds already belong to runs that were cut: new episodes begin.
+    """
+
+    def __init__(self, environment: VectorEnvironment, store: ReplayStore) -> None:
+        assert environment.num_envs == store.lanes
+        self.environment = environment
+        self.store = store
+        self.observation = environment.reset(stream=store.rows)
+        self.is_first = np.ones(environment.num_envs, bool)
+        self.is_last = np.zeros(environment.num_envs, bool)
+        self.returns: list[float] = []
+        """Of the episodes that ended since somebody last emptied the list, raw."""
+        self._return = np.zeros(environment.num_envs)
+
+    def step(self, actor: Actor) -> None:
+        """Let the actor act once in every environment."""
+        actions, extras = actor.act(self.observation, self.is_first)
+        after = self.environment.step(actions)
+        self.store.append(
+            self.observation, actions, after.reward, after.terminated, self.is_first, self.is_last, extras
+        )
+        self._return += after.reward
+        closed = after.terminated | after.truncated
+        self.returns.extend(self._return[closed].tolist())
+        self._return[closed] = 0
+        self.observation, self.is_first, self.is_last = after.observation, self.is_last, closed

@@ -1,0 +1,271 @@
+"""Atari games on ale-py's vector emulator: the one file that knows its traps."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode
+
+from datamodules.environments.environment import Transition, VectorEnvironment
+from modules.errors import UserError
+
+# Loading one of these kills the process: they have no single-player form.
+UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
+
+
+@dataclass(frozen=True)
+class AtariProtocol:
+    """How a game is played and cut into episodes. Scores of two protocols are not comparable."""
+
+    name: str
+    frame_skip: int
+    """Emulated frames per action, all of whose rewards are summed."""
+    maxpool: bool
+    """Observe the pixelwise maximum of the last two frames, against flicker."""
+    repeat_action_probability: float
+    """Sticky actions: the chance, drawn per emulated frame, that the previous action is executed instead."""
+    full_action_space: bool
+    """All 18 actions, or the game's minimal set."""
+    noop_max: int
+    """An episode opens after 0 to noop_max idle frames, drawn uniformly; they do not count towards its limit."""
+    fire_on_reset: bool
+    """Press FIRE for one frame of those, in every game that has it."""
+    training_max_frames: int
+    """Emulated frames before an episode is truncated, in training; not restarted by a lost life."""
+    evaluation_max_frames: int
+    """Emulated frames before an episode is truncated, in evaluation."""
+    life_loss_terminates: bool
+    """In training a lost life ends the episode, and the game goes on. Evaluation plays whole games always."""
+
+
+PROTOCOLS: dict[str, AtariProtocol] = {
+    # Kaiser et al. 2020 (SimPLe), as settled by SPR, BBF, IRIS and DIAMOND. The limit is that of DER, SPR and BBF; IRIS
+    # trains on 20 000 frames and evaluates on 108 000, DIAMOND sets none. Without sticky actions the idle frames are
+    # the only randomness, so evaluation keeps them (as SPR, BBF and DIAMOND do; IRIS evaluates with at most 1).
+    "atari100k": AtariProtocol(
+        name="atari100k",
+        frame_skip=4,
+        maxpool=True,
+        repeat_action_probability=0.0,
+        full_action_space=False,
+        noop_max=30,
+        fire_on_reset=False,
+        training_max_frames=108_000,
+        evaluation_max_frames=108_000,
+        life_loss_terminates=True,
+    ),
+    # Machado et al. 2018 with the frame skip of 4 that the community uses (the paper: 5), pooled frames, and the limit
+    # of Gymnasium's v5 games, 30 minutes at 60 Hz. Sticky actions are its randomness.
+    "machado2018": AtariProtocol(
+        name="machado2018",
+        frame_skip=4,
+        maxpool=True,
+        repeat_action_probability=0.25,
+        full_action_space=True,
+        noop_max=0,
+        fire_on_reset=False,
+        training_max_frames=108_000,
+        evaluation_max_frames=108_000,
+        life_loss_terminates=False,
+    ),
+}
+
+
+def game_names() -> tuple[str, ...]:
+    """Return the snake_case ids of all playable games, sorted."""
+    return tuple(sorted(set(roms.get_all_rom_ids()) - UNPLAYABLE))
+
+
+def canonical_game(name: str) -> str:
+    """Return ALE's snake_case id of a game in any usual spelling: MsPacman, "Ms. Pac-Man", ALE/MsPacman-v5, ...
+
+    The suffixes of Gymnasium's ids are dropped: frame skip and stickiness are the protocol's.
+
+    Raises:
+        UserError: there is no such game, or it has no single-player form.
+    """
+    short = re.sub(r"^ALE/", "", name.strip(), flags=re.IGNORECASE)
+    short = re.sub(r"((NoFrameskip|Deterministic)?-v\d+)$", "", short, flags=re.IGNORECASE)
+    key = re.sub(r"['\u2019]s\b|[\W_]", "", short.lower())
+    games = {game.replace("_", ""): game for game in game_names()}
+    if key in games:
+        return games[key]
+    if key in {game.replace("_", "") for game in UNPLAYABLE}:
+        raise UserError(f"game {name!r} has no single-player form: choose another of the {len(games)} Atari games")
+    close = difflib.get_close_matches(key, games, n=3) or difflib.get_close_matches(key, games, n=3, cutoff=0.0)
+    nearest = ", ".join(games[match] for match in close)
+    raise UserError(f"unknown game {name!r}: expected one of the {len(games)} Atari games, the nearest are {nearest}")
+
+
+class AtariEnvironments(VectorEnvironment):
+    """N copies of an Atari game in uint8 frames (1, H, W) or (3, H, W), rewards raw.
+
+    What ale-py 0.12.1 does, measured, and what is done about it:
+
+    - Unseeded environments share one stream: they are always seeded, by 31-bit draws (consecutive seeds would make
+      environment 1 of seed 0 equal environment 0 of seed 1).
+    - Its `episodic_life` restarts the whole game at a lost life, so a learner would never see its second life. Here
+      the game goes on: the row after a lost life plays one NOOP step, whose reward is dropped, and its observation
+      opens the next episode (`EpisodicLifeEnv` of OpenAI baselines, as in IRIS). Idle frames are for new games only.
+    - A game that ends leaves its frame skip before the screen is read: see `terminal_frame_repeats`.
+    - It presses FIRE on reset in every game that has it, needed or not. Off in both protocols: starting the ball is the
+      agent's to learn. A score with it (TWM) is not comparable, and after a lost life it would not help anyway.
+    - A step with an action out of range never returns: actions are checked.
+    - Rewards are clipped and sticky actions off by default: everything is passed explicitly.
+    - Each step returns a buffer of its own. Its threads do not survive a fork.
+
+    Args:
+        game: in any usual spelling.
+        num_envs: N.
+        protocol: a name in PROTOCOLS, or a protocol of one's own.
+        variant: of the protocol: in training a lost life may end the episode.
+        size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
+        color: grey for one channel, rgb for three.
+        seed: of all resets, no-ops and sticky actions; nonnegative.
+        num_threads: of the emulators; 0 for one per environment, at most one per core.
+
+    Raises:
+        UserError: before any game is loaded, for an unknown game, protocol, variant, color, or an impossible number.
+    """
+
+    terminal_frame_repeats: bool = True
+    """The frame that closes a game is no true picture: it repeats the frame before it.
+
+    Where the end falls on the last two frames of a skip, as at a time limit that the skip divides, it is the pixelwise
+    maximum of that frame and a newer one. It holds at game over and at the time limit, not at a lost life. The true
+    frame cannot be recovered: no model may take a closing frame as a target or read a termination off it.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int,
+        protocol: str | AtariProtocol = "atari100k",
+        variant: Literal["training", "evaluation"] = "training",
+        size: tuple[int, int] = (84, 84),
+        color: Literal["grey", "rgb"] = "grey",
+        seed: int = 0,
+        num_threads: int = 0,
+    ) -> None:
+        game = canonical_game(game)
+        if not isinstance(protocol, AtariProtocol):
+            protocol = PROTOCOLS[_choice("protocol", protocol, PROTOCOLS)]
+        _choice("variant", variant, ("training", "evaluation"))
+        _choice("color", color, ("grey", "rgb"))
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            raise UserError(
+                f"size must be two positive numbers of pixels, (height, width), for example (84, 84): got {size!r}"
+            )
+        if num_envs < 1:
+            raise UserError(f"num_envs must be at least 1: got {num_envs}")
+        if seed < 0:
+            raise UserError(f"seed must not be negative: got {seed}")
+
+        training = variant == "training"
+        self.num_envs = num_envs
+        self.seed = seed
+        self._grey = color == "grey"
+        self._life_loss_terminates = training and protocol.life_loss_terminates
+        height, width = size
+        self.observation_shape = (1 if self._grey else 3, height, width)
+        self._vector = AtariVectorEnv(
+            game,
+            num_envs,
+            num_threads=num_threads,
+            max_num_frames_per_episode=protocol.training_max_frames if training else protocol.evaluation_max_frames,
+            repeat_action_probability=protocol.repeat_action_probability,
+            full_action_space=protocol.full_action_space,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            img_height=height,
+            img_width=width,
+            grayscale=self._grey,
+            stack_num=1,
+            frameskip=protocol.frame_skip,
+            maxpool=protocol.maxpool,
+            # ALE draws from 0 to one below its noop_max.
+            noop_max=protocol.noop_max + 1,
+            # The flag alone: `episodic_life` would restart the game.
+            episodic_life=False,
+            life_loss_info=self._life_loss_terminates,
+            reward_clipping=False,
+            use_fire_reset=protocol.fire_on_reset,
+        )
+        self.action_meanings = tuple(action.name for action in self._vector.ale.get_action_set())
+        self.num_actions = len(self.action_meanings)
+        assert self._vector.single_action_space == Discrete(self.num_actions)
+        # Two games, backgammon and video_checkers, have no NOOP in their minimal set, but no lives to lose either.
+        self._noop = self.action_meanings.index("NOOP") if "NOOP" in self.action_meanings else 0
+        self.description = {
+            "environment": "atari",
+            "game": game,
+            "protocol": dataclasses.asdict(protocol),
+            "variant": variant,
+            "size": [height, width],
+            "color": color,
+            "action_meanings": list(self.action_meanings),
+            "terminal_frame_repeats": self.terminal_frame_repeats,
+        }
+
+    def reset(self, stream: int = 0) -> np.ndarray:
+        """Open N new games and return their first frames (N, C, H, W)."""
+        seeds = np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1
+        observation, _ = self._vector.reset(seed=seeds.astype(np.int64))
+        self._closed = np.zeros(self.num_envs, bool)
+        self._held_terminated = np.zeros(self.num_envs, bool)
+        self._held_truncated = np.zeros(self.num_envs, bool)
+        self._observation = self._frames(observation)
+        return self._observation
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Execute actions (N,) int64 for `frame_skip` frames each."""
+        assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
+        if self._life_loss_terminates:
+            return self._step_lives(actions)
+        observation, reward, terminated, truncated, _ = self._vector.step(actions)
+        return Transition(self._frames(observation), reward.astype(np.float32), terminated, truncated)
+
+    def close(self) -> None:
+        """Stop the emulators and their threads."""
+        self.__dict__.pop("_vector", None)
+
+    def _step_lives(self, actions: np.ndarray) -> Transition:
+        # The row after a closed one opens an episode: ALE resets a finished game by itself, after a lost life a NOOP is
+        # played. Should that NOOP in turn lose a life or reach the limit, one row would open and close an episode. Its
+        # end is then held for a row of its own, which repeats the frame.
+        held = self._held_terminated | self._held_truncated
+        passive = self._closed | held
+        if not passive.any():
+            observation, reward, terminated, truncated, _ = self._vector.step(actions)
+            transition = Transition(self._frames(observation), reward.astype(np.float32), terminated, truncated)
+        else:
+            emulated, reward, ended, cut, _ = self._vector.step(np.where(passive, self._noop, actions))
+            observation = self._frames(emulated)
+            observation[held] = self._observation[held]
+            terminated = np.where(passive, self._held_terminated, ended)
+            truncated = np.where(passive, self._held_truncated, cut)
+            self._held_terminated, self._held_truncated = ended & self._closed, cut & self._closed
+            transition = Transition(observation, np.where(passive, 0, reward).astype(np.float32), terminated, truncated)
+        self._closed = transition.terminated | transition.truncated
+        self._observation = transition.observation
+        return transition
+
+    def _frames(self, observation: np.ndarray) -> np.ndarray:
+        # Grey (N, 1, H, W) is a frame already; (N, 1, H, W, 3) becomes (N, 3, H, W).
+        return observation if self._grey else np.ascontiguousarray(observation[:, 0].transpose(0, 3, 1, 2))
+
+
+def _choice(option: str, value: str, choices: Iterable[str]) -> str:
+    choices = tuple(choices)
+    if value in choices:
+        return value
+    nearest = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.0)[0]
+    raise UserError(f"unknown {option} {value!r}: expected one of {', '.join(choices)}, the nearest is {nearest}")

@@ -1,0 +1,55 @@
+"""The vector interface of every real world."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Transition(NamedTuple):
+    """What one vector step did, under next-step autoreset.
+
+    The step after one that closed an episode ignores the action, earns 0, opens the next episode and never closes it.
+    """
+
+    observation: np.ndarray
+    """(N, *observation_shape): o_{t+1}, or the first of a new episode where the step before closed one."""
+    reward: np.ndarray
+    """(N,) float32, raw: what a_t earned."""
+    terminated: np.ndarray
+    """(N,) bool: a_t ended the episode, and o_{t+1} closes it."""
+    truncated: np.ndarray
+    """(N,) bool: the episode was cut at o_{t+1}, where a learner bootstraps. Never together with terminated."""
+
+
+class VectorEnvironment(ABC):
+    """N copies of one real world with discrete actions, stepped together.
+
+    Returned arrays are fresh: no later call writes to them.
+    """
+
+    num_envs: int
+    observation_shape: tuple[int, ...]
+    """(C, H, W) of a single uint8 frame, or (D,) of a float32 vector."""
+    num_actions: int
+    action_meanings: tuple[str, ...]
+    """One name per action."""
+    description: dict[str, Any]
+    """Plain JSON data, equal to itself after a round trip: what a store records and compares."""
+
+    @abstractmethod
+    def reset(self, stream: int = 0) -> np.ndarray:
+        """Open N episodes and return their first observations (N, *observation_shape).
+
+        Always seeded, by the constructor's seed and a stream: a run that is taken up again opens another stream.
+        """
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> Transition:
+        """Execute actions (N,) int64, each in [0, num_actions)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the worlds; calling it again does nothing."""

@@ -1,0 +1,28 @@
+"""What differs between the processes of a distributed run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch.distributed
+
+
+def run_seed() -> int:
+    """Return the run's `seed_everything`."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def generator(rank: int, purpose: str) -> np.random.Generator:
+    """Return a NumPy generator of its own for a rank and a purpose."""
+    return np.random.default_rng(np.random.SeedSequence([run_seed(), rank, *purpose.encode()]))
+
+
+def gather(state: Any) -> list[Any]:
+    """Return every rank's state, in order, on every rank: a checkpoint is written by the first one alone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [state]
+    states = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -1,0 +1,209 @@
+"""The files of a replay store: their layout, their checks, and how they are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modules.errors import UserError
+
+FORMAT_VERSION = 1
+COLUMNS = ("action", "reward", "terminated", "is_first", "is_last")
+ROWS, HIGH = 0, 1
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store holds; kept in `meta.json`."""
+
+    observation_shape: tuple[int, ...]
+    observation_dtype: str
+    num_actions: int
+    lanes: int
+    capacity: int
+    validation_lanes: int = 0
+    extras: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    description: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.lanes >= 1 and self.capacity >= 1 and 0 <= self.validation_lanes < self.lanes):
+            raise UserError(
+                f"capacity {self.capacity}, lanes {self.lanes}, validation_lanes {self.validation_lanes}: "
+                "expected a capacity and lanes of at least 1, and fewer validation lanes than lanes"
+            )
+        if self.observation_dtype not in ("uint8", "float32"):
+            raise UserError(f"observation_dtype {self.observation_dtype}: expected uint8 or float32")
+        if taken := {*COLUMNS, "checksum"} & set(self.extras):
+            raise UserError(f"extras {sorted(taken)} are columns of every store; expected other names")
+
+    @property
+    def slots(self) -> int:
+        """Slots of a lane; one of them is reserved."""
+        return self.capacity + 1
+
+    @property
+    def record(self) -> np.dtype:
+        """A row without its observation; the checksum, which covers all before it, is last."""
+        fields: list[Any] = [("action", "<i8"), ("reward", "<f4")]
+        fields += [("terminated", "?"), ("is_first", "?"), ("is_last", "?")]
+        fields += [(name, np.dtype(dtype).newbyteorder("<"), shape) for name, (dtype, shape) in self.extras.items()]
+        return np.dtype([*fields, ("checksum", "<u4")])
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of every binary file."""
+        width = int(np.prod(self.observation_shape)) * np.dtype(self.observation_dtype).itemsize
+        num_slots = self.lanes * self.slots
+        return {"observation.bin": num_slots * width, "rows.bin": num_slots * self.record.itemsize, "head.bin": 16}
+
+    def write(self, path: Path) -> None:
+        """Make the files of an empty store, all their room on disk reserved, or leave nothing behind.
+
+        Raises:
+            UserError: the folder is not empty, or the room does not suffice.
+        """
+        content = json.loads(json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}))
+        text = json.dumps({**content, "checksum": _json_checksum(content)}, indent=1)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already; expected a new or an empty folder")
+        needed = sum(self.files.values())
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        free = shutil.disk_usage(missing[-1].parent if missing else path).free
+        room = f"{needed / GIB:.1f} GiB for {self.capacity} rows of {self.lanes} lanes"
+        if needed > free:
+            raise UserError(f"{path} needs {room}, {free / GIB:.1f} GiB are free")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name, size in self.files.items():
+                _reserve(path / name, size)
+            head = struct.pack("<QQ", _to_word(0, ROWS), _to_word(0, HIGH))
+            with (path / "head.bin").open("r+b") as file:
+                file.write(head)
+            # Last: a folder without meta.json is no store.
+            (path / "meta.tmp").write_text(text, encoding="utf-8")
+            os.replace(path / "meta.tmp", path / "meta.json")
+        except OSError as error:
+            for name in (*self.files, "meta.tmp"):
+                (path / name).unlink(missing_ok=True)
+            for folder in missing:
+                if folder.exists():
+                    folder.rmdir()
+            raise UserError(f"{path} could not be made with {room}: {error.strerror}") from None
+
+    @staticmethod
+    def read(path: Path) -> Layout:
+        """Read `meta.json` of a store and check the sizes of its files.
+
+        Raises:
+            UserError: not a store, damaged, of another format version, or cut short.
+        """
+        try:
+            content = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            intact = content.pop("checksum") == _json_checksum(content)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} is not a replay store: expected a folder with a meta.json") from None
+        except (ValueError, KeyError, AttributeError, TypeError):
+            intact = False
+        if not intact:
+            raise UserError(f"{path} is damaged: meta.json does not match its checksum")
+        if (version := content.pop("format_version")) != FORMAT_VERSION:
+            raise UserError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
+        content["observation_shape"] = tuple(content["observation_shape"])
+        content["extras"] = {name: (dtype, tuple(shape)) for name, (dtype, shape) in content["extras"].items()}
+        layout = Layout(**content)
+        for name, expected in layout.files.items():
+            size = (path / name).stat().st_size if (path / name).exists() else 0
+            if size != expected:
+                raise UserError(f"{path} was cut short: {name} has {size} bytes, expected {expected}")
+        return layout
+
+
+class Head(NamedTuple):
+    """Which rows of every lane are valid: those from `oldest` up to, not including, `rows`."""
+
+    cuts: int
+    oldest: int
+    rows: int
+
+
+class HeadFile:
+    """`head.bin`: two words, each written by one aligned 8-byte store and each with its own check.
+
+    The first holds the rows whose append returned and, in the same word, the number of cuts modulo 256, so that a
+    reader notices a cut even if as much was appended since. The second holds the highest row ever written, plus one.
+    """
+
+    def __init__(self, path: Path, capacity: int, writable: bool) -> None:
+        self.path, self.capacity = path, capacity
+        self.map = np.memmap(path / "head.bin", "<u8", "r+" if writable else "r", shape=(2,))
+        self._words = np.asarray(self.map)
+        self.read()
+
+    def read(self) -> Head:
+        """Read both words; UserError if they are damaged."""
+        while True:
+            before, high = self._read(ROWS), self._read(HIGH)
+            # A writer went on in between: taken together the two words would say that too little is valid.
+            if self._read(ROWS) == before:
+                cuts, rows = divmod(before, 1 << 32)
+                return Head(cuts, max(0, high - self.capacity), rows)
+
+    def raise_high(self, high: int) -> None:
+        """Say that rows up to `high` may be written; before write_rows, so that a reader is never too generous."""
+        if high > self._read(HIGH):
+            self._words[HIGH] = _to_word(high, HIGH)
+
+    def write_rows(self, rows: int, cuts: int) -> None:
+        """Say that rows up to `rows` are valid."""
+        self._words[ROWS] = _to_word(cuts % 256 << 32 | rows, ROWS)
+
+    def _read(self, which: int) -> int:
+        word = int(self._words[which])
+        value = word & (1 << 40) - 1
+        if word != _to_word(value, which):
+            raise UserError(f"{self.path} is damaged: head.bin does not match its checksum")
+        return value
+
+
+def _to_word(value: int, which: int) -> int:
+    """40 bits of a number below 24 bits that check it."""
+    return value | (zlib.crc32(value.to_bytes(5, "little") + bytes([which])) & 0xFFFFFF) << 40
+
+
+def row_checksum(observation: np.ndarray, content: np.ndarray, lane: int, row: int) -> int:
+    """Check an observation, the bytes of its record and where they belong.
+
+    The row's number is part of it, so that neither zeros nor what a slot held before pass for the row.
+    """
+    return zlib.crc32(struct.pack("<qq", lane, row), zlib.crc32(content.data, zlib.crc32(observation.data)))
+
+
+def difference(held: Any, expected: Any, name: str) -> str | None:
+    """Say where two pieces of plain JSON first differ, and both values; None if they are equal."""
+    if isinstance(held, dict) and isinstance(expected, dict):
+        each = (difference(held.get(key), expected.get(key), f"{name}.{key}") for key in {**expected, **held})
+        return next(filter(None, each), None)
+    return None if held == expected else f"{name} {held!r}, expected {expected!r}"
+
+
+def _json_checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of zeros whose blocks are taken: a mapped write into a sparse file on a full disk kills."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for offset in range(0, size, 1 << 24):
+                file.write(bytes(min(1 << 24, size - offset)))

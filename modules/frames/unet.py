@@ -1,0 +1,256 @@
+"""The next frame from a stack of frames: SimPLe's deterministic world model (Kaiser et al. 2019, section 4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.batch import Batch
+from modules.layers import unet
+from modules.layers.quantize import fit_palette, nearest_level
+from modules.world_model import Spec, Step, WorldModel
+
+SIZES = {
+    "debug": unet.UNetSize(patch=4, channels=(8, 8, 8)),
+    "small": unet.UNetSize(patch=2, channels=(24, 32, 48, 64)),
+    "medium": unet.UNetSize(patch=2, channels=(64, 128, 256, 256, 256)),
+    "simple": unet.UNetSize(
+        patch=1, channels=(64, 128, 256, 256, 256, 256, 256), dropout=0.1, residual_dropout=0.5
+    ),
+}  # fmt: skip
+
+
+class UNet(WorldModel):
+    """Predicts frame, reward and continuation from a stack of frames and an action.
+
+    Its state is the stack itself, (frame_stack * C, H, W) uint8: a step drops the oldest frame and appends the
+    predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
+
+    Args:
+        size: of the network: "debug", "small" (trains in minutes on a CPU), "medium", "simple" (the paper's).
+        levels: K grey or colour levels that a pixel is classified into, at most 256 (the paper's). Fewer are placed
+            where the game's pixels are, by `refit`.
+        frame_loss: "categorical", a softmax over the levels of every pixel, or "l2".
+        reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
+        clip: nats (squared error for "l2") of a pixel below which it is learned well enough: the clipped loss
+            max(loss, clip).
+        motion_weight: how much more a pixel counts where the next frame differs from the last one. 1 in the paper.
+        outcome_weight: of reward and continuation, beside a frame loss that is the mean over pixels.
+        copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
+        unroll: steps that the model is trained on its own predictions.
+        unroll_warmup: updates over which these steps double from 1 up to `unroll`.
+        input_noise: fraction of input pixels that are replaced by the batch's median colour.
+        temperature: of sampled pixels; 0 takes the likeliest level.
+        compile: compile the network with torch.compile.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: updates over which the learning rate rises.
+        decay: let the learning rate fall to 0 along a cosine over the run.
+    """
+
+    capabilities = frozenset({"step", "reward", "decode"})
+    reward_signs: Tensor
+    palette: Tensor
+
+    def __init__(
+        self,
+        size: Literal["debug", "small", "medium", "simple"] = "small",
+        levels: int = 16,
+        frame_loss: Literal["categorical", "l2"] = "categorical",
+        reward_loss: Literal["categorical", "real"] = "categorical",
+        clip: float = 0.01,
+        motion_weight: float = 10.0,
+        outcome_weight: float = 0.003,
+        copy_bias: float | None = 4.0,
+        unroll: int = 4,
+        unroll_warmup: int = 0,
+        input_noise: float = 0.0,
+        temperature: float = 0.0,
+        compile: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        decay: bool = False,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        self.size = size
+        self.levels = levels
+        self.frame_loss = frame_loss
+        self.reward_loss = reward_loss
+        self.clip = clip
+        self.motion_weight = motion_weight
+        self.outcome_weight = outcome_weight
+        self.copy_bias = copy_bias
+        self.unroll = unroll
+        self.unroll_warmup = unroll_warmup
+        self.input_noise = input_noise
+        self.temperature = temperature
+        self.compile_network = compile
+        self.updates = 0
+
+    def build(self, spec: Spec) -> None:
+        """Make the network for frames (C, H, W)."""
+        channels, height, width = spec.observation_shape
+        self.channels = channels
+        self.num_actions = spec.num_actions
+        self.state_shape = self.feature_shape = (spec.frame_stack * channels, height, width)
+        self.network = unet.UNet(
+            inputs=spec.frame_stack * channels,
+            height=height,
+            width=width,
+            outputs=channels * (self.levels if self.frame_loss == "categorical" else 1),
+            outcomes=1 + (3 if self.reward_loss == "categorical" else 1),
+            num_actions=spec.num_actions,
+            size=SIZES[self.size],
+        ).to(memory_format=torch.channels_last)
+        if self.copy_bias is not None:
+            self.stay = torch.nn.Parameter(torch.tensor(float(self.copy_bias)))
+        self.register_buffer("palette", torch.linspace(0, 255, self.levels).round().to(torch.uint8))
+        self.register_buffer("reward_signs", torch.tensor([-1.0, 0.0, 1.0]), persistent=False)
+        if self.compile_network:
+            self.network.compile()
+
+    def refit(self, batch: Batch) -> None:
+        """Place the grey or colour levels where the game's pixels are."""
+        assert batch.observation is not None
+        self.palette.copy_(fit_palette(batch.observation, self.levels))
+
+    def horizon(self) -> int:
+        """Return the steps that the model is trained on its own predictions by now."""
+        progress = min(1.0, self.updates / self.unroll_warmup) if self.unroll_warmup else 1.0
+        return min(self.unroll, 2 ** int(progress * self.unroll.bit_length()))
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Predict every segment of the windows from its first state, feeding predictions back.
+
+        A frame that closes an episode is no target: nobody acts on it, and emulators do not draw it.
+        """
+        horizon = min(self.horizon(), batch.shape[1] - 1)
+        segments = batch.segments(horizon + 1)
+        assert batch.observation is not None
+        assert segments.observation is not None
+        # Whether step t can be compared with what was recorded: no end and no cut up to it.
+        reached = segments.follows().cumprod(dim=1).float()
+        drawn = reached * segments.continuation[:, :-1]
+        state = segments.observation[:, 0]
+        totals = dict.fromkeys(("frame", "reward", "continuation"), torch.zeros((), device=state.device))
+        for t in range(horizon):
+            target = segments.observation[:, t + 1, -self.channels :]
+            frame, reward, continuation = self.predict(self.add_noise(state), segments.action[:, t])
+            losses = {
+                "frame": drawn[:, t] * self.frame_losses(frame, target, last=state[:, -self.channels :]),
+                "reward": reached[:, t] * self.reward_losses(reward, segments.reward[:, t]),
+                "continuation": reached[:, t]
+                * F.binary_cross_entropy_with_logits(continuation, segments.continuation[:, t], reduction="none"),
+            }
+            totals = {name: totals[name] + loss.sum() for name, loss in losses.items()}
+            state = self.append(state, frame.detach())
+        frame_loss = totals["frame"] / drawn.sum().clamp(min=1)
+        reward_loss, continuation_loss = (totals[k] / reached.sum().clamp(min=1) for k in ("reward", "continuation"))
+        total = frame_loss + self.outcome_weight * (reward_loss + continuation_loss)
+        parts = {"loss": total, "frame": frame_loss, "reward": reward_loss, "continuation": continuation_loss}
+        parts = {name: value.detach() for name, value in parts.items()}
+        return total, {**parts, "horizon": torch.tensor(float(horizon))}, batch.observation
+
+    def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the network.
+
+        Returns:
+            The frame's logits (B, K, C, H, W) or values (B, C, H, W) in [0, 1], the reward's logits (B, 3) or value
+            (B, 1), and the continuation's logit (B,).
+        """
+        if not action.is_floating_point():
+            action = F.one_hot(action, self.num_actions).float()
+        pixels = state.float() / 255
+        scale = pixels.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2)
+        frame, outcome = self.network((pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)) / scale, action)
+        frame, outcome = frame.float(), outcome.float()
+        last = state[:, -self.channels :]
+        if self.frame_loss == "categorical":
+            frame = frame.unflatten(1, (self.levels, self.channels))
+            if self.copy_bias is not None:
+                level = self.level_of(last)[:, None]
+                frame = frame.scatter_add(1, level, self.stay.expand(level.shape))
+        elif self.copy_bias is not None:
+            frame = frame + last.float() / 255
+        return frame, outcome[:, :-1], outcome[:, -1]
+
+    def frame_losses(self, frame: Tensor, target: Tensor, last: Tensor) -> Tensor:
+        """Return the clipped loss of every frame (B,): the mean over its pixels, which count more where they change."""
+        if self.frame_loss == "categorical":
+            target, last = self.level_of(target), self.level_of(last)
+            losses = F.cross_entropy(frame, target, reduction="none")
+        else:
+            losses = (frame - target.float() / 255) ** 2
+        weight = 1 + (self.motion_weight - 1) * (target != last)
+        return (weight * F.relu(losses - self.clip)).mean(dim=(1, 2, 3))
+
+    def reward_losses(self, output: Tensor, reward: Tensor) -> Tensor:
+        """Return the loss of every reward (B,)."""
+        if self.reward_loss == "categorical":
+            return F.cross_entropy(output, reward.sign().long() + 1, reduction="none")
+        return (output[:, 0] - reward) ** 2
+
+    def level_of(self, pixels: Tensor) -> Tensor:
+        """Return the index of each uint8 pixel's nearest level."""
+        return nearest_level(self.palette)[pixels.long()]
+
+    def add_noise(self, state: Tensor) -> Tensor:
+        """Replace a few pixels by the median colour while training (the paper's section 4)."""
+        if not (self.training and self.input_noise):
+            return state
+        noisy = torch.rand(state.shape[0], 1, *state.shape[2:], device=state.device) < self.input_noise
+        return torch.where(noisy, state[..., ::4, ::4].median(), state)
+
+    def append(self, state: Tensor, frame: Tensor) -> Tensor:
+        """Drop the oldest frame of the stack and append the predicted one, as uint8."""
+        if self.frame_loss == "l2":
+            newest = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
+        elif self.temperature == 0:
+            newest = self.palette[frame.argmax(dim=1)]
+        else:
+            probabilities = (frame / self.temperature).softmax(dim=1).movedim(1, -1)
+            newest = self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]
+        return torch.cat([state[:, self.channels :], newest], dim=1)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the frame stacks: they are the states."""
+        assert batch.observation is not None
+        return batch.observation
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Return black stacks."""
+        return torch.zeros(batch_size, *self.state_shape, dtype=torch.uint8, device=self.device)
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
+        """Return the frame stack that was observed."""
+        return observation
+
+    def step(self, state: Tensor, action: Tensor) -> Step:
+        """Predict one step, (B, frame_stack * C, H, W) uint8 to the same; the reward's sign is its scale."""
+        frame, reward, continuation = self.predict(state, action)
+        expected = reward.softmax(dim=1) @ self.reward_signs if self.reward_loss == "categorical" else reward[:, 0]
+        return Step(self.append(state, frame), expected, continuation.sigmoid())
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return the stack in [0, 1]."""
+        return state.float() / 255
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Return the newest frame in [0, 1], (B, C, H, W)."""
+        return state[:, -self.channels :].float() / 255
+
+    def updated(self) -> None:
+        """Count, for the schedule."""
+        self.updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what the checkpoint keeps beside the weights."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on with the schedule where it stopped."""
+        self.updates = state["updates"]

@@ -1,0 +1,54 @@
+"""What must not be lost when a run goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from modules.errors import UserError
+
+
+class Guard(Callback):
+    """Stops a run before a loss that is not finite reaches the weights, and saves `last.ckpt` whenever a run ends.
+
+    After SIGTERM Lightning ends the run with the batch; the checkpoint is written just before.
+    """
+
+    def __init__(self) -> None:
+        self.batch: Any = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch."""
+        self.batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Stop if the loss is not finite: the batch is written down, the weights stay as they are."""
+        if torch.isfinite(loss):
+            return
+        folder = Path(trainer.default_root_dir)
+        path = folder / f"bad_batch_{trainer.global_step}_rank{trainer.global_rank}.pt"
+        torch.save({kind: vars(rows.to("cpu")) for kind, rows in self.batch.items()}, path)
+        last = last_checkpoint(trainer)
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+        raise UserError(
+            f"the loss is {loss.item()} at update {trainer.global_step}: try a smaller learning rate or "
+            f"trainer.gradient_clip_val; the batch is {path}, {kept}"
+        )
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save, where the process was told to stop."""
+        if trainer.received_sigterm:
+            trainer.save_checkpoint(last_checkpoint(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what the last updates made."""
+        trainer.save_checkpoint(last_checkpoint(trainer))
+
+
+def last_checkpoint(trainer: Trainer) -> Path:
+    """Return where `--ckpt_path last` looks."""
+    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"

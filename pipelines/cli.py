@@ -1,0 +1,112 @@
+"""The console command `dreamcade`."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from modules.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+TRAINER_COMMANDS = {
+    "fit": "train a model",
+    "validate": "measure a checkpoint on the held-out episodes of its run",
+    "test": "the same, under the name that keeps it apart",
+    "predict": "write the dreams of a checkpoint as arrays",
+}
+COMMANDS = {"collect": "play a game at random and record a store"}
+
+HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
+
+Model-based reinforcement learning for discrete actions: learn a world model, then dream in it.
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items())}
+
+  dreamcade fit --config configs/quickstart.yaml     a world model of Pong in minutes
+  dreamcade fit --config configs/quickstart.yaml --data.game Breakout
+  dreamcade fit --config configs/quickstart.yaml --ckpt_path last     go on where it stopped
+  dreamcade COMMAND --help     all that can be set
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    command, *rest = arguments
+    known = [*TRAINER_COMMANDS, *COMMANDS]
+    if command not in known:
+        nearest = difflib.get_close_matches(command, known, n=1, cutoff=0.0)[0]
+        fail(f"unknown command {command!r}: expected one of {', '.join(known)}, the nearest is {nearest}")
+    try:
+        if command in COMMANDS:
+            importlib.import_module(f"pipelines.commands.{command}").main(rest)
+        else:
+            _train(command, rest)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(f"no room left on disk: {error}; what was written before is whole")
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and exit with code 2."""
+    line = re.sub(r"\s+", " ", message).strip()
+    print(f"dreamcade: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _train(command: str, arguments: list[str]) -> None:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from pipelines.trainer_cli import TrainerCLI
+
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    arguments = [_find_config(before, argument) for before, argument in zip([None, *arguments], arguments)]
+    sys.argv = [sys.argv[0], command, *arguments]  # processes of other ranks are started with it
+    try:
+        TrainerCLI()
+    except MisconfigurationException as error:
+        fail(str(error))
+    except SIGTERMException:
+        print("dreamcade: stopped as told; --ckpt_path last goes on from here", file=sys.stderr)
+        sys.exit(0)
+
+
+def _find_config(before: str | None, argument: str) -> str:
+    """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
+    option, _, value = argument.partition("=")
+    if option in ("-c", "--config") and value:
+        return f"{option}={_find_config(option, value)}"
+    if before not in ("-c", "--config") or Path(argument).exists():
+        return argument
+    name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
+    found = [path for path in (CONFIGS / name, CONFIGS / "experiment" / name, CONFIGS / "trainer" / name) if path.exists()]
+    if not found:
+        names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
+        nearest = difflib.get_close_matches(f"configs/{name}", names, n=1, cutoff=0.0)[0]
+        fail(f"there is no config {argument}, the nearest is {nearest}")
+    return str(found[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""How far a dream can be trusted: a dream beside what really happened, per horizon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from modules.batch import Batch
+from modules.imagination import imagine
+from modules.world_model import WorldModel
+
+CHANGED = 5 / 255
+"""A pixel has changed where it differs by more than this from the last frame before the dream."""
+
+COLUMNS = (
+    "horizon", "windows", "psnr", "copy_psnr", "ssim", "copy_ssim", "changed", "copy_changed", "either", "copy_either",
+    "rewards", "reward_recall", "reward_precision", "terminations", "termination_recall",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """Open-loop dreams of held-out windows, fed the actions that were really taken."""
+
+    first: Tensor
+    """(B, C, H, W): the last frame that the model saw."""
+    real: Tensor
+    """(B, T, C, H, W): what came after it."""
+    dreamed: Tensor
+    """(B, T, C, H, W): what the model dreamed instead."""
+    valid: Tensor
+    """(B, T) bool: the frame was really drawn: no end and no cut up to it, and it closes no episode."""
+    reached: Tensor
+    """(B, T) bool: the action was really taken, with no end and no cut before it."""
+    reward: Tensor
+    """(B, T): signs of the real rewards."""
+    dreamed_reward: Tensor
+    """(B, T): signs of the dreamed rewards, rounded."""
+    terminated: Tensor
+    """(B, T) bool"""
+    dreamed_terminated: Tensor
+    """(B, T) bool: the dreamed continuation is below one half."""
+
+
+@torch.no_grad()
+def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
+    """Let a model dream on from the first `context` rows of every window.
+
+    Args:
+        model: with the capabilities step and decode.
+        batch: held-out windows (B, T) of frame stacks.
+        context: rows that the model observes before it dreams on its own, at least 1.
+    """
+    assert batch.observation is not None
+    seen, rest = batch[:, :context], batch[:, context - 1 :]
+    dreamed = imagine(model, None, model.encode(seen)[:, -1], rest.shape[1] - 1, actions=rest.action[:, :-1])
+    assert dreamed.state is not None
+    channels = model.spec.observation_shape[0] if model.spec else 1
+    frames = batch.observation[:, context - 1 :, -channels:].float() / 255
+    reached = rest.follows().cumprod(dim=1).bool()
+    terminated = rest.continuation[:, :-1] == 0
+    return Dreams(
+        first=frames[:, 0],
+        real=frames[:, 1:],
+        dreamed=torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1),
+        valid=reached & ~terminated,
+        reached=reached,
+        reward=rest.reward[:, :-1].sign(),
+        dreamed_reward=dreamed.reward[:, :-1].clamp(-1, 1).round(),
+        terminated=terminated,
+        dreamed_terminated=dreamed.continuation[:, :-1] < 0.5,
+    )
+
+
+def per_horizon(dreams: Dreams) -> list[dict[str, float]]:
+    """Measure dreams at every horizon, beside copying the last frame.
+
+    Returns:
+        A row per horizon 1 .. T with the keys of COLUMNS. "changed" is the mean squared error on pixels that really
+        changed, "either" on those that changed in reality or in the dream, so that artefacts count; PSNR is that of
+        the mean squared error over all windows. Reward and termination counts are of all steps up to the horizon;
+        recall and precision are of rewards other than 0 and of ends, and nan where there were none. To copy the last
+        frame is to predict neither, so its recall is 0.
+    """
+    return [_at(dreams, t) for t in range(dreams.real.shape[1])]
+
+
+def _at(dreams: Dreams, t: int) -> dict[str, float]:
+    valid = dreams.valid[:, t]
+    first, real, dreamed = dreams.first[valid], dreams.real[valid, t], dreams.dreamed[valid, t]
+    changed = (real - first).abs() > CHANGED
+    either = changed | ((dreamed - first).abs() > CHANGED)
+    row = {"horizon": t + 1, "windows": int(valid.sum())}
+    for prefix, guess in (("", dreamed), ("copy_", first)):
+        error = (guess - real) ** 2
+        row[f"{prefix}psnr"] = float(-10 * error.mean().clamp(min=1e-10).log10())
+        row[f"{prefix}ssim"] = float(structural_similarity_index_measure(guess, real, data_range=1.0)) if len(
+            real
+        ) else float("nan")
+        row[f"{prefix}changed"] = float(error[changed].mean())
+        row[f"{prefix}either"] = float(error[either].mean())
+    reached = dreams.reached[:, : t + 1]
+    real_reward, dreamed_reward = dreams.reward[:, : t + 1][reached], dreams.dreamed_reward[:, : t + 1][reached]
+    hits = ((real_reward != 0) & (real_reward == dreamed_reward)).sum()
+    row["rewards"] = int((real_reward != 0).sum())
+    row["reward_recall"] = _ratio(hits, (real_reward != 0).sum())
+    row["reward_precision"] = _ratio(hits, (dreamed_reward != 0).sum())
+    for true in (-1, 0, 1):
+        for guess in (-1, 0, 1):
+            count = ((real_reward == true) & (dreamed_reward == guess)).sum()
+            row[f"reward_{true:+d}_as_{guess:+d}"] = int(count)
+    ends = dreams.terminated[:, : t + 1][reached]
+    row["terminations"] = int(ends.sum())
+    row["termination_recall"] = _ratio((ends & dreams.dreamed_terminated[:, : t + 1][reached]).sum(), ends.sum())
+    return row
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def side_by_side(dreams: Dreams) -> Tensor:
+    """Return films (B, T + 1, 3, H, W') in [0, 1]: real, dreamed, and their difference, each beside the next.
+
+    The first picture is the last one that the model saw. After a window's end the real third is dark.
+    """
+    first = dreams.first[:, None]
+    real = torch.cat([first, dreams.real * dreams.valid[..., None, None, None]], dim=1)
+    dreamed = torch.cat([first, dreams.dreamed], dim=1)
+    error = (real - dreamed).abs()
+    films = [film.expand(-1, -1, 3, -1, -1) for film in (real, dreamed, error)]
+    gap = torch.ones_like(films[0][..., :2]) * 0.5
+    return torch.cat([films[0], gap, films[1], gap, films[2]], dim=-1)
+
+
+def strip(dreams: Dreams, window: int, horizons: list[int]) -> Tensor:
+    """Return one window as a picture (3, 3 * H, len(horizons) * W) in [0, 1]: rows real, dreamed, error."""
+    steps = torch.tensor(horizons) - 1
+    real, dreamed = dreams.real[window, steps], dreams.dreamed[window, steps]
+    rows = torch.stack([real, dreamed, (real - dreamed).abs()])
+    return rearrange(rows.expand(-1, -1, 3, -1, -1), "row step c h w -> c (row h) (step w)")

@@ -1,0 +1,113 @@
+"""Loggers that survive a resume and a missing network."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+PROBE_SECONDS = 3.0
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Writes metrics.csv into the run's folder; a resumed run appends to it.
+
+    Args:
+        save_dir: the folder; null is the run's own.
+        flush_logs_every_n_steps: rows kept in memory before they are written.
+    """
+
+    def __init__(self, save_dir: Path | None = None, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(
+            save_dir or ".", name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps
+        )
+
+    @property
+    def experiment(self) -> Any:
+        """The writer. Lightning's own would delete the file of the run that it resumes."""
+        path = Path(self.log_dir) / "metrics.csv"
+        if self._experiment is not None or rank_zero_only.rank != 0 or not path.exists():
+            return super().experiment
+        aside = path.with_suffix(".csv.aside")
+        path.rename(aside)
+        writer = super().experiment
+        aside.rename(path)
+        with path.open(newline="") as file:
+            writer.metrics_keys = next(csv.reader(file), [])
+        return writer
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Weights & Biases, offline unless told otherwise; a resumed run keeps its id.
+
+    Where W&B cannot be reached an online run goes on offline, and says so once.
+
+    Args:
+        mode: "offline" (send it later with `wandb sync`), "online" or "disabled".
+        project: W&B's project.
+        entity: W&B's user or team.
+        name: of the run; null lets W&B choose.
+        tags: of the run.
+        save_dir: the folder; null is the run's own.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["offline", "online", "disabled"] = "offline",
+        project: str = "dreamcade",
+        entity: str | None = None,
+        name: str | None = None,
+        tags: list[str] | None = None,
+        save_dir: Path | None = None,
+    ) -> None:
+        folder = Path(save_dir or ".")
+        if mode == "online" and not reachable():
+            rank_zero_warn("Weights & Biases cannot be reached: the run goes on offline, send it later with `wandb sync`")
+            mode = "offline"
+        online = mode == "online"
+        settings: dict[str, Any] = {"mode": mode, "entity": entity, "tags": tags, "resume": "allow"}
+        super().__init__(
+            name=name,
+            save_dir=folder,
+            id=_run_id(folder),
+            project=project,
+            offline=not online,
+            log_model=online,
+            **settings,
+        )
+
+
+def reachable(seconds: float = PROBE_SECONDS) -> bool:
+    """Say whether W&B's server accepts a connection in time; looking up a name has no time-out of its own."""
+    address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    answers: list[bool] = []
+
+    def probe() -> None:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        try:
+            socket.create_connection((address.hostname, port), timeout=seconds).close()
+            answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers and answers[0])
+
+
+def _run_id(folder: Path) -> str:
+    # The id lies in the run's folder: a resumed run finds it before its checkpoint is loaded.
+    path = folder / "wandb_run_id.txt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex[:8] + "\n")
+    return path.read_text().strip()

@@ -1,0 +1,114 @@
+"""fit, validate, test and predict: LightningCLI over configs/base.yaml and an experiment file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from modules.errors import UserError
+from pipelines import checkpoints
+from pipelines.callbacks.save_config import SaveConfig
+from pipelines.cli import CONFIGS, fail
+
+RUNS = Path("runs")
+RUN_FOLDER = "DREAMCADE_RUN"
+"""Environment variable by which the first process of a run tells the others its folder."""
+
+
+class Parser(LightningArgumentParser):
+    """Answers a mistake with one line and the nearest right spelling."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"exit_on_error": True, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print one line and exit with code 2."""
+        fail(_with_nearest(message, self))
+
+
+class TrainerCLI(LightningCLI):
+    """Builds trainer, model and data from YAML files, and gives every run a folder of its own."""
+
+    def __init__(self) -> None:
+        base = {"default_config_files": [str(CONFIGS / "base.yaml")]}
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={name: dict(base) for name in self.subcommands()},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        _check_accelerator(config.trainer.accelerator)
+        folder = self.run_folder(config)
+        if config.ckpt_path is not None:
+            path = Path(config.ckpt_path)
+            if config.ckpt_path == "last":
+                path = folder / "checkpoints" / "last.ckpt"
+                if not path.exists():
+                    raise UserError(f"there is no run to go on with: {path} does not exist")
+            checkpoints.read(path)
+            config.ckpt_path = str(path)
+        if self.subcommand != "fit":
+            if config.ckpt_path is None:
+                raise UserError(f"dreamcade {self.subcommand} needs --ckpt_path FILE, or --ckpt_path last")
+            folder = Path(config.ckpt_path).resolve().parent.parent
+            if config.data.init_args.get("path", "") is None and (folder / "replay" / "rank0").exists():
+                config.data.init_args.path = folder / "replay" / "rank0"
+            folder = folder / self.subcommand
+        config.weights_only = True
+        config.trainer.default_root_dir = str(folder)
+        for logger in config.trainer.logger or []:
+            if logger.init_args.get("save_dir", "") is None:
+                logger.init_args.save_dir = folder
+
+    def run_folder(self, config: Namespace) -> Path:
+        """Return --trainer.default_root_dir, or runs/<name of the config>/<n>: the newest to go on with, or a new one."""
+        if config.trainer.default_root_dir is not None:
+            folder = Path(config.trainer.default_root_dir)
+            if self.subcommand == "fit" and config.ckpt_path is None and (folder / "checkpoints").exists():
+                raise UserError(f"{folder} holds a run already: go on with --ckpt_path last, or choose another folder")
+            return folder
+        if RUN_FOLDER in os.environ:
+            return Path(os.environ[RUN_FOLDER])
+        names = [Path(str(path)).stem for path in config.get("config") or []]
+        root = RUNS / ("-".join(names) or "run")
+        numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
+        if config.ckpt_path == "last":
+            if not numbers:
+                raise UserError(f"there is no run to go on with in {root}")
+            folder = root / str(numbers[-1])
+        elif self.subcommand == "fit" and config.ckpt_path is not None:
+            folder = Path(config.ckpt_path).resolve().parent.parent
+        else:
+            folder = root / str(numbers[-1] + 1 if numbers else 0)
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+
+
+def _check_accelerator(accelerator: str) -> None:
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator is {accelerator}, but no GPU is available: use --trainer.accelerator cpu")
+
+
+def _with_nearest(message: str, parser: Parser) -> str:
+    line = re.sub(r"\s+", " ", str(message)).strip()
+    return line
