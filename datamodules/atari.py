@@ -39,8 +39,8 @@ class Windows(IterableDataset):
 class AtariReplay(LightningDataModule):
     """Collects Atari experience into a memory-mapped store, or reads one, and samples windows of it.
 
-    Without `path` the run plays itself: its store grows in the run's own folder while it trains, filled by the `Collect`
-    callback. With `path` it trains from the rows of an existing store and plays nothing.
+    Without `path` the run plays itself: its store lies in the run's own folder, and the `Collect` callback fills it
+    while it trains. With `path` it trains from the rows of an existing store and plays nothing.
 
     Args:
         game: in any usual spelling; null takes that of the store at `path`.
@@ -56,6 +56,7 @@ class AtariReplay(LightningDataModule):
         capacity: training rows that the store keeps; the oldest make room for new ones.
         validation_batches: held-out batches per validation.
         path: folder of an existing store.
+        seed: of environments and sampling; null takes `seed_everything`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AtariReplay(LightningDataModule):
         capacity: int = 100_000,
         validation_batches: int = 16,
         path: Path | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.game = None if game is None else canonical_game(game)
@@ -88,9 +90,16 @@ class AtariReplay(LightningDataModule):
         self.capacity = capacity
         self.validation_batches = validation_batches
         self.path = path
+        self.seed = seed
+        self.rank = 0
         self.store: ReplayStore | None = None
         if sequence_length < 2:
-            raise UserError(f"data.sequence_length must be at least 2, a row and the one after it: got {sequence_length}")
+            raise UserError(
+                f"data.sequence_length must be at least 2, a row and the one after it: got {sequence_length}"
+            )
+        for name in ("num_envs", "frame_stack", "batch_size", "capacity", "validation_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} must be at least 1: got {getattr(self, name)}")
         if path is None and game is None:
             raise UserError("data.game or data.path is needed: a game to play, or a store to read")
 
@@ -99,7 +108,7 @@ class AtariReplay(LightningDataModule):
         if self.store is not None:
             return
         self.rank = self.trainer.global_rank if self.trainer else 0
-        self.generator = generator(self.rank, "replay")
+        self.generator = generator(self.rank, "replay", self.seed)
         if self.path is not None:
             self.store = self.open(self.path)
             return
@@ -139,7 +148,7 @@ class AtariReplay(LightningDataModule):
             self.protocol or "atari100k",
             size=self.size,
             color=self.color,
-            seed=int(generator(self.rank, "environment").integers(2**31)),
+            seed=int(generator(self.rank, "environment", self.seed).integers(2**31)),
         )
 
     @cached_property

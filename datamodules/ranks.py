@@ -14,9 +14,9 @@ def run_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
-def generator(rank: int, purpose: str) -> np.random.Generator:
-    """Return a NumPy generator of its own for a rank and a purpose."""
-    return np.random.default_rng(np.random.SeedSequence([run_seed(), rank, *purpose.encode()]))
+def generator(rank: int, purpose: str, seed: int | None = None) -> np.random.Generator:
+    """Return a NumPy generator of its own for a rank and a purpose, from the run's seed unless another is given."""
+    return np.random.default_rng([run_seed() if seed is None else seed, rank, *purpose.encode()])
 
 
 def gather(state: Any) -> list[Any]:

@@ -24,7 +24,7 @@ class Batch:
     reward: Tensor
     """(B, T) float32, raw: what a_t earned."""
     continuation: Tensor
-    """(B, T) float32: 1 - terminated for real rows, the probability that the episode goes on after a_t for dreamed ones."""
+    """(B, T) float32: 1 - terminated for real rows, for dreamed ones the probability that the episode goes on."""
     is_first: Tensor
     """(B, T) bool: o_t opens an episode."""
     is_last: Tensor

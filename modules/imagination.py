@@ -41,7 +41,14 @@ def imagine(
     rows["action"].append(torch.zeros_like(rows["action"][0]))
     rows["reward"].append(torch.zeros_like(rows["reward"][0]))
     rows["continuation"].append(torch.ones_like(rows["continuation"][0]))
-    stacked = {name: torch.stack(values, dim=1) for name, values in rows.items()}
-    is_last = torch.zeros(stacked["action"].shape, dtype=torch.bool, device=states.device)
+    state, action, reward_, continuation_ = (torch.stack(values, dim=1) for values in rows.values())
+    is_last = torch.zeros_like(action, dtype=torch.bool)
     is_last[:, -1] = True
-    return Batch(**stacked, is_first=torch.zeros_like(is_last), is_last=is_last)
+    return Batch(
+        action=action,
+        reward=reward_,
+        continuation=continuation_,
+        is_first=torch.zeros_like(is_last),
+        is_last=is_last,
+        state=state,
+    )

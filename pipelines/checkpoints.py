@@ -16,7 +16,7 @@ def read(path: Path) -> dict[str, Any]:
     """Load a checkpoint that holds tensors and plain data alone.
 
     Raises:
-        UserError: it is not there, cut short, damaged (torch does not compare checksums itself), or holds anything else.
+        UserError: it is not there, cut short, damaged (torch itself compares no checksums), or holds anything else.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
@@ -30,7 +30,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
+        )
         raise UserError(f"{path} is refused: it holds more than tensors and plain data. {reason}".strip()) from None
     except (RuntimeError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import logging
-import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from modules.errors import UserError
+from pipelines.spelling import nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -49,19 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, *rest = arguments
     known = [*TRAINER_COMMANDS, *COMMANDS]
     if command not in known:
-        nearest = difflib.get_close_matches(command, known, n=1, cutoff=0.0)[0]
-        fail(f"unknown command {command!r}: expected one of {', '.join(known)}, the nearest is {nearest}")
+        fail(
+            f"unknown command {command!r}: expected one of {', '.join(known)}, the nearest is {nearest(command, known)}"
+        )
     try:
         if command in COMMANDS:
             importlib.import_module(f"pipelines.commands.{command}").main(rest)
         else:
             _train(command, rest)
-    except UserError as error:
-        fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        fail(f"no room left on disk: {error}; what was written before is whole")
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, UserError):
+                fail(str(cause))
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                fail(f"no room left on disk: {cause}; what was written before is whole")
+        raise
 
 
 def fail(message: str) -> NoReturn:
@@ -69,6 +71,13 @@ def fail(message: str) -> NoReturn:
     line = re.sub(r"\s+", " ", message).strip()
     print(f"dreamcade: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    # The argument parser wraps what a constructor raises.
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _train(command: str, arguments: list[str]) -> None:
@@ -81,7 +90,7 @@ def _train(command: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    arguments = [_find_config(before, argument) for before, argument in zip([None, *arguments], arguments)]
+    arguments = [_find_config(before, argument) for before, argument in pairwise([command, *arguments])]
     sys.argv = [sys.argv[0], command, *arguments]  # processes of other ranks are started with it
     try:
         TrainerCLI()
@@ -92,7 +101,7 @@ def _train(command: str, arguments: list[str]) -> None:
         sys.exit(0)
 
 
-def _find_config(before: str | None, argument: str) -> str:
+def _find_config(before: str, argument: str) -> str:
     """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
     option, _, value = argument.partition("=")
     if option in ("-c", "--config") and value:
@@ -100,11 +109,11 @@ def _find_config(before: str | None, argument: str) -> str:
     if before not in ("-c", "--config") or Path(argument).exists():
         return argument
     name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
-    found = [path for path in (CONFIGS / name, CONFIGS / "experiment" / name, CONFIGS / "trainer" / name) if path.exists()]
+    folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "trainer")
+    found = [folder / name for folder in folders if (folder / name).exists()]
     if not found:
         names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
-        nearest = difflib.get_close_matches(f"configs/{name}", names, n=1, cutoff=0.0)[0]
-        fail(f"there is no config {argument}, the nearest is {nearest}")
+        fail(f"there is no config {argument}, the nearest is {nearest(f'configs/{name}', names)}")
     return str(found[0])
 
 

@@ -94,13 +94,11 @@ def _at(dreams: Dreams, t: int) -> dict[str, float]:
     first, real, dreamed = dreams.first[valid], dreams.real[valid, t], dreams.dreamed[valid, t]
     changed = (real - first).abs() > CHANGED
     either = changed | ((dreamed - first).abs() > CHANGED)
-    row = {"horizon": t + 1, "windows": int(valid.sum())}
+    row: dict[str, float] = {"horizon": t + 1, "windows": int(valid.sum())}
     for prefix, guess in (("", dreamed), ("copy_", first)):
         error = (guess - real) ** 2
         row[f"{prefix}psnr"] = float(-10 * error.mean().clamp(min=1e-10).log10())
-        row[f"{prefix}ssim"] = float(structural_similarity_index_measure(guess, real, data_range=1.0)) if len(
-            real
-        ) else float("nan")
+        row[f"{prefix}ssim"] = _ssim(guess, real)
         row[f"{prefix}changed"] = float(error[changed].mean())
         row[f"{prefix}either"] = float(error[either].mean())
     reached = dreams.reached[:, : t + 1]
@@ -110,13 +108,21 @@ def _at(dreams: Dreams, t: int) -> dict[str, float]:
     row["reward_recall"] = _ratio(hits, (real_reward != 0).sum())
     row["reward_precision"] = _ratio(hits, (dreamed_reward != 0).sum())
     for true in (-1, 0, 1):
-        for guess in (-1, 0, 1):
-            count = ((real_reward == true) & (dreamed_reward == guess)).sum()
-            row[f"reward_{true:+d}_as_{guess:+d}"] = int(count)
+        for predicted in (-1, 0, 1):
+            count = ((real_reward == true) & (dreamed_reward == predicted)).sum()
+            row[f"reward_{true:+d}_as_{predicted:+d}"] = int(count)
     ends = dreams.terminated[:, : t + 1][reached]
     row["terminations"] = int(ends.sum())
     row["termination_recall"] = _ratio((ends & dreams.dreamed_terminated[:, : t + 1][reached]).sum(), ends.sum())
     return row
+
+
+def _ssim(guess: Tensor, real: Tensor) -> float:
+    if len(real) == 0:
+        return float("nan")
+    similarity = structural_similarity_index_measure(guess, real, data_range=1.0)
+    assert isinstance(similarity, Tensor)
+    return float(similarity)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> float:

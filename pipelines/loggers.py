@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 from lightning.pytorch import loggers
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 PROBE_SECONDS = 3.0
 
@@ -26,15 +26,13 @@ class CSVLogger(loggers.CSVLogger):
     """
 
     def __init__(self, save_dir: Path | None = None, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(
-            save_dir or ".", name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps
-        )
+        super().__init__(save_dir or ".", name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     @property
     def experiment(self) -> Any:
         """The writer. Lightning's own would delete the file of the run that it resumes."""
         path = Path(self.log_dir) / "metrics.csv"
-        if self._experiment is not None or rank_zero_only.rank != 0 or not path.exists():
+        if self._experiment is not None or not path.exists():
             return super().experiment
         aside = path.with_suffix(".csv.aside")
         path.rename(aside)
@@ -70,7 +68,7 @@ class WandbLogger(loggers.WandbLogger):
     ) -> None:
         folder = Path(save_dir or ".")
         if mode == "online" and not reachable():
-            rank_zero_warn("Weights & Biases cannot be reached: the run goes on offline, send it later with `wandb sync`")
+            rank_zero_warn("W&B cannot be reached: the run goes on offline, send it later with `wandb sync`")
             mode = "offline"
         online = mode == "online"
         settings: dict[str, Any] = {"mode": mode, "entity": entity, "tags": tags, "resume": "allow"}

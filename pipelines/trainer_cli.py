@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from modules.errors import UserError
 from pipelines import checkpoints
 from pipelines.callbacks.save_config import SaveConfig
 from pipelines.cli import CONFIGS, fail
+from pipelines.spelling import explain
 
 RUNS = Path("runs")
+KEYS = ("config", "seed_everything", "ckpt_path", "model.class_path", "data.class_path") + tuple(
+    f"trainer.{name}" for name in inspect.signature(Trainer).parameters
+)
 RUN_FOLDER = "DREAMCADE_RUN"
 """Environment variable by which the first process of a run tells the others its folder."""
 
@@ -31,7 +34,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print one line and exit with code 2."""
-        fail(_with_nearest(message, self))
+        fail(explain(message, KEYS))
 
 
 class TrainerCLI(LightningCLI):
@@ -81,7 +84,7 @@ class TrainerCLI(LightningCLI):
                 logger.init_args.save_dir = folder
 
     def run_folder(self, config: Namespace) -> Path:
-        """Return --trainer.default_root_dir, or runs/<name of the config>/<n>: the newest to go on with, or a new one."""
+        """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
         if config.trainer.default_root_dir is not None:
             folder = Path(config.trainer.default_root_dir)
             if self.subcommand == "fit" and config.ckpt_path is None and (folder / "checkpoints").exists():
@@ -107,8 +110,3 @@ class TrainerCLI(LightningCLI):
 def _check_accelerator(accelerator: str) -> None:
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator is {accelerator}, but no GPU is available: use --trainer.accelerator cpu")
-
-
-def _with_nearest(message: str, parser: Parser) -> str:
-    line = re.sub(r"\s+", " ", str(message)).strip()
-    return line

@@ -105,8 +105,9 @@ class UNet(WorldModel):
             outcomes=1 + (3 if self.reward_loss == "categorical" else 1),
             num_actions=spec.num_actions,
             size=SIZES[self.size],
-        ).to(memory_format=torch.channels_last)
-        if self.copy_bias is not None:
+        )
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.copy_bias is not None and self.frame_loss == "categorical":
             self.stay = torch.nn.Parameter(torch.tensor(float(self.copy_bias)))
         self.register_buffer("palette", torch.linspace(0, 255, self.levels).round().to(torch.uint8))
         self.register_buffer("reward_signs", torch.tensor([-1.0, 0.0, 1.0]), persistent=False)
@@ -210,7 +211,7 @@ class UNet(WorldModel):
         if self.frame_loss == "l2":
             newest = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
         elif self.temperature == 0:
-            newest = self.palette[frame.argmax(dim=1)]
+            newest = self.palette[frame.max(dim=1).indices]  # several times quicker than argmax
         else:
             probabilities = (frame / self.temperature).softmax(dim=1).movedim(1, -1)
             newest = self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]

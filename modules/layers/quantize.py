@@ -36,10 +36,10 @@ def fit_palette(pixels: Tensor, num_levels: int) -> Tensor:
         total = best[:, None] + cost
         cuts.append(total.argmin(axis=0))
         best = total.min(axis=0)
-    bounds = [len(values)]
+    stops = [len(values)]
     for cut in reversed(cuts):
-        bounds.append(cut[bounds[-1]])
-    bounds = np.array([*bounds, 0])[::-1]
+        stops.append(int(cut[stops[-1]]))
+    bounds = np.array([*stops, 0])[::-1]
     levels = (first[bounds[1:]] - first[bounds[:-1]]) / (mass[bounds[1:]] - mass[bounds[:-1]])
     return torch.from_numpy(levels.round()).to(torch.uint8)
 

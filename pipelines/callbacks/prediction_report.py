@@ -69,7 +69,9 @@ class PredictionReport(Callback):
     def measure(self, trainer: Trainer, pl_module: Any) -> list[dict[str, float]]:
         """Return a row per horizon up to the last of the table."""
         if not {"step", "decode"} <= pl_module.capabilities:
-            raise UserError(f"prediction_report needs a model that steps and decodes: {type(pl_module).__name__} does not")
+            raise UserError(
+                f"prediction_report needs a model that steps and decodes: {type(pl_module).__name__} does not"
+            )
         training = pl_module.training
         pl_module.eval()
         length = self.context + self.horizons[-1]

@@ -25,4 +25,8 @@ class ProgressBar(RichProgressBar):
         return {name.removeprefix("train/"): value for name, value in metrics.items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"update {self.trainer.global_step} of {self.trainer.max_steps}" if self.trainer.max_steps > 0 else "training"
+        return (
+            f"update {self.trainer.global_step} of {self.trainer.max_steps}"
+            if self.trainer.max_steps > 0
+            else "training"
+        )

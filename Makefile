@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 to 3.13 and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint gates benchmarks clean
+
+help: ## list what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## create .venv with the pinned packages
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "dreamcade needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] + ": set PYTHON=/path/to/another")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## train a world model of Pong and look at its dreams: minutes on two cores
+	$(BIN)/dreamcade fit --config configs/quickstart.yaml
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## lint, then every test but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+gates: $(INSTALLED) ## the slow learning gates
+	$(BIN)/pytest -m slow
+
+benchmarks: $(INSTALLED) ## measure everything that README and docs quote
+	for file in replay trainer_overhead quickstart frames; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+clean: ## remove .venv and caches, but no runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,80 @@
+"""Records a store: `dreamcade collect --game Pong --path stores/pong`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from datamodules.atari import AtariReplay
+from datamodules.collector import Collector
+from datamodules.ranks import generator
+from pipelines.actors import RandomActor
+from pipelines.cli import fail
+from pipelines.progress import counter
+from pipelines.spelling import explain
+
+
+class Parser(ArgumentParser):
+    """Answers a mistake with one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Print one line and exit with code 2."""
+        fail(explain(message, [option.removeprefix("--") for a in self._actions for option in a.option_strings]))
+
+
+def collect(
+    game: str,
+    path: Path,
+    steps: int = 20_000,
+    protocol: Literal["atari100k", "machado2018"] = "atari100k",
+    num_envs: int = 8,
+    num_validation_envs: int = 1,
+    size: tuple[int, int] = (84, 84),
+    color: Literal["grey", "rgb"] = "grey",
+    seed: int = 0,
+) -> None:
+    """Play a game at random and record a store, which `--data.path` trains from.
+
+    Args:
+        game: in any usual spelling.
+        path: folder of the new store.
+        steps: real steps in the training lanes.
+        protocol: how the game is played.
+        num_envs: environments, each with a lane of its own.
+        num_validation_envs: further ones, whose lanes are held out.
+        size: height and width of a frame.
+        color: grey or rgb.
+        seed: of everything.
+    """
+    data = AtariReplay(
+        game=game,
+        protocol=protocol,
+        num_envs=num_envs,
+        num_validation_envs=num_validation_envs,
+        size=size,
+        color=color,
+        capacity=steps,
+        seed=seed,
+    )
+    store = data.create(path)
+    collector = Collector(data.environment, store)
+    actor = RandomActor(store.num_actions, generator(0, "actor", seed))
+    with counter(f"playing {data.game}", store.capacity * num_envs, "steps") as advance:
+        for _ in range(store.capacity):
+            collector.step(actor)
+            advance(num_envs)
+    store.close()
+    scores = f", mean return {np.mean(collector.returns):.1f} over {len(collector.returns)} episodes"
+    Console().print(f"{path}: {store.capacity * num_envs} steps{scores if collector.returns else ''}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line and collect."""
+    parser = Parser(prog="dreamcade collect", description="Play a game at random and record a store.")
+    parser.add_function_arguments(collect)
+    collect(**vars(parser.instantiate_classes(parser.parse_args(list(arguments)))))

@@ -1,0 +1,75 @@
+"""The nearest right spelling of a wrong one."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+FOREIGN_CLASSES = (
+    "lightning.pytorch.callbacks.ModelCheckpoint",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return the word that is spelled most alike."""
+    words = sorted(set(words))
+    lower = {candidate.lower(): candidate for candidate in words}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.0)
+    return lower[close[0]] if close else ""
+
+
+@cache
+def classes() -> dict[str, list[str]]:
+    """Return the parameters of every class of the project by its class_path, without importing anything."""
+    found: dict[str, list[str]] = {path: [] for path in FOREIGN_CLASSES}
+    for folder in ("modules", "datamodules", "pipelines"):
+        for path in sorted((PROJECT / folder).rglob("*.py")):
+            if path.parent.name == "layers":
+                continue  # parts of models, which no configuration names
+            module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+            for node in ast.parse(path.read_text()).body:
+                if not isinstance(node, ast.ClassDef):
+                    continue
+                inits = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
+                found[f"{module}.{node.name}"] = [a.arg for f in inits for a in f.args.args[1:]]
+    return found
+
+
+def explain(message: str, keys: Iterable[str]) -> str:
+    """Turn a message of the argument parser into one line with the nearest right spelling.
+
+    Args:
+        message: of jsonargparse, over many lines.
+        keys: of a configuration, such as trainer.max_steps.
+    """
+    line = re.sub(r"\s+", " ", message).strip()
+    if match := re.search(r"unrecognized arguments: --(\S+?)(=| |$)", line):
+        return f"unknown option --{match[1]}, the nearest is --{nearest(match[1], keys)}"
+    if match := re.search(r"does not accept option '([^']+)'", line):
+        return f"unknown key {match[1]}, the nearest is {nearest(match[1], keys)}"
+    if match := re.search(r"Option '([\w.]+)' is not accepted", line):
+        *_, name = match[1].split(".")
+        known = {parameter for parameters in classes().values() for parameter in parameters}
+        return f"unknown key {match[1]!r}, the nearest is {nearest(name, known)!r}"
+    if match := re.search(r"given class_path '([^']+)'|dot import path string: (\S+)", line):
+        path = match[1] or match[2]
+        return f"there is no class {path}, the nearest is {_nearest_class(path)}"
+    if match := re.search(r'Parser key "([^"]+)":.*?Expected a typing.Literal\[(.+)\].*Got value: (\S+)', line):
+        choices = re.findall(r"'([^']+)'", match[2])
+        return f"{match[1]} is one of {', '.join(choices)}, not {match[3]}: the nearest is {nearest(match[3], choices)}"
+    if match := re.search(r'Parser key "([^"]+)".*Errors: (.*)', line):
+        return f"{match[1]}: {re.sub(r' Given value.*', '', match[2])}"
+    return re.sub(r" Given value.*", "", line)
+
+
+def _nearest_class(path: str) -> str:
+    by_name = {known.rsplit(".", 1)[-1]: known for known in classes()}
+    return by_name[nearest(path.rsplit(".", 1)[-1], by_name)]

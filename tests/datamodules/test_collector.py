@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.collector import Collector
+from datamodules.replay import ReplayStore
+from pipelines.actors import RandomActor
+from tests.fakes import DotWorld, locate, move
+
+LANES, ROWS, LIMIT = 3, 160, 12
+
+
+class Script:
+    """Plays given actions, (rows, N)."""
+
+    def __init__(self, actions) -> None:
+        self.rows = iter(actions)
+
+    def act(self, observations, is_first, legal_actions=None):
+        return next(self.rows), {}
+
+
+class Watched:
+    """Notes what the actor is shown and which episode that belongs to."""
+
+    def __init__(self, actor, environment) -> None:
+        self.actor, self.environment = actor, environment
+        self.observations, self.is_first, self.episodes, self.actions = [], [], [], []
+
+    def act(self, observations, is_first, legal_actions=None):
+        actions, extras = self.actor.act(observations, is_first)
+        for kept, value in zip(
+            (self.observations, self.is_first, self.episodes, self.actions),
+            (observations, is_first, self.environment.episode, actions),
+            strict=True,
+        ):
+            kept.append(value.copy())
+        return actions, extras
+
+
+def create(path, rows=ROWS) -> ReplayStore:
+    return ReplayStore.create(path, observation_shape=DotWorld.observation_shape, num_actions=4, lanes=LANES,
+                              capacity=rows)  # fmt: skip
+
+
+def collect(store, rows=ROWS, actor=None, seed=0):
+    environment = DotWorld(LANES, LIMIT)
+    watched = Watched(actor or RandomActor(4, np.random.default_rng(seed)), environment)
+    collector = Collector(environment, store)
+    for _ in range(rows):
+        collector.step(watched)
+    return watched, collector
+
+
+def whole(store):
+    return store.gather(np.arange(store.lanes), np.zeros(store.lanes, int), store.rows)
+
+
+@pytest.fixture
+def played(tmp_path):
+    store = create(tmp_path / "store")
+    return (*collect(store), whole(store))
+
+
+def test_every_row_keeps_the_contract(played):
+    _, _, batch = played
+    x, y = locate(batch.observation.flatten(0, 1))
+    x, y, reward, terminated = (v.view(LANES, ROWS) for v in move(x, y, batch.action.flatten()))
+    seen = {"terminated": 0, "truncated": 0, "opened": 0}
+    for lane in range(LANES):
+        age = 0
+        for t in range(ROWS - 1):
+            assert bool(batch.is_first[lane, t]) == (age == 0)
+            after_x, after_y = locate(batch.observation[lane, t + 1 : t + 2])
+            if batch.is_last[lane, t]:
+                assert batch.reward[lane, t] == 0
+                assert batch.continuation[lane, t] == 1
+                assert batch.is_first[lane, t + 1]
+                assert not batch.is_last[lane, t + 1]
+                seen["opened"] += 1
+                age = 0
+                continue
+            age += 1
+            assert (int(after_x), int(after_y)) == (int(x[lane, t]), int(y[lane, t]))
+            assert batch.reward[lane, t] == reward[lane, t]
+            assert batch.continuation[lane, t] == 1 - float(terminated[lane, t])
+            assert not batch.is_first[lane, t + 1]
+            truncated = age == LIMIT and not terminated[lane, t]
+            assert bool(batch.is_last[lane, t + 1]) == bool(terminated[lane, t] or truncated)
+            seen["terminated"] += int(terminated[lane, t])
+            seen["truncated"] += int(truncated)
+    assert min(seen.values()) >= 5, seen
+
+
+def test_rows_hold_what_the_actor_saw_and_chose(played):
+    watched, _, batch = played
+    assert np.array_equal(batch.observation.numpy(), np.stack(watched.observations, 1))
+    assert np.array_equal(batch.is_first.numpy(), np.stack(watched.is_first, 1))
+    assert np.array_equal(batch.action.numpy(), np.stack(watched.actions, 1))
+
+
+def test_follows_holds_within_episodes_alone(played):
+    watched, _, batch = played
+    episode = np.stack(watched.episodes, 1)
+    assert np.array_equal(batch.follows().numpy(), episode[:, 1:] == episode[:, :-1])
+    assert (episode[:, -1] > 5).all()
+
+
+def test_returns_are_those_of_the_episodes_that_ended(played):
+    watched, collector, batch = played
+    episode, reward = np.stack(watched.episodes, 1), batch.reward.numpy()
+    expected = []
+    for lane in range(LANES):
+        # An episode has ended where its closing observation was made, which a row or, last of all, nobody recorded.
+        ended = set(episode[lane, batch.is_last[lane].numpy()])
+        ended |= {episode[lane, -1]} if collector.is_last[lane] else set()
+        expected += [reward[lane, episode[lane] == number].sum() for number in ended]
+    assert sorted(collector.returns) == sorted(expected)
+    assert {-1.0, 0.0, 1.0} == set(collector.returns)
+
+
+def test_the_action_chosen_at_a_closing_observation_does_nothing(tmp_path, played):
+    watched, _, batch = played
+    actions = np.stack(watched.actions)
+    last = batch.is_last.numpy().T
+    store = create(tmp_path / "other")
+    collect(store, actor=Script(np.where(last, (actions + 1) % 4, actions)))
+    other = whole(store)
+    assert not torch.equal(other.action, batch.action)
+    for name in ("observation", "reward", "continuation", "is_first", "is_last"):
+        assert torch.equal(getattr(other, name), getattr(batch, name)), name
+
+
+def test_a_reopened_store_begins_new_episodes(tmp_path):
+    store = create(tmp_path / "store", rows=100)
+    # Nobody reaches a wall or the limit: the run is cut in the middle of its first episodes.
+    first, collector = collect(store, rows=7, actor=Script(np.zeros((7, LANES), np.int64)))
+    assert not collector.is_last.any()
+    store.close()
+    store = ReplayStore.open(tmp_path / "store", writable=True)
+    second, _ = collect(store, rows=40)
+    batch = whole(store)
+    assert batch.shape == (LANES, 47)
+    assert batch.is_first[:, 7].all()
+    assert not batch.is_last[:, 6].any()
+    follows = batch.follows().numpy()
+    assert not follows[:, 6].any()
+    assert follows[:, :6].all()
+    episode = np.stack(second.episodes, 1)
+    assert np.array_equal(follows[:, 7:], episode[:, 1:] == episode[:, :-1])
+    assert not np.array_equal(first.observations[0], second.observations[0]), "the same episodes again"
+
+
+def test_one_lane_per_environment(tmp_path):
+    with pytest.raises(AssertionError):
+        Collector(DotWorld(LANES + 1), create(tmp_path / "store"))

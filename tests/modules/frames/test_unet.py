@@ -1,0 +1,358 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modules.batch import Batch
+from modules.frames.unet import UNet
+from modules.imagination import imagine
+from modules.layers.quantize import nearest_level
+from modules.world_model import Spec, WorldModel
+from tests.fakes import SPEC, play
+
+LAST = slice(-1, None)
+
+
+def make(spec=SPEC, **options) -> UNet:
+    torch.manual_seed(0)
+    model = UNet(size="debug", **{"levels": 8, **options})
+    model.build_from(spec)
+    return model.train()
+
+
+def random_rows(spec=SPEC, batch_size=3, length=4) -> Batch:
+    """Rows of one episode without an end, of noise."""
+    channels, height, width = spec.observation_shape
+    flags = torch.zeros(batch_size, length, dtype=torch.bool)
+    return Batch(
+        action=torch.randint(spec.num_actions, (batch_size, length)),
+        reward=torch.randint(-1, 2, (batch_size, length)).float(),
+        continuation=torch.ones(batch_size, length),
+        is_first=flags,
+        is_last=flags.clone(),
+        observation=torch.randint(
+            0, 256, (batch_size, length, spec.frame_stack * channels, height, width), dtype=torch.uint8
+        ),
+    )
+
+
+def learn(model, batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss and the gradient of every parameter."""
+    model.zero_grad()
+    total, *_ = model.loss(batch)
+    total.backward()
+    return total.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def same(model, a, b) -> bool:
+    (loss_a, gradient_a), (loss_b, gradient_b) = learn(model, a), learn(model, b)
+    return torch.equal(loss_a, loss_b) and all(map(torch.equal, gradient_a, gradient_b))
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory):
+    """(40, 7) rows of the dot's world, with ends, truncations and openings."""
+    store = play(tmp_path_factory.mktemp("dots") / "store", 140, limit=9)
+    lane, start = np.meshgrid(np.arange(4), np.arange(0, 130, 13), indexing="ij")
+    return store.gather(lane.ravel(), start.ravel(), 7, frame_stack=4)
+
+
+GREY, COLOUR = SPEC, Spec((3, 21, 14), 2, 6)
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("levels", [4, 256])
+@pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
+@pytest.mark.parametrize("reward_loss", ["categorical", "real"])
+def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
+    model = make(spec, levels=levels, frame_loss=frame_loss, reward_loss=reward_loss)
+    batch = random_rows(spec)
+    channels, height, width = spec.observation_shape
+    shape = (spec.frame_stack * channels, height, width)
+    assert model.state_shape == model.feature_shape == shape
+
+    total, parts, states = model.loss(batch)
+    assert total.shape == ()
+    assert total.isfinite()
+    assert not any(part.requires_grad for part in parts.values())
+    assert torch.equal(states, model.encode(batch))
+    total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+    assert torch.equal(model.encode(batch), batch.observation)
+    assert torch.equal(WorldModel.encode(model, batch), batch.observation)
+    initial = model.initial(3)
+    assert (initial.shape, initial.dtype) == ((3, *shape), torch.uint8)
+    state = batch.observation[:, 0]
+    assert torch.equal(model.observe(initial, batch.action[:, 0], state, batch.is_first[:, 0]), state)
+    after, reward, continuation = model.step(state, batch.action[:, 0])
+    assert (after.shape, after.dtype) == ((3, *shape), torch.uint8)
+    assert torch.equal(after[:, :-channels], state[:, channels:])
+    assert (reward.shape, reward.dtype) == ((3,), torch.float32)
+    assert (continuation.shape, continuation.dtype) == ((3,), torch.float32)
+    assert ((continuation > 0) & (continuation < 1)).all()
+    assert reward_loss == "real" or (reward.abs() < 1).all()
+    features, frame = model.features(state), model.decode(state)
+    assert (features.shape, features.dtype) == ((3, *shape), torch.float32)
+    assert torch.equal(features, state / 255)
+    assert torch.equal(frame, state[:, -channels:] / 255)
+    if frame_loss == "categorical":
+        assert torch.isin(after[:, -channels:], model.palette).all()
+    dreamed = imagine(model, None, state, 3, actions=batch.action[:, :3])
+    assert dreamed.state.shape == (3, 4, *shape)
+
+
+def test_one_hot_weights_act_as_the_action_they_stand_for():
+    model, batch = make().eval(), random_rows()
+    state, action = batch.observation[:, 0], batch.action[:, 0]
+    by_index, by_weight = model.step(state, action), model.step(state, F.one_hot(action, 4).float())
+    assert all(map(torch.equal, by_index, by_weight))
+
+
+def test_the_mode_is_taken_at_temperature_0_and_the_softmax_sampled_above():
+    model = make(levels=4)
+    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    number = 20_000
+    frame = logits[None, :, None, None, None].expand(number, -1, 1, 1, 1)
+    state = torch.zeros(number, 4, 1, 1, dtype=torch.uint8)
+    assert (model.append(state, frame)[:, -1] == model.palette[2]).all()
+    for temperature in (0.5, 1.0, 3.0):
+        model.temperature = temperature
+        newest = model.append(state, frame)[:, -1].flatten()
+        probability = (logits / temperature).softmax(dim=0)
+        frequency = torch.stack([(newest == level).float().mean() for level in model.palette])
+        assert ((frequency - probability).abs() < 5 * (probability / number).sqrt()).all()
+
+
+def test_sampled_pixels_stay_where_their_logits_are():
+    model = make(levels=4, temperature=1.0)
+    wanted = torch.randint(4, (2, 1, 12, 12))
+    frame = 50.0 * F.one_hot(wanted, 4).movedim(-1, 1).float()
+    state = torch.zeros(2, 4, 12, 12, dtype=torch.uint8)
+    assert torch.equal(model.append(state, frame)[:, LAST], model.palette[wanted])
+
+
+@pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
+def test_easy_pixels_cost_nothing_and_teach_nothing(frame_loss):
+    model = make(levels=4, frame_loss=frame_loss, clip=0.1, motion_weight=1.0)
+    target = torch.full((1, 1, 1, 2), 255, dtype=torch.uint8)
+    # the first pixel is nearly certain, the second is not
+    if frame_loss == "categorical":
+        frame = torch.zeros(1, 4, 1, 1, 2)
+        frame[:, 3, ..., 0] = 5.0
+        expected = (np.log(4) - 0.1) / 2
+    else:
+        frame = torch.tensor([0.9, 0.2])[None, None, None]
+        expected = (0.8**2 - 0.1) / 2
+    frame.requires_grad_()
+    loss = model.frame_losses(frame, target, last=target)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(expected)
+    assert (frame.grad[..., 0] == 0).all()
+    assert (frame.grad[..., 1] != 0).all()
+
+
+@pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
+@pytest.mark.parametrize("motion_weight", [1.0, 7.0])
+def test_the_frame_loss_is_its_formula(frame_loss, motion_weight):
+    model = make(levels=5, frame_loss=frame_loss, clip=0.02, motion_weight=motion_weight)
+    generator = np.random.default_rng(0)
+    last, target = generator.integers(0, 256, (2, 3, 1, 6, 5)).astype(np.uint8)
+    target[:, :, :3] = last[:, :, :3]
+    logits = generator.normal(size=(3, 5, 1, 6, 5)).astype(np.float32)
+    frame = logits if frame_loss == "categorical" else logits[:, 0]
+    palette, expected = model.palette.numpy().astype(int), np.zeros(3)
+    for b in range(3):
+        for y in range(6):
+            for x in range(5):
+                old, new = (int(picture[b, 0, y, x]) for picture in (last, target))
+                if frame_loss == "categorical":
+                    old, new = (int(np.abs(palette - pixel).argmin()) for pixel in (old, new))
+                    pixel_logits = logits[b, :, 0, y, x].astype(float)
+                    loss = np.log(np.exp(pixel_logits).sum()) - pixel_logits[new]
+                else:
+                    loss = (float(frame[b, 0, y, x]) - new / 255) ** 2
+                weight = motion_weight if old != new else 1.0
+                expected[b] += weight * max(loss - 0.02, 0) / 30
+    losses = model.frame_losses(*map(torch.from_numpy, (frame, target, last)))
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reward_loss", ["categorical", "real"])
+def test_the_reward_loss_is_its_formula(reward_loss):
+    model = make(reward_loss=reward_loss)
+    reward = torch.tensor([-3.0, 0.0, 0.5, 8.0])
+    output = torch.randn(4, 3 if reward_loss == "categorical" else 1)
+    if reward_loss == "categorical":
+        log_probability = output.log_softmax(dim=1)
+        expected = -torch.stack([log_probability[i, column] for i, column in enumerate([0, 1, 2, 2])])
+    else:
+        expected = (output[:, 0] - reward) ** 2
+    torch.testing.assert_close(model.reward_losses(output, reward), expected)
+
+
+def closing_frames(batch, terminated: bool) -> torch.Tensor:
+    """(B, T): rows whose frame closes an episode that was terminated, or else truncated, in the row before."""
+    closes = batch.is_last.clone()
+    closes[:, 0] = False
+    closes[:, 1:] &= (batch.continuation[:, :-1] == 0) == terminated
+    return closes
+
+
+def repaint(batch, rows) -> Batch:
+    observation = batch.observation.clone()
+    observation[rows] = 255 - observation[rows]
+    return batch.replace(observation=observation)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3])
+def test_the_frame_after_a_termination_is_never_a_target(windows, unroll):
+    model = make(unroll=unroll)
+    terminal, truncated = closing_frames(windows, True), closing_frames(windows, False)
+    assert min(int(terminal.sum()), int(truncated.sum())) > 3
+    assert same(model, windows, repaint(windows, terminal))
+    assert not same(model, windows, repaint(windows, truncated)), "the frame at a truncation was really drawn"
+
+
+@pytest.mark.parametrize("kind", ["terminated", "truncated", "cut"])
+@pytest.mark.parametrize("end", [0, 2, 3])
+def test_nothing_after_an_end_or_a_cut_teaches_anything(kind, end):
+    model, batch = make(unroll=5, outcome_weight=0.5), random_rows(length=6)
+    b = 1
+    if kind == "cut":
+        batch.is_first[b, end + 1] = True
+    else:
+        batch.is_last[b, end] = True
+        if kind == "terminated" and end:
+            batch.continuation[b, end - 1] = 0
+    other = random_rows(length=6)
+    scrambled = batch.map(torch.clone)
+    scrambled.observation[b, end + 1 :] = other.observation[b, end + 1 :]
+    scrambled.action[b, end:] = (batch.action[b, end:] + 1) % 4
+    scrambled.reward[b, end:] = 1 - batch.reward[b, end:].abs()
+    scrambled.continuation[b, end:] = 0
+    scrambled.is_last[b, end + 2 :] = True
+    assert same(model, batch, scrambled)
+    if end:
+        scrambled.reward[b, end - 1] = 1 - batch.reward[b, end - 1].abs()
+        assert not same(model, batch, scrambled), "what was earned before it does"
+
+
+def test_a_batch_without_a_single_step_has_a_finite_loss():
+    batch = random_rows(length=2)
+    batch.is_last[:, 0] = True
+    loss, gradient = learn(make(), batch)
+    assert loss == 0
+    assert all((g == 0).all() for g in gradient)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3, 6, 9])
+def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll):
+    model = make(unroll=unroll, motion_weight=3.0, outcome_weight=0.2, levels=6)
+    horizon = min(unroll, 6)
+    sums, counts = {"frame": 0.0, "reward": 0.0, "continuation": 0.0}, {"drawn": 0, "reached": 0}
+    nearest = nearest_level(model.palette)
+    for window in range(40):
+        row = windows[window : window + 1]
+        for start in range(0, 7 - horizon, horizon):
+            state = row.observation[:, start]
+            for t in range(start, start + horizon):
+                if row.is_last[0, t] or row.is_first[0, t + 1]:
+                    break
+                frame, reward, continuation = model.predict(state, row.action[:, t])
+                goes_on = row.continuation[:, t]
+                if goes_on == 1:
+                    target, last = (nearest[p.long()] for p in (row.observation[:, t + 1, LAST], state[:, LAST]))
+                    losses = (F.cross_entropy(frame, target, reduction="none") - model.clip).clamp(min=0)
+                    sums["frame"] += (losses * torch.where(target != last, 3.0, 1.0)).mean()
+                    counts["drawn"] += 1
+                sums["reward"] += F.cross_entropy(reward, row.reward[:, t].sign().long() + 1)
+                sums["continuation"] += F.binary_cross_entropy_with_logits(continuation, goes_on)
+                counts["reached"] += 1
+                state = model.step(state, row.action[:, t]).state
+    expected = {
+        "frame": sums["frame"] / counts["drawn"],
+        "reward": sums["reward"] / counts["reached"],
+        "continuation": sums["continuation"] / counts["reached"],
+    }
+    total, parts, _ = model.loss(windows)
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        total, expected["frame"] + 0.2 * (expected["reward"] + expected["continuation"]), rtol=1e-4, atol=1e-5
+    )
+    assert parts["horizon"] == horizon
+    assert 40 < counts["drawn"] < counts["reached"]
+
+
+@pytest.mark.parametrize(("unroll", "steps"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_the_horizon_doubles_from_one_to_the_unroll(unroll, steps):
+    model = make(unroll=unroll, unroll_warmup=60)
+    seen = []
+    for _ in range(70):
+        seen.append(model.horizon())
+        model.updated()
+    assert seen == sorted(seen)
+    assert sorted(set(seen)) == steps
+    assert seen[60] == unroll
+    assert make(unroll=unroll).horizon() == unroll, "without a warm-up from the start"
+
+
+def test_the_schedule_goes_on_where_a_checkpoint_stopped():
+    model = make(unroll=8, unroll_warmup=60)
+    for _ in range(35):
+        model.updated()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other = make(unroll=8, unroll_warmup=60)
+    assert other.horizon() == 1
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert (other.updates, other.horizon()) == (35, model.horizon()) == (35, 4)
+
+
+def test_input_noise_paints_the_asked_fraction_of_pixels_only_while_training():
+    model = make(input_noise=0.2)
+    state = torch.randint(0, 250, (50, 4, 12, 12), dtype=torch.uint8) // 2 * 2
+    state[..., ::4, ::4] = 251  # the sampled median is no other pixel's colour
+    noisy = model.add_noise(state)
+    changed = noisy != state
+    assert (noisy[changed] == 251).all()
+    inner = changed.reshape(50, 4, 3, 4, 3, 4)[:, :, :, 1:, :, 1:]
+    rate, number = inner.float().mean().item(), 50 * 81
+    assert abs(rate - 0.2) < 5 * (0.2 * 0.8 / number) ** 0.5
+    assert torch.equal(inner.any(dim=1), inner.all(dim=1)), "a pixel is painted in every frame of the stack"
+    assert noisy.dtype == torch.uint8
+    assert model.eval().add_noise(state) is state
+    assert make().add_noise(state) is state
+
+
+def test_an_untrained_model_copies_the_last_frame():
+    batch = random_rows(batch_size=8)
+    state, action = batch.observation[:, 0], batch.action[:, 0]
+    model = make(levels=16)
+    copied = model.step(state, action).state[:, LAST]
+    assert torch.equal(copied, model.palette[model.level_of(state[:, LAST])])
+    without = make(levels=16, copy_bias=None)
+    assert not any("stay" in name for name, _ in without.named_parameters())
+    guessed = without.step(state, action).state[:, LAST]
+    assert (guessed == copied).float().mean() < 0.5
+    squares = make(frame_loss="l2")
+    torch.nn.init.zeros_(squares.network.head.weight)
+    torch.nn.init.zeros_(squares.network.head.bias)
+    assert torch.equal(squares.step(state, action).state[:, LAST], state[:, LAST])
+
+
+def test_refit_puts_the_levels_where_the_pixels_are(windows):
+    model = make(levels=4)
+    model.refit(windows)
+    assert model.palette.tolist() == [40, 90, 140, 230]
+    seen = windows.observation
+    assert torch.equal(model.palette[model.level_of(seen)], seen)
+    other = make(levels=4)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.palette, model.palette), "checkpoints keep it"

@@ -1,0 +1,98 @@
+"""What takes an optimizer, another precision or a compiler."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from modules.frames.unet import SIZES, UNet
+from modules.layers.unet import UNetSize
+from pipelines.dream_metrics import dream, per_horizon
+from tests.fakes import SPEC, play
+
+
+def make(**options) -> UNet:
+    torch.manual_seed(0)
+    model = UNet(size="debug", levels=4, **options)
+    model.build_from(SPEC)
+    return model.train()
+
+
+def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
+    """Short episodes that open anywhere; held-out rows are of another lane."""
+    store = play(tmp_path / "store", 1500, lanes=5, limit=6)
+    lane, start = store.windows(2, "validation")
+    held_out = store.gather(lane, start, 2, frame_stack=4)
+    generator = np.random.default_rng(0)
+    model = make(unroll=1, outcome_weight=0.1)
+    model.refit(store.sample(generator, 64, 2, frame_stack=4))
+    before = per_horizon(dream(model.eval(), held_out))[0]
+    updates = 500
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
+    model.train()
+    for _ in range(updates):
+        loss, _, _ = model.loss(store.sample(generator, 64, 2, frame_stack=4))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        model.updated()
+    row = per_horizon(dream(model.eval(), held_out))[0]
+    assert before["changed"] == pytest.approx(before["copy_changed"], rel=0.1), "it began as the copy"
+    assert row["changed"] < 0.25 * row["copy_changed"]
+    assert row["either"] < 0.25 * row["copy_either"]
+    assert row["rewards"] == row["terminations"] > 25
+    assert row["reward_recall"] > 0.9
+    assert row["reward_precision"] > 0.9
+    assert row["termination_recall"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory):
+    store = play(tmp_path_factory.mktemp("dots") / "store", 60, limit=9)
+    lane, start = np.meshgrid(np.arange(4), np.arange(0, 50, 13), indexing="ij")
+    return store.gather(lane.ravel(), start.ravel(), 5, frame_stack=4)
+
+
+def learn(model, batch) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    total, _, _ = model.loss(batch)
+    total.backward()
+    return {"loss": total.detach()} | {name: p.grad.float() for name, p in model.named_parameters()}
+
+
+def angle(a: dict, b: dict) -> float:
+    """The cosine between two gradients."""
+    a, b = (torch.cat([x.flatten() for name, x in grads.items() if name != "loss"]) for grads in (a, b))
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+@pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
+def test_bfloat16_is_close_to_float32(windows, frame_loss):
+    model = make(frame_loss=frame_loss, unroll=2)
+    state, action = windows.observation[:, 0], windows.action[:, 0]
+    exact, exact_step = learn(model, windows), model.step(state, action)
+    with torch.autocast("cpu", torch.bfloat16):
+        frame, reward, continuation = model.predict(state, action)
+        rough, rough_step = learn(model, windows), model.step(state, action)
+    assert frame.dtype == reward.dtype == continuation.dtype == rough["loss"].dtype == torch.float32
+    torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=1e-3)
+    assert angle(exact, rough) > 0.98
+    assert rough_step.state.dtype == torch.uint8
+    assert (rough_step.state.int() - exact_step.state.int()).abs().float().mean() < 2
+    torch.testing.assert_close(rough_step.continuation, exact_step.continuation, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_is_close_to_the_plain_one(windows, monkeypatch):
+    monkeypatch.setitem(SIZES, "debug", UNetSize(patch=4, channels=(8, 8)))  # a compiler takes its time per level
+    plain, compiled = make(unroll=1), make(unroll=1, compile=True)
+    assert plain.state_dict().keys() == compiled.state_dict().keys(), "checkpoints are the same"
+    compiled.load_state_dict(plain.state_dict())
+    expected, found = learn(plain, windows), learn(compiled, windows)
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
+    assert angle(expected, found) > 0.9999
+    assert compiled.network._compiled_call_impl is not None

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from modules.imagination import imagine
+from tests.fakes import SIZE, PerfectModel, locate, play
+
+
+class Fixed(torch.nn.Module):
+    """Plays by the same logits everywhere, and remembers what it saw."""
+
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, features):
+        self.seen.append(features)
+        return self.logits.expand(len(features), -1), features.mean(dim=(1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory):
+    """(30, 20) real rows, ends and truncations among them."""
+    store = play(tmp_path_factory.mktemp("dots") / "store", 200, lanes=3, validation_lanes=0)
+    lane, start = np.meshgrid(np.arange(3), np.arange(0, 180, 18), indexing="ij")
+    return store.gather(lane.ravel(), start.ravel(), 20, frame_stack=4)
+
+
+def test_a_perfect_model_dreams_what_really_happened(windows):
+    model = PerfectModel()
+    dreamed = imagine(model, None, model.encode(windows)[:, 0], 19, actions=windows.action[:, :-1])
+    compared, ends = 0, 0
+    for b in range(windows.shape[0]):
+        for t in range(19):
+            if windows.is_last[b, t]:
+                break
+            assert torch.equal(dreamed.state[b, t], windows.observation[b, t])
+            assert torch.equal(dreamed.state[b, t + 1], windows.observation[b, t + 1])
+            assert dreamed.reward[b, t] == windows.reward[b, t]
+            assert dreamed.continuation[b, t] == windows.continuation[b, t]
+            compared += 1
+            ends += int(windows.continuation[b, t] == 0)
+    assert torch.equal(dreamed.action[:, :-1], windows.action[:, :-1])
+    assert compared > 200
+    assert ends > 5
+
+
+def test_a_dream_of_h_steps_is_h_rows_and_one_that_closes_it(windows):
+    states = windows.observation[:, 0]
+    dreamed = imagine(PerfectModel(), None, states, 7, actions=windows.action[:, :7])
+    assert dreamed.shape == (30, 8)
+    assert dreamed.state.shape == (30, 8, 4, SIZE, SIZE)
+    assert torch.equal(dreamed.state[:, 0], states)
+    assert dreamed.observation is None
+    assert (dreamed.state.dtype, dreamed.action.dtype) == (torch.uint8, torch.int64)
+    assert dreamed.reward.dtype == dreamed.continuation.dtype == torch.float32
+    assert not dreamed.is_first.any()
+    assert not dreamed.is_last[:, :-1].any()
+    assert dreamed.is_last[:, -1].all()
+    assert (dreamed.action[:, -1] == 0).all()
+    assert (dreamed.reward[:, -1] == 0).all()
+    assert (dreamed.continuation[:, -1] == 1).all()
+    assert dreamed.follows().all()
+
+
+def test_a_policy_acts_on_the_features_of_every_dreamed_state(windows):
+    policy, model = Fixed([0.0, 0.0, 1e4, 0.0]), PerfectModel()
+    dreamed = imagine(model, policy, windows.observation[:, 0], SIZE)
+    assert (dreamed.action[:, :-1] == 2).all()
+    x, _ = locate(dreamed.state[:, -1, -1:])
+    assert (x == SIZE - 1).all(), "walking right leads to the right wall"
+    reached = dreamed.reward[:, :-1] == 1
+    assert reached.any(dim=1).all()
+    assert torch.equal(dreamed.continuation[:, :-1] == 0, reached)
+    assert len(policy.seen) == SIZE
+    for t, seen in enumerate(policy.seen):
+        assert torch.equal(seen, model.features(dreamed.state[:, t]))
+
+
+def test_actions_are_drawn_by_the_policys_logits(windows):
+    probability = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    states = windows.observation[:, 0].repeat(20, 1, 1, 1)
+    dreamed = imagine(PerfectModel(), Fixed(probability.log().tolist()), states, 10)
+    drawn = dreamed.action[:, :-1]
+    frequency = torch.bincount(drawn.flatten(), minlength=4) / drawn.numel()
+    assert ((frequency - probability).abs() < 5 * (probability / drawn.numel()).sqrt()).all()
+
+
+def test_dreams_leave_no_gradient_behind(windows):
+    model, policy = PerfectModel(), Fixed([0.0, 0.0, 0.0, 0.0])
+    dreamed = imagine(model, policy, windows.observation[:, 0], 3)
+    assert not dreamed.reward.requires_grad
+    assert not dreamed.state.requires_grad
+    assert model.one.grad is None
+    assert policy.logits.grad is None
+    assert model.one.requires_grad, "only the dream is free of gradients, not the model"
+
+
+def test_either_a_policy_or_actions_choose(windows):
+    states = windows.observation[:, 0]
+    with pytest.raises(AssertionError):
+        imagine(PerfectModel(), None, states, 3)
+    with pytest.raises(AssertionError):
+        imagine(PerfectModel(), Fixed([0.0] * 4), states, 3, actions=windows.action)
