@@ -14,12 +14,13 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, figures: dict[str, Any]) -> None:
+def write(name: str, figures: dict[str, Any], echo: bool = True) -> None:
     """Write benchmarks/results/<name>.json with commit, date, machine and versions, and print it as one line."""
     content = {"name": name, **figures, **provenance()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(content))
+    if echo:
+        print(json.dumps(content))
 
 
 def provenance() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.collector import Collector
-from datamodules.environments.atari import AtariEnvironments, canonical_game
+from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, canonical_game
 from datamodules.ranks import gather, generator, run_seed
 from datamodules.replay import ReplayStore
 from modules.batch import Batch
@@ -54,7 +55,7 @@ class AtariReplay(LightningDataModule):
         sequence_length: rows of a window.
         cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
         capacity: training rows that the store keeps; the oldest make room for new ones.
-        validation_batches: held-out batches per validation.
+        validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
         path: folder of an existing store.
         seed: of environments and sampling; null takes `seed_everything`.
     """
@@ -62,7 +63,7 @@ class AtariReplay(LightningDataModule):
     def __init__(
         self,
         game: str | None = None,
-        protocol: str | None = None,
+        protocol: Literal["atari100k", "machado2018"] | None = None,
         num_envs: int = 8,
         num_validation_envs: int = 1,
         size: tuple[int, int] = (84, 84),
@@ -78,7 +79,7 @@ class AtariReplay(LightningDataModule):
     ) -> None:
         super().__init__()
         self.game = None if game is None else canonical_game(game)
-        self.protocol = protocol
+        self.protocol: Literal["atari100k", "machado2018"] | None = protocol
         self.num_envs = num_envs
         self.num_validation_envs = num_validation_envs
         self.size = size
@@ -122,7 +123,7 @@ class AtariReplay(LightningDataModule):
         if self.game is not None:
             expect["game"] = self.game
         if self.protocol is not None:
-            expect["protocol"] = {"name": self.protocol}
+            expect["protocol"] = dataclasses.asdict(PROTOCOLS[self.protocol])
         return ReplayStore.open(path, writable=writable, expect=expect)
 
     def create(self, path: Path) -> ReplayStore:
@@ -188,7 +189,7 @@ class AtariReplay(LightningDataModule):
         )
 
     def held_out(self, sequence_length: int, num_windows: int) -> Batch:
-        """Return held-out windows that lie evenly spaced in the store, whatever was sampled before.
+        """Return at most so many held-out windows that lie evenly spaced in the store, whatever was sampled before.
 
         They may cross the ends of episodes, but none begins with the row that closes one.
         """
@@ -198,6 +199,7 @@ class AtariReplay(LightningDataModule):
             raise UserError(
                 f"windows of {sequence_length} rows are longer than the {self.store.rows} held-out rows: collect more"
             )
+        num_windows = min(num_windows, self.validation_batches * self.batch_size)
         pick = np.linspace(0, len(lane) - 1, min(2 * num_windows, len(lane))).round().astype(np.int64)
         batch = self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]

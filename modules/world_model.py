@@ -151,6 +151,23 @@ class WorldModel(lightning.LightningModule):
         size = batch["real"].shape[0]
         self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, batch_size=size, sync_dist=True)
 
+    def predict_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Tensor]:
+        """Dream from the first row of held-out windows on, with the actions that were really taken.
+
+        Returns:
+            action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, where the model decodes, frame
+            (B, T - 1, *observation_shape) in [0, 1].
+        """
+        from modules.imagination import imagine
+
+        real = batch["real"]
+        dream = imagine(self, None, self.encode(real[:, :1])[:, 0], real.shape[1] - 1, actions=real.action[:, :-1])
+        assert dream.state is not None
+        predictions = {name: getattr(dream, name)[:, :-1] for name in ("action", "reward", "continuation")}
+        if "decode" in self.capabilities:
+            predictions["frame"] = torch.stack([self.decode(state) for state in dream.state.unbind(1)[1:]], dim=1)
+        return predictions
+
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and, if asked for, cosine decay; no weight decay on biases and gains."""
         parameters = [p for p in self.parameters() if p.requires_grad]

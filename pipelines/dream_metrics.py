@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -76,8 +77,12 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
     )
 
 
-def per_horizon(dreams: Dreams) -> list[dict[str, float]]:
+def per_horizon(dreams: Dreams, ssim_at: Collection[int] = ()) -> list[dict[str, float]]:
     """Measure dreams at every horizon, beside copying the last frame.
+
+    Args:
+        dreams: of held-out windows.
+        ssim_at: horizons at which SSIM is measured too, which takes as long as all the rest; nan elsewhere.
 
     Returns:
         A row per horizon 1 .. T with the keys of COLUMNS. "changed" is the mean squared error on pixels that really
@@ -86,10 +91,10 @@ def per_horizon(dreams: Dreams) -> list[dict[str, float]]:
         recall and precision are of rewards other than 0 and of ends, and nan where there were none. To copy the last
         frame is to predict neither, so its recall is 0.
     """
-    return [_at(dreams, t) for t in range(dreams.real.shape[1])]
+    return [_at(dreams, t, with_ssim=t + 1 in ssim_at) for t in range(dreams.real.shape[1])]
 
 
-def _at(dreams: Dreams, t: int) -> dict[str, float]:
+def _at(dreams: Dreams, t: int, with_ssim: bool) -> dict[str, float]:
     valid = dreams.valid[:, t]
     first, real, dreamed = dreams.first[valid], dreams.real[valid, t], dreams.dreamed[valid, t]
     changed = (real - first).abs() > CHANGED
@@ -98,7 +103,7 @@ def _at(dreams: Dreams, t: int) -> dict[str, float]:
     for prefix, guess in (("", dreamed), ("copy_", first)):
         error = (guess - real) ** 2
         row[f"{prefix}psnr"] = float(-10 * error.mean().clamp(min=1e-10).log10())
-        row[f"{prefix}ssim"] = _ssim(guess, real)
+        row[f"{prefix}ssim"] = _ssim(guess, real) if with_ssim else float("nan")
         row[f"{prefix}changed"] = float(error[changed].mean())
         row[f"{prefix}either"] = float(error[either].mean())
     reached = dreams.reached[:, : t + 1]

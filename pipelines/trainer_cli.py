@@ -19,9 +19,10 @@ from pipelines.cli import CONFIGS, fail
 from pipelines.spelling import explain
 
 RUNS = Path("runs")
-KEYS = ("config", "seed_everything", "ckpt_path", "model.class_path", "data.class_path") + tuple(
-    f"trainer.{name}" for name in inspect.signature(Trainer).parameters
-)
+KEYS = [
+    *("config", "seed_everything", "ckpt_path", "model.class_path", "data.class_path"),
+    *(f"trainer.{name}" for name in inspect.signature(Trainer).parameters),
+]
 RUN_FOLDER = "DREAMCADE_RUN"
 """Environment variable by which the first process of a run tells the others its folder."""
 

@@ -15,10 +15,3 @@ def seeded():
         torch.manual_seed(0)
         yield
     os.environ.pop("PL_GLOBAL_SEED", None)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty current directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

@@ -174,7 +174,7 @@ class UNet(WorldModel):
             frame = frame.unflatten(1, (self.levels, self.channels))
             if self.copy_bias is not None:
                 level = self.level_of(last)[:, None]
-                frame = frame.scatter_add(1, level, self.stay.expand(level.shape))
+                frame = frame.scatter_add_(1, level, self.stay.expand(level.shape))
         elif self.copy_bias is not None:
             frame = frame + last.float() / 255
         return frame, outcome[:, :-1], outcome[:, -1]

@@ -24,7 +24,7 @@ class PredictionReport(Callback):
 
     Args:
         horizons: steps of the table; every step up to the last one is in the CSV file.
-        num_windows: held-out windows.
+        num_windows: held-out windows, at most those of a whole validation.
         context: rows that the model observes before it dreams.
     """
 
@@ -77,7 +77,7 @@ class PredictionReport(Callback):
         length = self.context + self.horizons[-1]
         batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():
-            rows = per_horizon(dream(pl_module, batch.to(pl_module.device), self.context))
+            rows = per_horizon(dream(pl_module, batch.to(pl_module.device), self.context), ssim_at=self.horizons)
         pl_module.train(training)
         return rows
 

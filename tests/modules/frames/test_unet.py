@@ -289,7 +289,9 @@ def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll)
     assert 40 < counts["drawn"] < counts["reached"]
 
 
-@pytest.mark.parametrize(("unroll", "steps"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+@pytest.mark.parametrize(
+    ("unroll", "steps"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
 def test_the_horizon_doubles_from_one_to_the_unroll(unroll, steps):
     model = make(unroll=unroll, unroll_warmup=60)
     seen = []

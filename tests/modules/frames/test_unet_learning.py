@@ -1,10 +1,12 @@
 """What takes an optimizer, another precision or a compiler."""
 
 import shutil
+from functools import partialmethod
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from modules.frames.unet import SIZES, UNet
 from modules.layers.unet import UNetSize
@@ -14,7 +16,7 @@ from tests.fakes import SPEC, play
 
 def make(**options) -> UNet:
     torch.manual_seed(0)
-    model = UNet(size="debug", levels=4, **options)
+    model = UNet(**{"size": "debug", "levels": 4, **options})
     model.build_from(SPEC)
     return model.train()
 
@@ -22,13 +24,13 @@ def make(**options) -> UNet:
 def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
     """Short episodes that open anywhere; held-out rows are of another lane."""
     store = play(tmp_path / "store", 1500, lanes=5, limit=6)
-    lane, start = store.windows(2, "validation")
-    held_out = store.gather(lane, start, 2, frame_stack=4)
+    lane, start = store.windows(3, "validation")
+    held_out = store.gather(lane[::2], start[::2], 3, frame_stack=4)
     generator = np.random.default_rng(0)
-    model = make(unroll=1, outcome_weight=0.1)
+    model = make(size="small", unroll=1, outcome_weight=0.1)
     model.refit(store.sample(generator, 64, 2, frame_stack=4))
     before = per_horizon(dream(model.eval(), held_out))[0]
-    updates = 500
+    updates = 450
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
     model.train()
@@ -40,14 +42,14 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
         optimizer.step()
         schedule.step()
         model.updated()
-    row = per_horizon(dream(model.eval(), held_out))[0]
     assert before["changed"] == pytest.approx(before["copy_changed"], rel=0.1), "it began as the copy"
-    assert row["changed"] < 0.25 * row["copy_changed"]
-    assert row["either"] < 0.25 * row["copy_either"]
-    assert row["rewards"] == row["terminations"] > 25
-    assert row["reward_recall"] > 0.9
-    assert row["reward_precision"] > 0.9
-    assert row["termination_recall"] > 0.9
+    one_step, two_steps = per_horizon(dream(model.eval(), held_out))
+    for row, tolerance in ((one_step, 0.08), (two_steps, 0.15)):
+        assert row["changed"] < tolerance * row["copy_changed"]
+        assert row["either"] < tolerance * row["copy_either"]
+        assert row["rewards"] == row["terminations"] > 15
+        for name in ("reward_recall", "reward_precision", "termination_recall"):
+            assert row[name] > 0.85, name
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +88,32 @@ def test_bfloat16_is_close_to_float32(windows, frame_loss):
     torch.testing.assert_close(rough_step.continuation, exact_step.continuation, rtol=0.05, atol=0.02)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_is_close_to_the_plain_one(windows, monkeypatch):
-    monkeypatch.setitem(SIZES, "debug", UNetSize(patch=4, channels=(8, 8)))  # a compiler takes its time per level
+def compare_compiled(windows) -> UNet:
     plain, compiled = make(unroll=1), make(unroll=1, compile=True)
     assert plain.state_dict().keys() == compiled.state_dict().keys(), "checkpoints are the same"
     compiled.load_state_dict(plain.state_dict())
     expected, found = learn(plain, windows), learn(compiled, windows)
     torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
     assert angle(expected, found) > 0.9999
-    assert compiled.network._compiled_call_impl is not None
+    return compiled
+
+
+def test_the_compilers_graph_is_whole_and_close_to_the_plain_network(windows, monkeypatch):
+    """All of torch.compile but the generated code, which takes a minute."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    compile_with = partialmethod(torch.nn.Module.compile, backend=backend, fullgraph=True)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_with)
+    compare_compiled(windows)
+    assert len(graphs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_is_close_to_the_plain_one(windows, monkeypatch):
+    monkeypatch.setitem(SIZES, "debug", UNetSize(patch=4, channels=(8, 8)))  # the compiler takes its time per level
+    compare_compiled(windows)

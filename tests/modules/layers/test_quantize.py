@@ -20,7 +20,7 @@ def optimum(values, counts, num_levels) -> list[list[int]]:
         if cost < least - 1e-9:
             least, palettes = cost, []
         if cost <= least + 1e-9:
-            palettes.append(sorted(int(round(centre)) for centre in centres))
+            palettes.append(sorted(round(centre) for centre in centres))
     return palettes
 
 

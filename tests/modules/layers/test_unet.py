@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -36,7 +38,7 @@ def test_the_action_reaches_every_pixel_through_every_level(kept):
                 injection.shift.weight.zero_()
         x = torch.randn(1, 4, 21, 18)
         pictures = [net(x, one_hot(action)) for action in range(NUM_ACTIONS)]
-    for (a, outcome_a), (b, outcome_b) in zip(pictures, pictures[1:], strict=False):
+    for (a, outcome_a), (b, outcome_b) in pairwise(pictures):
         assert ((a - b).abs().amax(dim=1) > 0).all()
         assert (outcome_a != outcome_b).all()
 
