@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -87,7 +88,10 @@ def _train(command: str, arguments: list[str]) -> None:
     from pipelines.trainer_cli import TrainerCLI
 
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its generator is restored
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # metrics.csv is kept
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     arguments = [_find_config(before, argument) for before, argument in pairwise([command, *arguments])]

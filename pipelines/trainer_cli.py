@@ -57,6 +57,10 @@ class TrainerCLI(LightningCLI):
             seed_everything_default=0,
         )
 
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
+        pass
+
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
         assert self.subcommand is not None

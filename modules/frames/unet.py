@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.batch import Batch
+from modules.errors import UserError
 from modules.layers import unet
 from modules.layers.quantize import fit_palette, nearest_level
 from modules.world_model import Spec, Step, WorldModel
@@ -26,8 +28,10 @@ SIZES = {
 class UNet(WorldModel):
     """Predicts frame, reward and continuation from a stack of frames and an action.
 
-    Its state is the stack itself, (frame_stack * C, H, W) uint8: a step drops the oldest frame and appends the
-    predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
+    Its state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8: what an action does
+    depends on the one before (in Pong the paddle answers late: beside its speed and the action, the previous action
+    explains four fifths of the variance that is left). A step drops the oldest frame and appends the predicted one.
+    Rewards are predicted by their sign unless `reward_loss` is "real".
 
     Args:
         size: of the network: "debug", "small" (trains in minutes on a CPU), "medium", "simple" (the paper's).
@@ -96,14 +100,15 @@ class UNet(WorldModel):
         channels, height, width = spec.observation_shape
         self.channels = channels
         self.num_actions = spec.num_actions
-        self.state_shape = self.feature_shape = (spec.frame_stack * channels, height, width)
+        self.feature_shape = (spec.frame_stack * channels, height, width)
+        self.state_shape = (math.prod(self.feature_shape) + 1,)
         self.network = unet.UNet(
             inputs=spec.frame_stack * channels,
             height=height,
             width=width,
             outputs=channels * (self.levels if self.frame_loss == "categorical" else 1),
             outcomes=1 + (3 if self.reward_loss == "categorical" else 1),
-            num_actions=spec.num_actions,
+            num_actions=2 * spec.num_actions,
             size=SIZES[self.size],
         )
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,34 +132,41 @@ class UNet(WorldModel):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Predict every segment of the windows from its first state, feeding predictions back.
 
-        A frame that closes an episode is no target: nobody acts on it, and emulators do not draw it.
+        Of a window's first row only the action counts: what led to it is not known. A frame that closes an episode is
+        no target: nobody acts on it, and emulators do not draw it.
         """
-        horizon = min(self.horizon(), batch.shape[1] - 1)
-        segments = batch.segments(horizon + 1)
-        assert batch.observation is not None
+        if batch.shape[1] < 3:
+            raise UserError(
+                f"the UNet learns from windows of at least 3 rows: data.sequence_length is {batch.shape[1]}"
+            )
+        states = self.encode(batch)
+        horizon = min(self.horizon(), batch.shape[1] - 2)
+        segments = batch.replace(state=states)[:, 1:].segments(horizon + 1)
         assert segments.observation is not None
+        assert segments.state is not None
         # Whether step t can be compared with what was recorded: no end and no cut up to it.
         reached = segments.follows().cumprod(dim=1).float()
         drawn = reached * segments.continuation[:, :-1]
-        state = segments.observation[:, 0]
+        state = segments.state[:, 0]
         totals = dict.fromkeys(("frame", "reward", "continuation"), torch.zeros((), device=state.device))
         for t in range(horizon):
             target = segments.observation[:, t + 1, -self.channels :]
-            frame, reward, continuation = self.predict(self.add_noise(state), segments.action[:, t])
+            action = segments.action[:, t]
+            frame, reward, continuation = self.predict(self.add_noise(state), action)
             losses = {
-                "frame": drawn[:, t] * self.frame_losses(frame, target, last=state[:, -self.channels :]),
+                "frame": drawn[:, t] * self.frame_losses(frame, target, last=self.newest(state)),
                 "reward": reached[:, t] * self.reward_losses(reward, segments.reward[:, t]),
                 "continuation": reached[:, t]
                 * F.binary_cross_entropy_with_logits(continuation, segments.continuation[:, t], reduction="none"),
             }
             totals = {name: totals[name] + loss.sum() for name, loss in losses.items()}
-            state = self.append(state, frame.detach())
+            state = self.append(state, action, frame.detach())
         frame_loss = totals["frame"] / drawn.sum().clamp(min=1)
         reward_loss, continuation_loss = (totals[k] / reached.sum().clamp(min=1) for k in ("reward", "continuation"))
         total = frame_loss + self.outcome_weight * (reward_loss + continuation_loss)
         parts = {"loss": total, "frame": frame_loss, "reward": reward_loss, "continuation": continuation_loss}
         parts = {name: value.detach() for name, value in parts.items()}
-        return total, {**parts, "horizon": torch.tensor(float(horizon))}, batch.observation
+        return total, {**parts, "horizon": torch.tensor(float(horizon))}, states
 
     def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the network.
@@ -165,11 +177,14 @@ class UNet(WorldModel):
         """
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
-        pixels = state.float() / 255
+        previous_action = F.one_hot(state[:, -1].long(), self.num_actions)
+        pixels = self.features(state)
         scale = pixels.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2)
-        frame, outcome = self.network((pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)) / scale, action)
+        frame, outcome = self.network(
+            (pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)) / scale, torch.cat([action, previous_action], dim=1)
+        )
         frame, outcome = frame.float(), outcome.float()
-        last = state[:, -self.channels :]
+        last = self.newest(state)
         if self.frame_loss == "categorical":
             frame = frame.unflatten(1, (self.levels, self.channels))
             if self.copy_bias is not None:
@@ -203,11 +218,24 @@ class UNet(WorldModel):
         """Replace a few pixels by the median colour while training (the paper's section 4)."""
         if not (self.training and self.input_noise):
             return state
-        noisy = torch.rand(state.shape[0], 1, *state.shape[2:], device=state.device) < self.input_noise
-        return torch.where(noisy, state[..., ::4, ::4].median(), state)
+        frames = self.frames(state)
+        noisy = torch.rand(len(frames), 1, *frames.shape[2:], device=state.device) < self.input_noise
+        return self.join(torch.where(noisy, frames[..., ::4, ::4].median(), frames), state[:, -1])
 
-    def append(self, state: Tensor, frame: Tensor) -> Tensor:
-        """Drop the oldest frame of the stack and append the predicted one, as uint8."""
+    def frames(self, state: Tensor) -> Tensor:
+        """Return a state's stack of frames, (B, frame_stack * C, H, W) uint8."""
+        return state[:, :-1].unflatten(1, self.feature_shape)
+
+    def newest(self, state: Tensor) -> Tensor:
+        """Return a state's newest frame, (B, C, H, W) uint8."""
+        return self.frames(state)[:, -self.channels :]
+
+    def join(self, frames: Tensor, action: Tensor) -> Tensor:
+        """Make states of stacks (..., frame_stack * C, H, W) and of the actions (...,) that led to them."""
+        return torch.cat([frames.flatten(-3), action[..., None].to(torch.uint8)], dim=-1)
+
+    def append(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+        """Drop the oldest frame of the stack and append the predicted one, and remember the action."""
         if self.frame_loss == "l2":
             newest = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
         elif self.temperature == 0:
@@ -215,34 +243,35 @@ class UNet(WorldModel):
         else:
             probabilities = (frame / self.temperature).softmax(dim=1).movedim(1, -1)
             newest = self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]
-        return torch.cat([state[:, self.channels :], newest], dim=1)
+        action = action.argmax(dim=1) if action.is_floating_point() else action
+        return self.join(torch.cat([self.frames(state)[:, self.channels :], newest], dim=1), action)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the frame stacks: they are the states."""
+        """Return the frame stacks, each with the action that led to it."""
         assert batch.observation is not None
-        return batch.observation
+        return self.join(batch.observation, batch.previous_action())
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return black stacks."""
+        """Return black stacks that action 0 led to."""
         return torch.zeros(batch_size, *self.state_shape, dtype=torch.uint8, device=self.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the frame stack that was observed."""
-        return observation
+        """Return the frame stack that was observed, with the action that led to it."""
+        return self.join(observation, action.masked_fill(is_first, 0))
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """Predict one step, (B, frame_stack * C, H, W) uint8 to the same; the reward's sign is its scale."""
+        """Predict one step; a categorical reward is the expected sign."""
         frame, reward, continuation = self.predict(state, action)
         expected = reward.softmax(dim=1) @ self.reward_signs if self.reward_loss == "categorical" else reward[:, 0]
-        return Step(self.append(state, frame), expected, continuation.sigmoid())
+        return Step(self.append(state, action, frame), expected, continuation.sigmoid())
 
     def features(self, state: Tensor) -> Tensor:
         """Return the stack in [0, 1]."""
-        return state.float() / 255
+        return self.frames(state).float() / 255
 
     def decode(self, state: Tensor) -> Tensor:
         """Return the newest frame in [0, 1], (B, C, H, W)."""
-        return state[:, -self.channels :].float() / 255
+        return self.newest(state).float() / 255
 
     def updated(self) -> None:
         """Count, for the schedule."""

@@ -54,7 +54,8 @@ class Collect(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data.store.writable:
             self._collect(trainer)
-        pl_module.log("env_steps", float(data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("env_steps", float(data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)
 
     def _collect(self, trainer: Trainer, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ class DreamVideo(Callback):
         horizons: tuple[int, ...] = (1, 2, 3, 5, 8, 10, 15, 25, 50),
         fps: int = 10,
         scale: int = 2,
-        context: int = 1,
+        context: int = 4,
     ) -> None:
         if min(horizon, num_windows, fps, scale, context) < 1:
             raise UserError("dream_video needs horizon, num_windows, fps, scale and context of at least 1")

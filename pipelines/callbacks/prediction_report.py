@@ -29,7 +29,7 @@ class PredictionReport(Callback):
     """
 
     def __init__(
-        self, horizons: tuple[int, ...] = (1, 5, 10, 15, 25, 50), num_windows: int = 64, context: int = 1
+        self, horizons: tuple[int, ...] = (1, 5, 10, 15, 25, 50), num_windows: int = 64, context: int = 4
     ) -> None:
         if not horizons or min(horizons) < 1 or num_windows < 1 or context < 1:
             raise UserError("prediction_report needs horizons, num_windows and context of at least 1")
@@ -95,16 +95,26 @@ class PredictionReport(Callback):
 
     def table(self) -> Table:
         """Return the table of the chosen horizons."""
-        table = Table(title="dream | copy of the last frame, on held-out episodes", box=SIMPLE_HEAD, pad_edge=False)
-        for title in ("step", "PSNR dB", "SSIM", "MSE changed", "MSE either", "rewards", "ends"):
+        table = Table(
+            title="Dream | copy of the last frame, on held-out episodes",
+            caption="changed, either: 1000 x squared error where reality changed, or where reality or the dream did",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for title in ("step", "PSNR dB", "SSIM", "changed", "either", "rewards", "ends"):
             table.add_column(title, justify="right", no_wrap=True)
         for row in self.rows:
             if row["horizon"] in self.horizons:
                 table.add_row(
                     str(row["horizon"]),
                     *(
-                        f"{row[name]:.{digits}f} | {row[f'copy_{name}']:.{digits}f}"
-                        for name, digits in (("psnr", 1), ("ssim", 3), ("changed", 4), ("either", 4))
+                        f"{scale * row[name]:.{digits}f} | {scale * row[f'copy_{name}']:.{digits}f}"
+                        for name, scale, digits in (
+                            ("psnr", 1, 1),
+                            ("ssim", 1, 3),
+                            ("changed", 1e3, 1),
+                            ("either", 1e3, 1),
+                        )
                     ),
                     f"{row['reward_recall'] * row['rewards']:.0f}/{row['rewards']}" if row["rewards"] else "-",
                     f"{row['termination_recall'] * row['terminations']:.0f}/{row['terminations']}"

@@ -9,14 +9,10 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Updates, rate, time left and the metrics that matter.
+    """Updates, rate, time left and the metrics that matter, four times a second."""
 
-    Args:
-        refresh_rate: updates between two looks at the bar.
-    """
-
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Drop the version number and the prefixes."""
@@ -25,8 +21,5 @@ class ProgressBar(RichProgressBar):
         return {name.removeprefix("train/"): value for name, value in metrics.items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return (
-            f"update {self.trainer.global_step} of {self.trainer.max_steps}"
-            if self.trainer.max_steps > 0
-            else "training"
-        )
+        done, total = self.trainer.global_step, self.trainer.max_steps
+        return "training" if done == 0 or total < 0 else f"training, from update {done} of {total}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import wandb
 
 from pipelines import cli
 
@@ -39,6 +40,8 @@ def run(capsys, monkeypatch, tmp_path):
             cli.main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
+        if wandb.run is not None:
+            wandb.finish()  # as the end of the process would
         printed = capsys.readouterr()
         return Outcome(code, printed.out, printed.err)
 

@@ -1,0 +1,56 @@
+"""What README and docs say can be typed."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pipelines.conftest import run  # noqa: F401
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.removeprefix("dreamcade ") for line in lines if line.startswith("dreamcade ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
+    """Small: with configs/debug.yaml on top, `last` finds the run that the command before left."""
+    for command in commands(page):
+        words = command.split()
+        if words[0] == "collect":
+            words += ["--steps", "256", "--num_envs", "2"]
+        elif "--help" not in words:
+            words += ["--config", "configs/debug.yaml", "--trainer.default_root_dir", folder(words)]
+            if "--ckpt_path" in words:
+                words += ["--trainer.max_steps", "6"]
+        outcome = run(*words)
+        if "configs/trainer/gpu.yaml" in words and not torch.cuda.is_available():
+            assert outcome.refused("no GPU is available")
+        else:
+            assert outcome.code == 0, (command, outcome.err)
+
+
+def folder(words: list[str]) -> str:
+    """A run for every line, but those that go on with the first one."""
+    return "runs/first" if "last" in words or "Breakout" in words else f"runs/{'-'.join(words).replace('/', '_')}"
+
+
+def test_make_knows_the_commands_of_the_readme():
+    makefile = (PROJECT / "Makefile").read_text()
+    readme = (PROJECT / "README.md").read_text()
+    targets = set(re.findall(r"^make (\w+)", readme, re.MULTILINE))
+    assert targets == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert "dreamcade fit --config configs/quickstart.yaml" in makefile
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
