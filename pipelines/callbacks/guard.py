@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from modules.errors import UserError
@@ -15,7 +16,7 @@ from modules.errors import UserError
 class Guard(Callback):
     """Stops a run before a loss that is not finite reaches the weights, and saves `last.ckpt` whenever a run ends.
 
-    After SIGTERM Lightning ends the run with the batch; the checkpoint is written just before.
+    After SIGTERM Lightning ends the batch and then the run; the checkpoint is written in between.
     """
 
     def __init__(self) -> None:
@@ -39,9 +40,9 @@ class Guard(Callback):
             f"trainer.gradient_clip_val; the batch is {path}, {kept}"
         )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, where the process was told to stop."""
-        if trainer.received_sigterm:
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit":
             trainer.save_checkpoint(last_checkpoint(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

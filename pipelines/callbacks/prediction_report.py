@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -89,6 +90,9 @@ class PredictionReport(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
         plot(self.rows, folder / "predictions.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("predictions", columns=list(self.rows[0]), data=[list(r.values()) for r in self.rows])
         console = Console()
         console.print(self.table())
         console.print(f"every horizon: {folder / 'predictions.csv'}, {folder / 'predictions.png'}", soft_wrap=True)

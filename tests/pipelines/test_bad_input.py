@@ -168,5 +168,8 @@ def test_sigterm_leaves_a_checkpoint_and_ends_cleanly(tmp_path, pong):
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert "--ckpt_path last" in err
-    checkpoint = checkpoints.read(folder / "checkpoints" / "last.ckpt")
-    assert checkpoint["global_step"] > 0
+    updates = checkpoints.read(folder / "checkpoints" / "last.ckpt")["global_step"]
+    assert updates > 0
+    command[command.index("--trainer.max_steps") + 1] = str(updates + 2)
+    subprocess.run([*command, "--ckpt_path", "last"], cwd=PROJECT, check=True, timeout=120, capture_output=True)
+    assert checkpoints.read(folder / "checkpoints" / "last.ckpt")["global_step"] == updates + 2

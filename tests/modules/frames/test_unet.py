@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from modules.batch import Batch
+from modules.errors import UserError
 from modules.frames.unet import UNet
 from modules.imagination import imagine
 from modules.layers.quantize import nearest_level
@@ -70,8 +71,9 @@ def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
     model = make(spec, levels=levels, frame_loss=frame_loss, reward_loss=reward_loss)
     batch = random_rows(spec)
     channels, height, width = spec.observation_shape
-    shape = (spec.frame_stack * channels, height, width)
-    assert model.state_shape == model.feature_shape == shape
+    stack_shape = (spec.frame_stack * channels, height, width)
+    shape = (spec.frame_stack * channels * height * width + 1,)
+    assert (model.state_shape, model.feature_shape) == (shape, stack_shape)
 
     total, parts, states = model.loss(batch)
     assert total.shape == ()
@@ -83,46 +85,50 @@ def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
 
-    assert torch.equal(model.encode(batch), batch.observation)
-    assert torch.equal(WorldModel.encode(model, batch), batch.observation)
+    assert torch.equal(WorldModel.encode(model, batch), states), "encode is a scan over observe"
     initial = model.initial(3)
     assert (initial.shape, initial.dtype) == ((3, *shape), torch.uint8)
-    state = batch.observation[:, 0]
-    assert torch.equal(model.observe(initial, batch.action[:, 0], state, batch.is_first[:, 0]), state)
+    state = model.observe(initial, batch.action[:, 0], batch.observation[:, 1], batch.is_first[:, 1])
+    assert torch.equal(model.frames(state), batch.observation[:, 1])
+    assert torch.equal(state[:, -1], batch.action[:, 0])
+    opened = model.observe(initial, batch.action[:, 0], batch.observation[:, 1], torch.ones(3, dtype=torch.bool))
+    assert (opened[:, -1] == 0).all(), "no action led to the first frame of an episode"
     after, reward, continuation = model.step(state, batch.action[:, 0])
     assert (after.shape, after.dtype) == ((3, *shape), torch.uint8)
-    assert torch.equal(after[:, :-channels], state[:, channels:])
+    assert torch.equal(model.frames(after)[:, :-channels], model.frames(state)[:, channels:])
+    assert torch.equal(after[:, -1], batch.action[:, 0]), "the action that led here"
     assert (reward.shape, reward.dtype) == ((3,), torch.float32)
     assert (continuation.shape, continuation.dtype) == ((3,), torch.float32)
     assert ((continuation > 0) & (continuation < 1)).all()
     assert reward_loss == "real" or (reward.abs() < 1).all()
     features, frame = model.features(state), model.decode(state)
-    assert (features.shape, features.dtype) == ((3, *shape), torch.float32)
-    assert torch.equal(features, state / 255)
-    assert torch.equal(frame, state[:, -channels:] / 255)
+    assert (features.shape, features.dtype) == ((3, *stack_shape), torch.float32)
+    assert torch.equal(features, batch.observation[:, 1] / 255)
+    assert torch.equal(frame, batch.observation[:, 1, -channels:] / 255)
     if frame_loss == "categorical":
-        assert torch.isin(after[:, -channels:], model.palette).all()
+        assert torch.isin(model.newest(after), model.palette).all()
     dreamed = imagine(model, None, state, 3, actions=batch.action[:, :3])
     assert dreamed.state.shape == (3, 4, *shape)
 
 
 def test_one_hot_weights_act_as_the_action_they_stand_for():
     model, batch = make().eval(), random_rows()
-    state, action = batch.observation[:, 0], batch.action[:, 0]
+    state, action = model.encode(batch)[:, 1], batch.action[:, 1]
     by_index, by_weight = model.step(state, action), model.step(state, F.one_hot(action, 4).float())
     assert all(map(torch.equal, by_index, by_weight))
 
 
 def test_the_mode_is_taken_at_temperature_0_and_the_softmax_sampled_above():
-    model = make(levels=4)
+    model = make(Spec((1, 1, 1), 4, 4), levels=4)
     logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
     number = 20_000
+    action = torch.zeros(number, dtype=torch.int64)
     frame = logits[None, :, None, None, None].expand(number, -1, 1, 1, 1)
-    state = torch.zeros(number, 4, 1, 1, dtype=torch.uint8)
-    assert (model.append(state, frame)[:, -1] == model.palette[2]).all()
+    state = model.initial(number)
+    assert (model.newest(model.append(state, action, frame)) == model.palette[2]).all()
     for temperature in (0.5, 1.0, 3.0):
         model.temperature = temperature
-        newest = model.append(state, frame)[:, -1].flatten()
+        newest = model.newest(model.append(state, action, frame)).flatten()
         probability = (logits / temperature).softmax(dim=0)
         frequency = torch.stack([(newest == level).float().mean() for level in model.palette])
         assert ((frequency - probability).abs() < 5 * (probability / number).sqrt()).all()
@@ -132,8 +138,8 @@ def test_sampled_pixels_stay_where_their_logits_are():
     model = make(levels=4, temperature=1.0)
     wanted = torch.randint(4, (2, 1, 12, 12))
     frame = 50.0 * F.one_hot(wanted, 4).movedim(-1, 1).float()
-    state = torch.zeros(2, 4, 12, 12, dtype=torch.uint8)
-    assert torch.equal(model.append(state, frame)[:, LAST], model.palette[wanted])
+    after = model.append(model.initial(2), torch.zeros(2, dtype=torch.int64), frame)
+    assert torch.equal(model.newest(after), model.palette[wanted])
 
 
 @pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
@@ -219,7 +225,7 @@ def test_the_frame_after_a_termination_is_never_a_target(windows, unroll):
 
 
 @pytest.mark.parametrize("kind", ["terminated", "truncated", "cut"])
-@pytest.mark.parametrize("end", [0, 2, 3])
+@pytest.mark.parametrize("end", [1, 2, 3])
 def test_nothing_after_an_end_or_a_cut_teaches_anything(kind, end):
     model, batch = make(unroll=5, outcome_weight=0.5), random_rows(length=6)
     b = 1
@@ -237,36 +243,36 @@ def test_nothing_after_an_end_or_a_cut_teaches_anything(kind, end):
     scrambled.continuation[b, end:] = 0
     scrambled.is_last[b, end + 2 :] = True
     assert same(model, batch, scrambled)
-    if end:
+    if end > 1:
         scrambled.reward[b, end - 1] = 1 - batch.reward[b, end - 1].abs()
         assert not same(model, batch, scrambled), "what was earned before it does"
 
 
 def test_a_batch_without_a_single_step_has_a_finite_loss():
-    batch = random_rows(length=2)
-    batch.is_last[:, 0] = True
+    batch = random_rows(length=3)
+    batch.is_last[:, 1] = True
     loss, gradient = learn(make(), batch)
     assert loss == 0
     assert all((g == 0).all() for g in gradient)
 
 
-@pytest.mark.parametrize("unroll", [1, 2, 3, 6, 9])
+@pytest.mark.parametrize("unroll", [1, 2, 3, 5, 9])
 def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll):
     model = make(unroll=unroll, motion_weight=3.0, outcome_weight=0.2, levels=6)
-    horizon = min(unroll, 6)
+    horizon = min(unroll, 5)
     sums, counts = {"frame": 0.0, "reward": 0.0, "continuation": 0.0}, {"drawn": 0, "reached": 0}
     nearest = nearest_level(model.palette)
     for window in range(40):
         row = windows[window : window + 1]
-        for start in range(0, 7 - horizon, horizon):
-            state = row.observation[:, start]
+        for start in range(1, 7 - horizon, horizon):
+            state = model.encode(row)[:, start]
             for t in range(start, start + horizon):
                 if row.is_last[0, t] or row.is_first[0, t + 1]:
                     break
                 frame, reward, continuation = model.predict(state, row.action[:, t])
                 goes_on = row.continuation[:, t]
                 if goes_on == 1:
-                    target, last = (nearest[p.long()] for p in (row.observation[:, t + 1, LAST], state[:, LAST]))
+                    target, last = (nearest[p.long()] for p in (row.observation[:, t + 1, LAST], model.newest(state)))
                     losses = (F.cross_entropy(frame, target, reduction="none") - model.clip).clamp(min=0)
                     sums["frame"] += (losses * torch.where(target != last, 3.0, 1.0)).mean()
                     counts["drawn"] += 1
@@ -319,10 +325,12 @@ def test_the_schedule_goes_on_where_a_checkpoint_stopped():
 
 def test_input_noise_paints_the_asked_fraction_of_pixels_only_while_training():
     model = make(input_noise=0.2)
-    state = torch.randint(0, 250, (50, 4, 12, 12), dtype=torch.uint8) // 2 * 2
-    state[..., ::4, ::4] = 251  # the sampled median is no other pixel's colour
-    noisy = model.add_noise(state)
-    changed = noisy != state
+    frames = torch.randint(0, 250, (50, 4, 12, 12), dtype=torch.uint8) // 2 * 2
+    frames[..., ::4, ::4] = 251  # the sampled median is no other pixel's colour
+    state = model.join(frames, torch.randint(4, (50,)))
+    assert torch.equal(model.add_noise(state)[:, -1], state[:, -1])
+    noisy = model.frames(model.add_noise(state))
+    changed = noisy != frames
     assert (noisy[changed] == 251).all()
     inner = changed.reshape(50, 4, 3, 4, 3, 4)[:, :, :, 1:, :, 1:]
     rate, number = inner.float().mean().item(), 50 * 81
@@ -335,18 +343,34 @@ def test_input_noise_paints_the_asked_fraction_of_pixels_only_while_training():
 
 def test_an_untrained_model_copies_the_last_frame():
     batch = random_rows(batch_size=8)
-    state, action = batch.observation[:, 0], batch.action[:, 0]
     model = make(levels=16)
-    copied = model.step(state, action).state[:, LAST]
-    assert torch.equal(copied, model.palette[model.level_of(state[:, LAST])])
+    state, action = model.encode(batch)[:, 1], batch.action[:, 1]
+    copied = model.newest(model.step(state, action).state)
+    assert torch.equal(copied, model.palette[model.level_of(model.newest(state))])
     without = make(levels=16, copy_bias=None)
     assert not any("stay" in name for name, _ in without.named_parameters())
-    guessed = without.step(state, action).state[:, LAST]
+    guessed = without.newest(without.step(state, action).state)
     assert (guessed == copied).float().mean() < 0.5
     squares = make(frame_loss="l2")
     torch.nn.init.zeros_(squares.network.head.weight)
     torch.nn.init.zeros_(squares.network.head.bias)
-    assert torch.equal(squares.step(state, action).state[:, LAST], state[:, LAST])
+    assert torch.equal(squares.newest(squares.step(state, action).state), squares.newest(state))
+
+
+def test_the_action_before_matters_and_that_of_the_first_row_is_all_that_counts_of_it():
+    model, batch = make(), random_rows()
+    _, parts, _ = model.loss(batch)
+    repainted = batch.map(torch.clone)
+    repainted.observation[:, 0] = 255 - repainted.observation[:, 0]
+    repainted.reward[:, 0] = 1 - repainted.reward[:, 0]
+    assert same(model, batch, repainted)
+    repainted.action[:, 0] = (repainted.action[:, 0] + 1) % 4
+    assert not same(model, batch, repainted)
+
+
+def test_windows_of_two_rows_are_refused():
+    with pytest.raises(UserError, match="at least 3 rows"):
+        make().loss(random_rows(length=2))
 
 
 def test_refit_puts_the_levels_where_the_pixels_are(windows):

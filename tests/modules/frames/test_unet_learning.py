@@ -24,18 +24,18 @@ def make(**options) -> UNet:
 def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
     """Short episodes that open anywhere; held-out rows are of another lane."""
     store = play(tmp_path / "store", 1500, lanes=5, limit=6)
-    lane, start = store.windows(3, "validation")
-    held_out = store.gather(lane[::2], start[::2], 3, frame_stack=4)
+    lane, start = store.windows(4, "validation")
+    held_out = store.gather(lane[::2], start[::2], 4, frame_stack=4)
     generator = np.random.default_rng(0)
     model = make(size="small", unroll=1, outcome_weight=0.1)
     model.refit(store.sample(generator, 64, 2, frame_stack=4))
-    before = per_horizon(dream(model.eval(), held_out))[0]
+    before = per_horizon(dream(model.eval(), held_out, context=2))[0]
     updates = 450
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
     model.train()
     for _ in range(updates):
-        loss, _, _ = model.loss(store.sample(generator, 64, 2, frame_stack=4))
+        loss, _, _ = model.loss(store.sample(generator, 64, 3, frame_stack=4))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -43,7 +43,7 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
         schedule.step()
         model.updated()
     assert before["changed"] == pytest.approx(before["copy_changed"], rel=0.1), "it began as the copy"
-    one_step, two_steps = per_horizon(dream(model.eval(), held_out))
+    one_step, two_steps = per_horizon(dream(model.eval(), held_out, context=2))
     for row, tolerance in ((one_step, 0.08), (two_steps, 0.15)):
         assert row["changed"] < tolerance * row["copy_changed"]
         assert row["either"] < tolerance * row["copy_either"]
@@ -75,7 +75,7 @@ def angle(a: dict, b: dict) -> float:
 @pytest.mark.parametrize("frame_loss", ["categorical", "l2"])
 def test_bfloat16_is_close_to_float32(windows, frame_loss):
     model = make(frame_loss=frame_loss, unroll=2)
-    state, action = windows.observation[:, 0], windows.action[:, 0]
+    state, action = model.encode(windows)[:, 1], windows.action[:, 1]
     exact, exact_step = learn(model, windows), model.step(state, action)
     with torch.autocast("cpu", torch.bfloat16):
         frame, reward, continuation = model.predict(state, action)
