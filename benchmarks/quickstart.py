@@ -59,7 +59,7 @@ def measure(folder: Path, seed: int, settings: list[str], keep: Path | None = No
         for name in PICTURES:
             shutil.copy(folder / name, keep / name)
     return {
-        "wall_minutes": round(minutes, 2),
+        "minutes": round(minutes, 2),
         "peak_rss_gib": round(peak / 2**30, 2),
         **facts(folder),
         "settings": settings,

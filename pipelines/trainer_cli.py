@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from modules.errors import UserError
 from pipelines import checkpoints
+from pipelines.callbacks.prediction_writer import PredictionWriter
 from pipelines.callbacks.save_config import SaveConfig
 from pipelines.cli import CONFIGS, fail
 from pipelines.spelling import explain
@@ -87,6 +88,13 @@ class TrainerCLI(LightningCLI):
         for logger in config.trainer.logger or []:
             if logger.init_args.get("save_dir", "") is None:
                 logger.init_args.save_dir = folder
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Let `predict` leave something behind."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        return trainer
 
     def run_folder(self, config: Namespace) -> Path:
         """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""

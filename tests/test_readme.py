@@ -26,7 +26,8 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
         if words[0] == "collect":
             words += ["--steps", "256", "--num_envs", "2"]
         elif "--help" not in words:
-            words += ["--config", "configs/debug.yaml", "--trainer.default_root_dir", folder(words)]
+            words += ["--config", "configs/debug.yaml"]
+            words += ["--trainer.default_root_dir", folder(words)]
             if "--ckpt_path" in words:
                 words += ["--trainer.max_steps", "6"]
         outcome = run(*words)
@@ -37,8 +38,9 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
 
 
 def folder(words: list[str]) -> str:
-    """A run for every line, but those that go on with the first one."""
-    return "runs/first" if "last" in words or "Breakout" in words else f"runs/{'-'.join(words).replace('/', '_')}"
+    """A run for every line, but those that go on with the quickstart's."""
+    same = "last" in words or words == ["fit", "--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml"]
+    return "runs/first" if same else f"runs/{'-'.join(words).replace('/', '_')}"
 
 
 def test_make_knows_the_commands_of_the_readme():

@@ -359,7 +359,6 @@ def test_an_untrained_model_copies_the_last_frame():
 
 def test_the_action_before_matters_and_that_of_the_first_row_is_all_that_counts_of_it():
     model, batch = make(), random_rows()
-    _, parts, _ = model.loss(batch)
     repainted = batch.map(torch.clone)
     repainted.observation[:, 0] = 255 - repainted.observation[:, 0]
     repainted.reward[:, 0] = 1 - repainted.reward[:, 0]
