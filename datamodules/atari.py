@@ -191,14 +191,12 @@ class AtariReplay(LightningDataModule):
     def held_out(self, sequence_length: int, num_windows: int) -> Batch:
         """Return at most so many held-out windows that lie evenly spaced in the store, whatever was sampled before.
 
-        They may cross the ends of episodes, but none begins with the row that closes one.
+        They may cross the ends of episodes, but none begins with the row that closes one. They are shorter than asked
+        where the store is.
         """
         assert self.store is not None
+        sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
         lane, start = self.store.windows(sequence_length, "validation")
-        if len(lane) == 0:
-            raise UserError(
-                f"windows of {sequence_length} rows are longer than the {self.store.rows} held-out rows: collect more"
-            )
         num_windows = min(num_windows, self.validation_batches * self.batch_size)
         pick = np.linspace(0, len(lane) - 1, min(2 * num_windows, len(lane))).round().astype(np.int64)
         batch = self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
@@ -236,6 +234,11 @@ class AtariReplay(LightningDataModule):
             self.store.truncate(state["rows"])
 
     def teardown(self, stage: str) -> None:
-        """Stop the emulators."""
+        """Stop the emulators and let go of the store."""
         if "environment" in self.__dict__:
             self.environment.close()
+        if self.store is not None:
+            self.store.close()
+        for name in ("environment", "collector"):
+            self.__dict__.pop(name, None)
+        self.store = None

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.pipelines.conftest import run  # noqa: F401
 
@@ -31,10 +30,7 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
             if "--ckpt_path" in words:
                 words += ["--trainer.max_steps", "6"]
         outcome = run(*words)
-        if "configs/trainer/gpu.yaml" in words and not torch.cuda.is_available():
-            assert outcome.refused("no GPU is available")
-        else:
-            assert outcome.code == 0, (command, outcome.err)
+        assert outcome.code == 0, (command, outcome.err)
 
 
 def folder(words: list[str]) -> str:

@@ -43,7 +43,7 @@ class DreamVideo(Callback):
             raise UserError("dream_video needs horizon, num_windows, fps, scale and context of at least 1")
         self.horizon = horizon
         self.num_windows = num_windows
-        self.horizons = [step for step in horizons if step <= horizon]
+        self.horizons = horizons
         self.fps = fps
         self.scale = scale
         self.context = context
@@ -79,9 +79,9 @@ class DreamVideo(Callback):
         pl_module.train(training)
         films = _pixels(side_by_side(dreams).movedim(2, -1))
         film = enlarge(np.concatenate(list(films), axis=1), self.scale)
-        picture = np.concatenate(
-            [_pixels(strip(dreams, window, self.horizons).movedim(0, -1)) for window in range(len(films))], axis=0
-        )
+        horizons = [step for step in self.horizons if step <= dreams.real.shape[1]]
+        strips = [_pixels(strip(dreams, window, horizons).movedim(0, -1)) for window in range(len(films))]
+        picture = np.concatenate(strips, axis=0)
         folder = Path(trainer.default_root_dir)
         write_gif(folder / "dream.gif", film, self.fps)
         write_mp4(folder / "dream.mp4", film, self.fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,11 +15,23 @@ class SaveConfig(SaveConfigCallback):
     """Writes config.yaml to the run's folder, and the same as plain data to checkpoints and Weights & Biases."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain data."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        """Return the resolved configuration as plain data, but for the run's folder and what it went on from.
+
+        So `--config config.yaml` does the same again, in a folder of its own.
+        """
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        folder = config["trainer"]["default_root_dir"]
+        for logger in config["trainer"]["logger"] or []:
+            if logger["init_args"].get("save_dir") == folder:
+                logger["init_args"]["save_dir"] = None
+        config["trainer"]["default_root_dir"] = config["ckpt_path"] = None
+        return config
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell Weights & Biases."""
+        """Write the file, and tell Weights & Biases."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(self.plain(), sort_keys=False))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(self.plain(), allow_val_change=True)
