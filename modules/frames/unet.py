@@ -29,8 +29,7 @@ class UNet(WorldModel):
     """Predicts frame, reward and continuation from a stack of frames and an action.
 
     Its state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8: what an action does
-    depends on the one before (in Pong the paddle answers late: beside its speed and the action, the previous action
-    explains four fifths of the variance that is left). A step drops the oldest frame and appends the predicted one.
+    depends on the one before (in Pong the paddle answers a step late; see docs/unet.md). A step drops the oldest frame and appends the predicted one.
     Rewards are predicted by their sign unless `reward_loss` is "real".
 
     Args:
