@@ -29,8 +29,8 @@ class UNet(WorldModel):
     """Predicts frame, reward and continuation from a stack of frames and an action.
 
     Its state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8: what an action does
-    depends on the one before (in Pong the paddle answers a step late; see docs/unet.md). A step drops the oldest frame and appends the predicted one.
-    Rewards are predicted by their sign unless `reward_loss` is "real".
+    depends on the one before (in Pong the paddle answers a step late; see docs/unet.md). A step drops the oldest frame
+    and appends the predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
 
     Args:
         size: of the network: "debug", "small" (trains in minutes on a CPU), "medium", "simple" (the paper's).

@@ -143,9 +143,15 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(fit, pong, tmp_pat
     outcome = fit(
         *("--data.path", pong, "--trainer.default_root_dir", folder, "--trainer.max_steps", 50),
         *("--model.lr", "1e30", "--model.warmup", 0, "--model.decay", "false", "--trainer.gradient_clip_val", "null"),
-        *("--trainer.limit_val_batches", 0),
+        *("--trainer.limit_val_batches", 0, "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"),
+        *("--trainer.callbacks.save_last", "true", "--trainer.callbacks.save_top_k", 0),
+        *("--trainer.callbacks.every_n_train_steps", 1, "--trainer.callbacks.enable_version_counter", "false"),
     )
-    assert outcome.refused("the loss is", "bad_batch")
+    last = folder / "checkpoints" / "last.ckpt"
+    assert outcome.refused("the loss is", "bad_batch", str(last))
+    kept = checkpoints.read(last)
+    assert kept["global_step"] > 0
+    assert all(w.isfinite().all() for w in kept["state_dict"].values() if isinstance(w, torch.Tensor))
     batch = next(folder.glob("bad_batch_*.pt"))
     assert str(batch) in outcome.err
     assert set(torch.load(batch, weights_only=True)) == {"real"}
