@@ -100,7 +100,7 @@ class PredictionReport(Callback):
     def table(self) -> Table:
         """Return the table of the chosen horizons."""
         table = Table(
-            title="Dream | copy of the last frame, on held-out episodes",
+            title="dream|copy of the last frame, on held-out episodes",
             caption="changed, either: 1000 x squared error where reality changed, or where reality or the dream did",
             box=SIMPLE_HEAD,
             pad_edge=False,
@@ -112,7 +112,7 @@ class PredictionReport(Callback):
                 table.add_row(
                     str(row["horizon"]),
                     *(
-                        f"{scale * row[name]:.{digits}f} | {scale * row[f'copy_{name}']:.{digits}f}"
+                        f"{scale * row[name]:.{digits}f}|{scale * row[f'copy_{name}']:.{digits}f}"
                         for name, scale, digits in (
                             ("psnr", 1, 1),
                             ("ssim", 1, 3),
