@@ -59,10 +59,6 @@ class Batch:
         """Move every tensor to a device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Batch:
-        """Copy every tensor to page-locked memory."""
-        return self.map(Tensor.pin_memory)
-
     def replace(self, **changes: Any) -> Batch:
         """Return a copy with some fields replaced."""
         return dataclasses.replace(self, **changes)

@@ -162,7 +162,7 @@ class WorldModel(lightning.LightningModule):
             action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, where the model decodes, frame
             (B, T - 1, *observation_shape) in [0, 1].
         """
-        from modules.imagination import imagine
+        from modules.imagination import imagine  # which imports this file
 
         real = batch["real"]
         dream = imagine(self, None, self.encode(real[:, :1])[:, 0], real.shape[1] - 1, actions=real.action[:, :-1])

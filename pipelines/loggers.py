@@ -71,6 +71,8 @@ class WandbLogger(loggers.WandbLogger):
             rank_zero_warn("W&B cannot be reached: the run goes on offline, send it later with `wandb sync`")
             mode = "offline"
         online = mode == "online"
+        if not online:
+            os.environ.setdefault("WANDB_SILENT", "true")
         settings: dict[str, Any] = {"mode": mode, "entity": entity, "tags": tags, "resume": "allow"}
         super().__init__(
             name=name,
