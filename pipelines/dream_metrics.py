@@ -49,7 +49,7 @@ class Dreams:
 
 @torch.no_grad()
 def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
-    """Let a model dream on from the first `context` rows of every window.
+    """Let a model dream on, in evaluation mode, from the first `context` rows of every window.
 
     Args:
         model: with the capabilities step and decode.
@@ -58,16 +58,20 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
     """
     assert batch.observation is not None
     seen, rest = batch[:, :context], batch[:, context - 1 :]
+    training = model.training
+    model.eval()
     dreamed = imagine(model, None, model.encode(seen)[:, -1], rest.shape[1] - 1, actions=rest.action[:, :-1])
     assert dreamed.state is not None
     channels = model.spec.observation_shape[0] if model.spec else 1
     frames = batch.observation[:, context - 1 :, -channels:].float() / 255
     reached = rest.follows().cumprod(dim=1).bool()
     terminated = rest.continuation[:, :-1] == 0
+    frames_dreamed = torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1)
+    model.train(training)
     return Dreams(
         first=frames[:, 0],
         real=frames[:, 1:],
-        dreamed=torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1),
+        dreamed=frames_dreamed,
         valid=reached & ~terminated,
         reached=reached,
         reward=rest.reward[:, :-1].sign(),

@@ -73,14 +73,11 @@ class PredictionReport(Callback):
             raise UserError(
                 f"prediction_report needs a model that steps and decodes: {type(pl_module).__name__} does not"
             )
-        training = pl_module.training
-        pl_module.eval()
         length = self.context + self.horizons[-1]
         batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():
-            rows = per_horizon(dream(pl_module, batch.to(pl_module.device), self.context), ssim_at=self.horizons)
-        pl_module.train(training)
-        return rows
+            dreams = dream(pl_module, batch.to(pl_module.device), self.context)
+        return per_horizon(dreams, ssim_at=self.horizons)
 
     def finish(self, trainer: Trainer) -> None:
         """Write the files and print the table."""
