@@ -51,8 +51,9 @@ class Collector:
         """Let the actor act once in every environment."""
         actions, extras = actor.act(self.observation, self.is_first)
         after = self.environment.step(actions)
+        columns = {name: extras[name] for name in self.store.extras}
         self.store.append(
-            self.observation, actions, after.reward, after.terminated, self.is_first, self.is_last, extras
+            self.observation, actions, after.reward, after.terminated, self.is_first, self.is_last, columns
         )
         self._return += after.reward
         closed = after.terminated | after.truncated

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.episodes import Episodes
 from datamodules.replay_format import COLUMNS, Head, HeadFile, Layout, difference, row_checksum
 from modules.batch import Batch
 from modules.errors import UserError
@@ -54,9 +55,7 @@ class ReplayStore:
         self._flat_observations = self._observations.reshape(self.lanes * self._slots, -1)
         self._flat_records = self._records.reshape(-1)
         self._scratch = np.zeros(self.lanes, layout.record)
-        # (lanes, slots): the first row of the row's episode that was valid when looked at; true of rows below _known.
-        self._opening = np.zeros((self.lanes, self._slots), np.int64)
-        self._known, self._cuts = 0, -1
+        self._episodes = Episodes(self._records["is_first"], self._head)
 
     @classmethod
     def create(
@@ -130,6 +129,7 @@ class ReplayStore:
         """Let go of the files and of the lock; the store is of no use afterwards."""
         self._lock.close()
         del self._maps, self._head, self._observations, self._records, self._flat_observations, self._flat_records
+        del self._episodes
 
     def flush(self) -> None:
         """Write everything to the disk itself, rows before the head. Only a power cut needs it; a kill does not."""
@@ -232,6 +232,8 @@ class ReplayStore:
     ) -> Batch:
         """Draw windows of consecutive rows, uniformly over all that are valid, with replacement.
 
+        Where `recent` leaves every lane a single window, none comes twice before all have come once.
+
         Args:
             generator: the source of the draws.
             batch_size: B, windows.
@@ -247,7 +249,7 @@ class ReplayStore:
         Raises:
             UserError: no such window exists.
         """
-        head = self._refresh()
+        head = self._episodes.refresh()
         low = max(head.oldest, head.rows - recent if recent else 0)
         starts = range(low, head.rows - sequence_length + 1)
         if not starts:
@@ -275,7 +277,7 @@ class ReplayStore:
             UserError: a row is not valid.
         """
         lane, start = np.asarray(lane, np.int64), np.asarray(start, np.int64)
-        head = self._refresh()
+        head = self._episodes.refresh()
         stop = start.max() + sequence_length
         if head.oldest <= start.min() and stop <= head.rows:
             batch, first = self._gather(head, lane, start, sequence_length, frame_stack)
@@ -290,16 +292,21 @@ class ReplayStore:
         self, sequence_length: int, lanes: str | np.ndarray = "training", cross_episodes: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """List every window that `sample` may draw: (N,) lanes and (N,) first rows."""
-        head = self._refresh()
+        head = self._episodes.refresh()
         starts = range(head.oldest, head.rows - sequence_length + 1)
         return self._windows(starts, sequence_length, self.select(lanes), cross_episodes)
+
+    def openings(self, sequence_length: int, lanes: str | np.ndarray = "training") -> tuple[np.ndarray, np.ndarray]:
+        """List every window whose first row opens an episode: (N,) lanes and (N,) first rows."""
+        head = self._episodes.refresh()
+        return self._episodes.openings(self.select(lanes), range(head.oldest, head.rows - sequence_length + 1))
 
     def _windows(
         self, starts: range, length: int, lanes: np.ndarray, cross_episodes: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         lane, start = (grid.reshape(-1) for grid in np.meshgrid(lanes, np.asarray(starts, np.int64), indexing="ij"))
         if not cross_episodes:
-            keep = self._within_episode(lane, start, length)
+            keep = self._episodes.within(lane, start, length)
             lane, start = lane[keep], start[keep]
         return lane, start
 
@@ -307,11 +314,14 @@ class ReplayStore:
         self, generator: np.random.Generator, num: int, starts: range, length: int, lanes: np.ndarray, cross: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         size = num if cross else 4 * num
-        lane = lanes[generator.integers(len(lanes), size=size)]
+        if len(starts) == 1:
+            lane = np.resize(generator.permutation(lanes), size)
+        else:
+            lane = lanes[generator.integers(len(lanes), size=size)]
         start = generator.integers(starts.start, starts.stop, size=size)
         if cross:
             return lane, start
-        keep = np.flatnonzero(self._within_episode(lane, start, length))[:num]
+        keep = np.flatnonzero(self._episodes.within(lane, start, length))[:num]
         if len(keep) < num:
             # Few windows are valid: list them all instead.
             lane, start = self._windows(starts, length, lanes, cross)
@@ -319,9 +329,6 @@ class ReplayStore:
                 raise UserError(f"a sequence of {length} is longer than any episode in {self.path}")
             keep = generator.integers(len(lane), size=num)
         return lane[keep], start[keep]
-
-    def _within_episode(self, lane: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-        return self._opening[lane, (start + length - 1) % self._slots] <= start
 
     def _gather(
         self, head: Head, lane: np.ndarray, start: np.ndarray, length: int, frame_stack: int
@@ -333,7 +340,7 @@ class ReplayStore:
         record = self._flat_records[index]
         first, frame_index = start, index
         if frame_stack > 1:
-            opening = np.maximum(self._opening.reshape(-1)[index], head.oldest)
+            opening = np.maximum(self._episodes.opening(lane[:, None], row), head.oldest)
             frame = np.maximum(row[..., None] - np.arange(frame_stack - 1, -1, -1), opening[..., None])  # (B, T, n)
             frame_index = base[..., None] + frame % self._slots
             first = frame.min((1, 2))
@@ -350,31 +357,6 @@ class ReplayStore:
             extras={name: _column(record, name) for name in self.extras},
         )
         return batch, first
-
-    def _refresh(self) -> Head:
-        """Learn where the episodes of the rows that were appended since begin, and return the head."""
-        while True:
-            head = self._head.read()
-            if head.cuts != self._cuts:
-                self._cuts, self._known = head.cuts, 0
-            start = max(self._known, head.oldest)
-            if start >= head.rows:
-                return head
-            row = np.arange(start, head.rows)
-            is_first = self._records["is_first"][:, row % self._slots]
-            now = self._head.read()
-            if now.cuts != head.cuts or now.oldest >= head.rows:
-                continue
-            # Flags that were overwritten while they were read are dropped.
-            dropped = max(0, now.oldest - start)
-            row, is_first = row[dropped:], is_first[:, dropped:]
-            opening = np.where(is_first, row, -1)
-            follows = row[0] == self._known and row[0] > head.oldest
-            before = self._opening[:, (row[0] - 1) % self._slots] if follows else row[0]
-            opening[:, 0] = np.where(is_first[:, 0], row[0], before)
-            self._opening[:, row % self._slots] = np.maximum.accumulate(opening, axis=1)
-            self._known = head.rows
-            return Head(now.cuts, now.oldest, head.rows)
 
     def _verify(self) -> None:
         head = self._head.read()

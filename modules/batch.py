@@ -51,6 +51,11 @@ class Batch:
 
         return Batch(**{f.name: apply(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor, in the order of the fields."""
+        fields = {**vars(self), **self.extras}
+        return [value for value in fields.values() if isinstance(value, Tensor)]
+
     def __getitem__(self, index: Any) -> Batch:
         """Index every tensor by the leading dimensions: `batch[:, 3:]` are the rows from 3 on."""
         return self.map(lambda tensor: tensor[index])

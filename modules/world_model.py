@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning
@@ -55,6 +56,8 @@ class WorldModel(lightning.LightningModule):
     """Of {step, reward, decode, gradient}: what callers may ask for."""
     temperature: float = 0.0
     """Of sampled steps; 0 is the mode."""
+    max_horizon: int | None = None
+    """Steps that it can dream at most; null where there is no limit."""
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, warmup: int = 0, decay: bool = False) -> None:
         super().__init__()
@@ -105,8 +108,13 @@ class WorldModel(lightning.LightningModule):
         """Return the newest frame in [0, 1], or the vector, (B, *observation_shape)."""
         raise NotImplementedError
 
-    def refit(self, batch: Batch) -> None:
-        """Fit all that is not learned by gradient descent: normalisers, palettes, elites, processes, trees."""
+    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+        """Fit all that is not learned by gradient descent: normalisers, palettes, elites, processes, trees.
+
+        Args:
+            batch: real training rows.
+            held_out: rows of the validation lanes, where there are any.
+        """
 
     def updated(self) -> None:
         """Follow an optimizer step: schedules, target networks."""
@@ -172,15 +180,17 @@ class WorldModel(lightning.LightningModule):
             predictions["frame"] = torch.stack([self.decode(state) for state in dream.state.unbind(1)[1:]], dim=1)
         return predictions
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and, if asked for, cosine decay; no weight decay on biases and gains."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's parameter groups: no weight decay on biases and gains."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        return [
+            {"params": [p for p in parameters if p.ndim >= 2], "lr": self.lr, "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "lr": self.lr, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        total = self.trainer.estimated_stepping_batches if self.decay else math.inf
+
+    def learning_rate_factor(self, trainer: Any) -> Callable[[int], float]:
+        """Return what multiplies the learning rate at an update: warm-up and, if asked for, cosine decay."""
+        total = trainer.estimated_stepping_batches if self.decay else math.inf
         if self.decay and math.isinf(total):
             raise UserError("model.decay needs an end to decay to: set trainer.max_steps or trainer.max_epochs")
 
@@ -189,7 +199,12 @@ class WorldModel(lightning.LightningModule):
             fall = 0.5 * (1 + math.cos(math.pi * min(1.0, update / total))) if self.decay else 1.0
             return rise * fall
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return factor
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a schedule."""
+        optimizer = torch.optim.AdamW(self.parameter_groups())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

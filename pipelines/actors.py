@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from modules.imagination import evaluating
+from modules.policies.policy import Policy
+from modules.world_model import WorldModel
 
 
 class RandomActor:
@@ -30,6 +36,86 @@ class RandomActor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state."""
+        return {"generator": self.generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on drawing where `state_dict` was taken."""
+        self.generator.bit_generator.state = state["generator"]
+
+
+class PolicyActor:
+    """A policy on the states of a world model, which observes whatever happens.
+
+    Args:
+        model: built, with its spec.
+        policy: acts by the model's features.
+        generator: of the draws.
+        greedy: always take the likeliest action.
+        epsilon: probability of a random action instead.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        generator: np.random.Generator,
+        greedy: bool = False,
+        epsilon: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.generator = generator
+        self.greedy = greedy
+        self.epsilon = epsilon
+        self.observation: Tensor | None = None
+        self.state: Tensor | None = None
+
+    @torch.no_grad()
+    def act(
+        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Observe single frames (N, *observation_shape) and choose actions (N,) int64.
+
+        Returns:
+            The actions, and the columns log_prob and value (N,) float32, of the policy itself: random actions of
+            `epsilon` do not count in log_prob.
+        """
+        frames, first = self._stack(observations, is_first)
+        if self.state is None:
+            state, action = self.model.initial(len(observations)), torch.zeros(len(observations), dtype=torch.int64)
+            self.state, self.action = state, action.to(state.device)
+        with evaluating(self.model, self.policy):
+            self.state = self.model.observe(self.state, self.action, frames, first)
+            logits, value = self.policy(self.model.features(self.state))
+        log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
+        scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)
+        if self.epsilon:
+            random = self.generator.random(len(scores)) < self.epsilon
+            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
+        if legal_actions is not None:
+            scores = np.where(legal_actions, scores, -np.inf)
+        actions = scores.argmax(axis=1)
+        self.action = torch.from_numpy(actions).to(self.state.device)
+        log_prob = np.take_along_axis(log_probs, actions[:, None], axis=1)[:, 0]
+        return actions, {"log_prob": log_prob, "value": value.float().cpu().numpy()}
+
+    def _stack(self, observations: np.ndarray, is_first: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return observations (N, stack * C, H, W) on the model's device, and is_first there."""
+        assert self.model.spec is not None
+        newest = torch.from_numpy(observations).to(self.model.device)
+        first = torch.from_numpy(is_first).to(self.model.device)
+        stack = self.model.spec.frame_stack
+        if stack == 1:
+            return newest, first
+        repeated = newest.repeat(1, stack, *[1] * (newest.ndim - 2))
+        if self.observation is None:
+            self.observation = repeated
+        rolled = torch.cat([self.observation[:, newest.shape[1] :], newest], dim=1)
+        self.observation = torch.where(first.view(-1, *[1] * (newest.ndim - 1)), repeated, rolled)
+        return self.observation, first
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state: a run that is taken up again opens new episodes, so nothing else lives on."""
         return {"generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

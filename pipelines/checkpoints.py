@@ -1,15 +1,21 @@
-"""Checkpoints are checked before anything is built on them."""
+"""Checkpoints are checked before anything is built on them, and bring along all that building needs."""
 
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
+from lightning import LightningModule
 
 from modules.errors import UserError
+from modules.world_model import Spec
+from pipelines.spelling import explain
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -36,3 +42,48 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is refused: it holds more than tensors and plain data. {reason}".strip()) from None
     except (RuntimeError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[LightningModule, dict[str, Any]]:
+    """Build the module that a run trained, from its checkpoint alone.
+
+    Args:
+        path: of the checkpoint, which keeps the run's resolved configuration, its world's spec and the weights.
+        device: to put the module on.
+
+    Returns:
+        The module in evaluation mode, and the checkpoint.
+
+    Raises:
+        UserError: as `read`; or it keeps no configuration or spec, its class is gone or takes other arguments, or the
+            weights do not fit.
+    """
+    path = Path(path)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {device}, but no GPU is available: use cpu")
+    checkpoint = read(path)
+    for key in ("config", "spec", "state_dict"):
+        if key not in checkpoint:
+            raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
+    module: Any = _instantiate(checkpoint["config"]["model"], path)
+    module.build_from(Spec(**checkpoint["spec"]))
+    module.on_load_checkpoint(checkpoint)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = [line.strip() for line in str(error).splitlines()][:2][-1]
+        raise UserError(f"the weights in {path} do not fit {type(module).__name__}: {reason}") from None
+    return module.to(device).eval(), checkpoint
+
+
+def _instantiate(config: dict[str, Any], path: Path) -> LightningModule:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
+    try:
+        return parser.instantiate(parser.parse_object({"model": config})).model
+    except (ArgumentError, ValueError) as error:
+        # Complaints are nested: the innermost of those about the first alternative says what is wrong.
+        first = re.sub(r"\n\s*- Expected a <class 'NoneType'>.*", "", str(error), flags=re.DOTALL)
+        _, problem, reason = re.split(r"\n\s*- ", first)[-1].rpartition("given class_path")
+        reason = explain(reason if "Parser key" in reason else problem + reason, ())
+        raise UserError(f"{path} cannot be built: {reason}") from None

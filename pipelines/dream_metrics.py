@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from modules.batch import Batch
-from modules.imagination import imagine
+from modules.imagination import evaluating, imagine
 from modules.world_model import WorldModel
 
 CHANGED = 5 / 255
@@ -58,16 +58,15 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
     """
     assert batch.observation is not None
     seen, rest = batch[:, :context], batch[:, context - 1 :]
-    training = model.training
-    model.eval()
-    dreamed = imagine(model, None, model.encode(seen)[:, -1], rest.shape[1] - 1, actions=rest.action[:, :-1])
+    with evaluating(model):
+        states = model.encode(seen)[:, -1]
+    dreamed = imagine(model, None, states, rest.shape[1] - 1, actions=rest.action[:, :-1])
     assert dreamed.state is not None
     channels = model.spec.observation_shape[0] if model.spec else 1
     frames = batch.observation[:, context - 1 :, -channels:].float() / 255
     reached = rest.follows().cumprod(dim=1).bool()
     terminated = rest.continuation[:, :-1] == 0
     frames_dreamed = torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1)
-    model.train(training)
     return Dreams(
         first=frames[:, 0],
         real=frames[:, 1:],

@@ -217,8 +217,8 @@ class AtariEnvironments(VectorEnvironment):
 
     def reset(self, stream: int = 0) -> np.ndarray:
         """Open N new games and return their first frames (N, C, H, W)."""
-        seeds = np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1
-        observation, _ = self._vector.reset(seed=seeds.astype(np.int64))
+        self.seeds = (np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1).astype(np.int64)
+        observation, _ = self._vector.reset(seed=self.seeds)
         self._closed = np.zeros(self.num_envs, bool)
         self._held_terminated = np.zeros(self.num_envs, bool)
         self._held_truncated = np.zeros(self.num_envs, bool)

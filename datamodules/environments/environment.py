@@ -39,6 +39,9 @@ class VectorEnvironment(ABC):
     description: dict[str, Any]
     """Plain JSON data, equal to itself after a round trip: what a store records and compares."""
 
+    seeds: np.ndarray
+    """(N,) of the episodes that the last `reset` opened."""
+
     @abstractmethod
     def reset(self, stream: int = 0) -> np.ndarray:
         """Open N episodes and return their first observations (N, *observation_shape).

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.layers import unet
+from modules.layers.outcomes import Outcomes
 from modules.layers.quantize import fit_palette, nearest_level
+from modules.layers.unet import Decoder, Encoder, UNetSize
 from modules.world_model import Spec, Step, WorldModel
 
 SIZES = {
-    "debug": unet.UNetSize(patch=4, channels=(8, 8, 8)),
-    "small": unet.UNetSize(patch=2, channels=(24, 32, 48, 64)),
-    "medium": unet.UNetSize(patch=2, channels=(64, 128, 256, 256, 256)),
-    "simple": unet.UNetSize(
+    "debug": UNetSize(patch=4, channels=(8, 8, 8)),
+    "tiny": UNetSize(patch=3, channels=(32, 64, 64), head=1),
+    "small": UNetSize(patch=2, channels=(24, 32, 48, 64)),
+    "medium": UNetSize(patch=2, channels=(64, 128, 256, 256, 256)),
+    "simple": UNetSize(
         patch=1, channels=(64, 128, 256, 256, 256, 256, 256), dropout=0.1, residual_dropout=0.5
     ),
 }  # fmt: skip
@@ -33,7 +35,8 @@ class UNet(WorldModel):
     and appends the predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
 
     Args:
-        size: of the network: "debug", "small" (trains in minutes on a CPU), "medium", "simple" (the paper's).
+        size: of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
+            (trains in minutes on a CPU), "medium", "simple" (the paper's).
         levels: K grey or colour levels that a pixel is classified into, at most 256 (the paper's). Fewer are placed
             where the game's pixels are, by `refit`.
         frame_loss: "categorical", a softmax over the levels of every pixel, or "l2".
@@ -42,9 +45,13 @@ class UNet(WorldModel):
             max(loss, clip).
         motion_weight: how much more a pixel counts where the next frame differs from the last one. 1 in the paper.
         outcome_weight: of reward and continuation, beside a frame loss that is the mean over pixels.
+        outcome_balance: how much rare rewards and ends weigh beside common ones: 0 lets every row weigh the same, 1
+            every class. Probabilities stay right. See `modules.layers.outcomes.Outcomes`.
         copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
         unroll: steps that the model is trained on its own predictions.
         unroll_warmup: updates over which these steps double from 1 up to `unroll`.
+        scheduled_sampling: updates over which the probability that such a step is fed with the model's own prediction,
+            instead of what was recorded, rises linearly to 1; 0 feeds it always.
         input_noise: fraction of input pixels that are replaced by the batch's median colour.
         temperature: of sampled pixels; 0 takes the likeliest level.
         compile: compile the network with torch.compile.
@@ -55,21 +62,22 @@ class UNet(WorldModel):
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
-    reward_signs: Tensor
     palette: Tensor
 
     def __init__(
         self,
-        size: Literal["debug", "small", "medium", "simple"] = "small",
+        size: Literal["debug", "tiny", "small", "medium", "simple"] = "small",
         levels: int = 16,
         frame_loss: Literal["categorical", "l2"] = "categorical",
         reward_loss: Literal["categorical", "real"] = "categorical",
         clip: float = 0.01,
         motion_weight: float = 10.0,
         outcome_weight: float = 0.003,
+        outcome_balance: float = 0.5,
         copy_bias: float | None = 4.0,
         unroll: int = 4,
         unroll_warmup: int = 0,
+        scheduled_sampling: int = 0,
         input_noise: float = 0.0,
         temperature: float = 0.0,
         compile: bool = False,
@@ -86,47 +94,59 @@ class UNet(WorldModel):
         self.clip = clip
         self.motion_weight = motion_weight
         self.outcome_weight = outcome_weight
+        self.outcome_balance = outcome_balance
         self.copy_bias = copy_bias
         self.unroll = unroll
         self.unroll_warmup = unroll_warmup
+        self.scheduled_sampling = scheduled_sampling
         self.input_noise = input_noise
         self.temperature = temperature
         self.compile_network = compile
         self.updates = 0
 
     def build(self, spec: Spec) -> None:
-        """Make the network for frames (C, H, W)."""
+        """Make the networks for frames (C, H, W)."""
         channels, height, width = spec.observation_shape
         self.channels = channels
         self.num_actions = spec.num_actions
         self.feature_shape = (spec.frame_stack * channels, height, width)
         self.state_shape = (math.prod(self.feature_shape) + 1,)
-        self.network = unet.UNet(
-            inputs=spec.frame_stack * channels,
-            height=height,
-            width=width,
-            outputs=channels * (self.levels if self.frame_loss == "categorical" else 1),
-            outcomes=1 + (3 if self.reward_loss == "categorical" else 1),
-            num_actions=2 * spec.num_actions,
-            size=SIZES[self.size],
-        )
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("palette", torch.linspace(0, 255, self.levels).round().to(torch.uint8))
         if self.copy_bias is not None and self.frame_loss == "categorical":
             self.stay = torch.nn.Parameter(torch.tensor(float(self.copy_bias)))
-        self.register_buffer("palette", torch.linspace(0, 255, self.levels).round().to(torch.uint8))
-        self.register_buffer("reward_signs", torch.tensor([-1.0, 0.0, 1.0]), persistent=False)
-        if self.compile_network:
-            self.network.compile()
+        self.build_networks(SIZES[self.size], height, width)
+        for network in self.children():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self.compile_network:
+                network.compile()
 
-    def refit(self, batch: Batch) -> None:
-        """Place the grey or colour levels where the game's pixels are."""
+    def build_networks(self, size: UNetSize, height: int, width: int, latents: int = 0) -> None:
+        """Make the networks; the way up is conditioned on `latents` numbers beside the actions."""
+        conditions = 2 * self.num_actions
+        outputs = self.channels * (self.levels if self.frame_loss == "categorical" else 1)
+        finest, *_, coarsest = size.shapes(height, width)
+        self.encoder = Encoder(self.feature_shape[0], height, width, conditions, size)
+        self.decoder = Decoder(outputs, height, width, conditions + latents, size)
+        self.outcomes = Outcomes(coarsest, finest, self.reward_loss, self.outcome_balance)
+
+    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+        """Place the levels where the game's pixels are, and weigh outcomes by how often they occur."""
         assert batch.observation is not None
-        self.palette.copy_(fit_palette(batch.observation, self.levels))
+        self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.levels))
+        self.outcomes.refit(batch)
 
     def horizon(self) -> int:
         """Return the steps that the model is trained on its own predictions by now."""
         progress = min(1.0, self.updates / self.unroll_warmup) if self.unroll_warmup else 1.0
         return min(self.unroll, 2 ** int(progress * self.unroll.bit_length()))
+
+    def own_predictions(self) -> float:
+        """Return the probability that such a step is fed with the model's own prediction by now."""
+        return min(1.0, self.updates / self.scheduled_sampling) if self.scheduled_sampling else 1.0
+
+    def loss_weights(self) -> dict[str, float]:
+        """Return what every part counts for in the total."""
+        return {"frame": 1.0, "reward": self.outcome_weight, "continuation": self.outcome_weight}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Predict every segment of the windows from its first state, feeding predictions back.
@@ -141,49 +161,79 @@ class UNet(WorldModel):
         states = self.encode(batch)
         horizon = min(self.horizon(), batch.shape[1] - 2)
         segments = batch.replace(state=states)[:, 1:].segments(horizon + 1)
-        assert segments.observation is not None
         assert segments.state is not None
         # Whether step t can be compared with what was recorded: no end and no cut up to it.
         reached = segments.follows().cumprod(dim=1).float()
         drawn = reached * segments.continuation[:, :-1]
+        masks = {"reward": reached, "continuation": reached}
+        weights = self.loss_weights()
         state = segments.state[:, 0]
-        totals = dict.fromkeys(("frame", "reward", "continuation"), torch.zeros((), device=state.device))
+        totals = dict.fromkeys(weights, torch.zeros((), device=state.device))
         for t in range(horizon):
-            target = segments.observation[:, t + 1, -self.channels :]
-            action = segments.action[:, t]
-            frame, reward, continuation = self.predict(self.add_noise(state), action)
-            losses = {
-                "frame": drawn[:, t] * self.frame_losses(frame, target, last=self.newest(state)),
-                "reward": reached[:, t] * self.reward_losses(reward, segments.reward[:, t]),
-                "continuation": reached[:, t]
-                * F.binary_cross_entropy_with_logits(continuation, segments.continuation[:, t], reduction="none"),
-            }
-            totals = {name: totals[name] + loss.sum() for name, loss in losses.items()}
-            state = self.append(state, action, frame.detach())
-        frame_loss = totals["frame"] / drawn.sum().clamp(min=1)
-        reward_loss, continuation_loss = (totals[k] / reached.sum().clamp(min=1) for k in ("reward", "continuation"))
-        total = frame_loss + self.outcome_weight * (reward_loss + continuation_loss)
-        parts = {"loss": total, "frame": frame_loss, "reward": reward_loss, "continuation": continuation_loss}
-        parts = {name: value.detach() for name, value in parts.items()}
-        return total, {**parts, "horizon": torch.tensor(float(horizon))}, states
+            frame, losses = self.transition_losses(state, segments[:, t : t + 2], drawn[:, t] > 0)
+            totals = {name: totals[name] + (masks.get(name, drawn)[:, t] * losses[name]).sum() for name in weights}
+            state = self.append(state, segments.action[:, t], frame.detach())
+            if self.training and self.scheduled_sampling:
+                own = torch.rand(len(state), 1, device=state.device) < self.own_predictions()
+                state = torch.where(own, state, segments.state[:, t + 1])
+        parts = {name: total / masks.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        logged = {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
+        return loss, {**logged, "horizon": torch.tensor(float(horizon))}, states
+
+    def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predict one step and compare it with what was recorded.
+
+        Args:
+            state: (B, *state_shape) that the step leaves from.
+            rows: (B, 2): the row that was recorded there, and the next one.
+            drawn: (B,) bool: the next row's frame is a true picture of what came.
+
+        Returns:
+            What `predict` gives for the frame, and each of `loss_weights`' losses, (B,).
+        """
+        prediction = self.predict(self.add_noise(state), rows.action[:, 0])
+        return prediction[0], self.prediction_losses(prediction, state, rows)
+
+    def prediction_losses(
+        self, prediction: tuple[Tensor, Tensor, Tensor], state: Tensor, rows: Batch
+    ) -> dict[str, Tensor]:
+        """Compare what `predict` gives with what was recorded; each loss is (B,)."""
+        frame, reward, continuation = prediction
+        assert rows.observation is not None
+        return {
+            "frame": self.frame_losses(frame, rows.observation[:, 1, -self.channels :], last=self.newest(state)),
+            "reward": self.outcomes.reward_losses(reward, rows.reward[:, 0]),
+            "continuation": self.outcomes.continuation_losses(continuation, rows.continuation[:, 0]),
+        }
 
     def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the network.
+        """Run the networks.
 
         Returns:
             The frame's logits (B, K, C, H, W) or values (B, C, H, W) in [0, 1], the reward's logits (B, 3) or value
             (B, 1), and the continuation's logit (B,).
         """
+        condition = self.condition(state, action)
+        return self.paint(state, self.encoder(self.standardized(self.frames(state)), condition), condition)
+
+    def condition(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the weights of the action and of the one before it, (B, 2 A)."""
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
-        previous_action = F.one_hot(state[:, -1].long(), self.num_actions)
-        pixels = self.features(state)
-        scale = pixels.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2)
-        frame, outcome = self.network(
-            (pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)) / scale, torch.cat([action, previous_action], dim=1)
-        )
-        frame, outcome = frame.float(), outcome.float()
-        last = self.newest(state)
+        return torch.cat([action, F.one_hot(state[:, -1].long(), self.num_actions)], dim=1)
+
+    def standardized(self, frames: Tensor) -> Tensor:
+        """Map uint8 frames (B, C, H, W) to float, standardised per sample."""
+        pixels = frames.float() / 255
+        scale, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True)
+        return (pixels - mean) / scale.clamp(min=1e-2)
+
+    def paint(self, state: Tensor, seen: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `predict` does, from what the encoder saw in a state."""
+        frame, painted = self.decoder(seen, condition)
+        reward, continuation = self.outcomes(seen[-1], painted)
+        frame, last = frame.float(), self.newest(state)
         if self.frame_loss == "categorical":
             frame = frame.unflatten(1, (self.levels, self.channels))
             if self.copy_bias is not None:
@@ -191,7 +241,7 @@ class UNet(WorldModel):
                 frame = frame.scatter_add_(1, level, self.stay.expand(level.shape))
         elif self.copy_bias is not None:
             frame = frame + last.float() / 255
-        return frame, outcome[:, :-1], outcome[:, -1]
+        return frame, reward, continuation
 
     def frame_losses(self, frame: Tensor, target: Tensor, last: Tensor) -> Tensor:
         """Return the clipped loss of every frame (B,): the mean over its pixels, which count more where they change."""
@@ -202,12 +252,6 @@ class UNet(WorldModel):
             losses = (frame - target.float() / 255) ** 2
         weight = 1 + (self.motion_weight - 1) * (target != last)
         return (weight * F.relu(losses - self.clip)).mean(dim=(1, 2, 3))
-
-    def reward_losses(self, output: Tensor, reward: Tensor) -> Tensor:
-        """Return the loss of every reward (B,)."""
-        if self.reward_loss == "categorical":
-            return F.cross_entropy(output, reward.sign().long() + 1, reduction="none")
-        return (output[:, 0] - reward) ** 2
 
     def level_of(self, pixels: Tensor) -> Tensor:
         """Return the index of each uint8 pixel's nearest level."""
@@ -235,15 +279,22 @@ class UNet(WorldModel):
 
     def append(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
         """Drop the oldest frame of the stack and append the predicted one, and remember the action."""
-        if self.frame_loss == "l2":
-            newest = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
-        elif self.temperature == 0:
-            newest = self.palette[frame.max(dim=1).indices]  # several times quicker than argmax
-        else:
-            probabilities = (frame / self.temperature).softmax(dim=1).movedim(1, -1)
-            newest = self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]
         action = action.argmax(dim=1) if action.is_floating_point() else action
-        return self.join(torch.cat([self.frames(state)[:, self.channels :], newest], dim=1), action)
+        return self.join(torch.cat([self.frames(state)[:, self.channels :], self.draw(frame)], dim=1), action)
+
+    def draw(self, frame: Tensor) -> Tensor:
+        """Return the predicted frame, (B, C, H, W) uint8."""
+        if self.frame_loss == "l2":
+            return (frame.clamp(0, 1) * 255).round().to(torch.uint8)
+        if self.pixel_temperature == 0:
+            return self.palette[frame.max(dim=1).indices]  # several times quicker than argmax
+        probabilities = (frame / self.pixel_temperature).softmax(dim=1).movedim(1, -1)
+        return self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]
+
+    @property
+    def pixel_temperature(self) -> float:
+        """Of sampled pixels."""
+        return self.temperature
 
     def encode(self, batch: Batch) -> Tensor:
         """Return the frame stacks, each with the action that led to it."""
@@ -261,7 +312,7 @@ class UNet(WorldModel):
     def step(self, state: Tensor, action: Tensor) -> Step:
         """Predict one step; a categorical reward is the expected sign."""
         frame, reward, continuation = self.predict(state, action)
-        expected = reward.softmax(dim=1) @ self.reward_signs if self.reward_loss == "categorical" else reward[:, 0]
+        expected = self.outcomes.expected_reward(reward)
         return Step(self.append(state, action, frame), expected, continuation.sigmoid())
 
     def features(self, state: Tensor) -> Tensor:

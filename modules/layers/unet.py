@@ -1,4 +1,4 @@
-"""A UNet that predicts a picture and an outcome from a picture and an action."""
+"""The two halves of a UNet that predicts a picture from a picture under a condition, such as an action."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ class UNetSize:
     """Before every convolution that changes the resolution."""
     residual_dropout: float = 0.0
     """At the coarsest resolution."""
+    head: int = 3
+    """Kernel of the convolution that paints; with 1 every patch is painted by itself, which is what costs most."""
+
+    def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Return the features' (C, H, W) at each resolution, finest first, for pictures of a height and a width."""
+        sides = [math.ceil(height / self.patch), math.ceil(width / self.patch)]
+        shapes = []
+        for channels in self.channels:
+            shapes.append((channels, sides[0], sides[1]))
+            sides = [math.ceil(side / 2) for side in sides]
+        return shapes
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -33,17 +44,17 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class ActionInjection(nn.Module):
-    """x * sigmoid(W1 a) + W2 a: one gain and one shift per channel (SimPLe's "multi-additive")."""
+class Injection(nn.Module):
+    """x * sigmoid(W1 c) + W2 c: one gain and one shift per channel (SimPLe's "multi-additive")."""
 
-    def __init__(self, num_actions: int, channels: int) -> None:
+    def __init__(self, conditions: int, channels: int) -> None:
         super().__init__()
-        self.gain = nn.Linear(num_actions, channels)
-        self.shift = nn.Linear(num_actions, channels)
+        self.gain = nn.Linear(conditions, channels)
+        self.shift = nn.Linear(conditions, channels)
 
-    def forward(self, x: Tensor, action: Tensor) -> Tensor:
-        """Inject action weights (B, A) into x (B, C, H, W)."""
-        return x * self.gain(action).sigmoid()[:, :, None, None] + self.shift(action)[:, :, None, None]
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Inject a condition (B, conditions) into x (B, C, H, W)."""
+        return x * self.gain(condition).sigmoid()[:, :, None, None] + self.shift(condition)[:, :, None, None]
 
 
 class Down(nn.Module):
@@ -63,72 +74,81 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double height and width, act, and add what was seen at that resolution on the way down."""
+    """Double height and width, inject, and add what was seen at that resolution on the way down."""
 
-    def __init__(self, inputs: int, outputs: int, num_actions: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, conditions: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.action = ActionInjection(num_actions, inputs)
+        self.injection = Injection(conditions, inputs)
         self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
         self.norm = ChannelNorm(outputs)
 
-    def forward(self, x: Tensor, skip: Tensor, action: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
         """(B, inputs, ceil(H / 2), ceil(W / 2)) and skip (B, outputs, H, W) to skip's shape."""
-        x = F.relu(self.conv(self.action(self.dropout(x), action)))
+        x = F.relu(self.conv(self.injection(self.dropout(x), condition)))
         return self.norm(x[..., : skip.shape[-2], : skip.shape[-1]] + skip)
 
 
-class UNet(nn.Module):
-    """SimPLe's network (Kaiser et al. 2019, figure 2), of any size.
+class Encoder(nn.Module):
+    """The way down of SimPLe's network (Kaiser et al. 2019, figure 2), of any size.
 
     Args:
-        inputs: channels of the input picture.
-        height: of the pictures.
-        width: of the pictures.
-        outputs: channels of the output picture.
-        outcomes: numbers read off the whole picture beside it.
-        num_actions: A.
+        inputs: channels of the picture.
+        height: of the picture.
+        width: of the picture.
+        conditions: numbers in a condition.
         size: widths and depth.
     """
 
-    def __init__(
-        self, inputs: int, height: int, width: int, outputs: int, outcomes: int, num_actions: int, size: UNetSize
-    ) -> None:
+    def __init__(self, inputs: int, height: int, width: int, conditions: int, size: UNetSize) -> None:
         super().__init__()
-        finest, *_, coarsest = size.channels
+        finest, coarsest = size.channels[0], size.channels[-1]
         self.patch = size.patch
         self.padding = (0, -width % size.patch, 0, -height % size.patch)
-        shape = [math.ceil(height / size.patch), math.ceil(width / size.patch)]
         # One learned map per pixel of the finest resolution tells the convolutions where they are.
-        self.position = nn.Parameter(torch.zeros(finest, *shape))
+        self.position = nn.Parameter(torch.zeros(size.shapes(height, width)[0]))
         self.stem = nn.Conv2d(inputs * size.patch**2, finest, 3, padding=1)
         self.downs = nn.ModuleList(Down(a, b, size.dropout) for a, b in pairwise(size.channels))
-        self.ups = nn.ModuleList(Up(a, b, num_actions, size.dropout) for a, b in pairwise(size.channels[::-1]))
-        self.middle_action = ActionInjection(num_actions, coarsest)
-        self.middle_convs = nn.ModuleList(nn.Conv2d(coarsest, coarsest, 3, padding=1) for _ in range(2))
-        self.middle_norms = nn.ModuleList(ChannelNorm(coarsest) for _ in range(2))
-        self.middle_dropout = nn.Dropout(size.residual_dropout)
-        self.head = nn.Conv2d(finest, outputs * size.patch**2, 3, padding=1)
-        for _ in self.downs:
-            shape = [math.ceil(side / 2) for side in shape]
-        self.outcome = nn.Sequential(
-            nn.Linear(coarsest * math.prod(shape) + finest, 128), nn.ReLU(), nn.Linear(128, outcomes)
-        )
+        self.injection = Injection(conditions, coarsest)
+        self.convs = nn.ModuleList(nn.Conv2d(coarsest, coarsest, 3, padding=1) for _ in range(2))
+        self.norms = nn.ModuleList(ChannelNorm(coarsest) for _ in range(2))
+        self.dropout = nn.Dropout(size.residual_dropout)
 
-    def forward(self, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pictures (B, inputs, H, W) and action weights (B, A) to (B, outputs, H, W) and (B, outcomes)."""
-        height, width = x.shape[-2:]
+    def forward(self, x: Tensor, condition: Tensor) -> list[Tensor]:
+        """Map pictures (B, inputs, H, W) and conditions to the features at each resolution, finest first.
+
+        The condition acts on the coarsest alone.
+        """
         x = F.pixel_unshuffle(F.pad(x, self.padding), self.patch)
-        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)) + self.position)
-        skips = []
+        features = [F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)) + self.position)]
         for down in self.downs:
-            skips.append(x)
-            x = down(x)
-        x = self.middle_action(x, action)
-        for conv, norm in zip(self.middle_convs, self.middle_norms, strict=True):
-            x = norm(x + self.middle_dropout(F.relu(conv(x))))
-        coarsest = x
-        for up in self.ups:
-            x = up(x, skips.pop(), action)
-        picture = F.pixel_shuffle(self.head(x), self.patch)[..., :height, :width]
-        return picture, self.outcome(torch.cat([coarsest.flatten(1), x.mean(dim=(2, 3))], dim=1))
+            features.append(down(features[-1]))
+        x = self.injection(features[-1], condition)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(x + self.dropout(F.relu(conv(x))))
+        return [*features[:-1], x]
+
+
+class Decoder(nn.Module):
+    """The way up, with a condition that may say more than the encoder's.
+
+    Args:
+        outputs: channels of the picture.
+        height: of the picture.
+        width: of the picture.
+        conditions: numbers in a condition.
+        size: the encoder's.
+    """
+
+    def __init__(self, outputs: int, height: int, width: int, conditions: int, size: UNetSize) -> None:
+        super().__init__()
+        self.patch, self.height, self.width = size.patch, height, width
+        self.ups = nn.ModuleList(Up(a, b, conditions, size.dropout) for a, b in pairwise(size.channels[::-1]))
+        self.head = nn.Conv2d(size.channels[0], outputs * size.patch**2, size.head, padding=size.head // 2)
+
+    def forward(self, features: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the encoder's features to pictures (B, outputs, H, W) and to the finest features that they are of."""
+        x = features[-1]
+        for up, skip in zip(self.ups, features[-2::-1], strict=True):
+            x = up(x, skip, condition)
+        return F.pixel_shuffle(self.head(x), self.patch)[..., : self.height, : self.width], x

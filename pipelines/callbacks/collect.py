@@ -8,27 +8,43 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from datamodules.collector import Actor
 from datamodules.ranks import gather, generator
+from modules.agent import Agent
 from modules.errors import UserError
-from pipelines.actors import RandomActor
+from pipelines.actors import PolicyActor, RandomActor
 from pipelines.progress import counter
 
 
 class Collect(Callback):
     """Plays the datamodule's environments: `prefill` steps first, then a pinned number of steps per update.
 
-    Steps are counted in the training lanes of one rank. It stands still where the datamodule reads an existing store.
+    An agent's own policy plays as soon as it learns; a world model alone is given random play. Steps are counted in the
+    training lanes of one rank. It stands still where the datamodule reads an existing store.
 
     Args:
         prefill: real steps before the first update; no more than the store keeps.
         steps_per_update: real steps per update from then on, on average; 0 stops after the prefill.
+        steps_per_round: real steps of an agent at the start of each of its rounds but the first.
+        random_prefill: play the prefill at random; false lets the untrained policy play it.
     """
 
-    def __init__(self, prefill: int, steps_per_update: float = 0.0) -> None:
-        if prefill < 1 or steps_per_update < 0:
-            raise UserError(f"collect needs prefill >= 1 and steps_per_update >= 0: got {prefill}, {steps_per_update}")
+    def __init__(
+        self,
+        prefill: int,
+        steps_per_update: float = 0.0,
+        steps_per_round: int = 0,
+        random_prefill: bool = True,
+    ) -> None:
+        if prefill < 1 or min(steps_per_update, steps_per_round) < 0:
+            raise UserError(
+                "collect needs prefill >= 1, steps_per_update >= 0 and steps_per_round >= 0: "
+                f"got {prefill}, {steps_per_update} and {steps_per_round}"
+            )
         self.prefill = prefill
         self.steps_per_update = steps_per_update
+        self.steps_per_round = steps_per_round
+        self.random_prefill = random_prefill
         self.actor_states: list[dict[str, Any] | None] = [None]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,29 +59,54 @@ class Collect(Callback):
                 f"a prefill of {self.start} steps is fewer than a window needs: {data.num_envs} environments times "
                 f"{data.sequence_length} rows are {needed}"
             )
-        self.actor = RandomActor(data.environment.num_actions, generator(trainer.global_rank, "actor"))
+        self.actors = self._actors(trainer, pl_module, data)
         restored = self.actor_states[trainer.global_rank % len(self.actor_states)]
         if restored is not None:
-            self.actor.load_state_dict(restored)
-        self._collect(trainer, show=True)
+            for name, actor in self.actors.items():
+                actor.load_state_dict(restored[name])
+        self._collect(trainer, pl_module, show=True)
+
+    def _actors(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> dict[str, Actor]:
+        """Return who plays the prefill, and who plays from then on."""
+
+        def source(name: str) -> np.random.Generator:
+            return generator(trainer.global_rank, name)
+
+        random = RandomActor(data.environment.num_actions, source("actor"))
+        if not isinstance(pl_module, Agent):
+            return {"prefill": random, "play": random}
+        policy = PolicyActor(pl_module.world_model, pl_module.policy, source("policy"))
+        if self.random_prefill and data.extras:
+            raise UserError(
+                f"the columns {', '.join(data.extras)} are a policy's own: set random_prefill of Collect to false"
+            )
+        return {"prefill": random if self.random_prefill else policy, "play": policy}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Catch up with the updates."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data.store.writable:
-            self._collect(trainer)
+            self._collect(trainer, pl_module)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("env_steps", float(data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)
 
-    def _collect(self, trainer: Trainer, show: bool = False) -> None:
+    def _target(self, trainer: Trainer, pl_module: LightningModule) -> float:
+        """Return the real steps that should be there before the next update."""
+        rounds = pl_module.rounds.at(trainer.global_step).number if isinstance(pl_module, Agent) else 0
+        return self.start + self.steps_per_update * trainer.global_step + self.steps_per_round * rounds
+
+    def _collect(self, trainer: Trainer, pl_module: LightningModule, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        target = self.start + self.steps_per_update * trainer.global_step
-        start = data.env_steps
-        if start >= target:
+        target = self._target(trainer, pl_module)
+        begin = data.env_steps
+        if begin >= target:
             return
-        with counter(f"playing {data.game}", target - start, "steps", show and trainer.is_global_zero) as advance:
+        with (
+            counter(f"playing {data.name}", target - begin, "steps", show and trainer.is_global_zero) as advance,
+            trainer.precision_plugin.forward_context(),
+        ):
             while data.env_steps < target:
-                data.collector.step(self.actor)
+                data.collector.step(self.actors["prefill" if data.env_steps < self.start else "play"])
                 advance(data.num_envs)
                 if trainer.received_sigterm:
                     raise SIGTERMException
@@ -78,8 +119,9 @@ class Collect(Callback):
             logger.log_metrics({"collect/return": float(np.mean(returns))}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep every rank's actor."""
-        return {"actors": gather(self.actor.state_dict() if hasattr(self, "actor") else None)}
+        """Keep every rank's actors."""
+        actors = self.__dict__.get("actors", {})
+        return {"actors": gather({name: actor.state_dict() for name, actor in actors.items()} or None)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember them until the run starts."""

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
+from modules.agent import world_model
 from modules.errors import UserError
 from pipelines.dream_metrics import dream, side_by_side, strip
 from pipelines.films import enlarge, write_gif, write_mp4, write_png
@@ -73,7 +74,7 @@ class DreamVideo(Callback):
         motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.follows().cumprod(dim=1)
         liveliest = motion.sum(dim=1).argsort(descending=True)[: self.num_windows]
         with trainer.precision_plugin.forward_context():
-            dreams = dream(pl_module, batch[liveliest].to(pl_module.device), self.context)
+            dreams = dream(world_model(pl_module), batch[liveliest].to(pl_module.device), self.context)
         films = _pixels(side_by_side(dreams).movedim(2, -1))
         film = enlarge(np.concatenate(list(films), axis=1), self.scale)
         horizons = [step for step in self.horizons if step <= dreams.real.shape[1]]

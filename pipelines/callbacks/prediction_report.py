@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from modules.agent import world_model
 from modules.errors import UserError
 from pipelines.dream_metrics import COLUMNS, dream, per_horizon
 
@@ -69,14 +70,15 @@ class PredictionReport(Callback):
 
     def measure(self, trainer: Trainer, pl_module: Any) -> list[dict[str, float]]:
         """Return a row per horizon up to the last of the table."""
-        if not {"step", "decode"} <= pl_module.capabilities:
+        model = world_model(pl_module)
+        if not {"step", "decode"} <= model.capabilities:
             raise UserError(
-                f"prediction_report needs a model that steps and decodes: {type(pl_module).__name__} does not"
+                f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not"
             )
         length = self.context + self.horizons[-1]
         batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():
-            dreams = dream(pl_module, batch.to(pl_module.device), self.context)
+            dreams = dream(model, batch.to(pl_module.device), self.context)
         return per_horizon(dreams, ssim_at=self.horizons)
 
     def finish(self, trainer: Trainer) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
+from modules.agent import Agent, world_model
 from modules.errors import UserError
 
 
@@ -15,12 +16,14 @@ class Refit(Callback):
     Args:
         num_windows: windows of `sequence_length` rows to fit to.
         sequence_length: rows of a window.
-        every: updates between two fits; null fits once.
+        every: updates between two fits; "round" fits at the start of every round of an agent, null once.
     """
 
-    def __init__(self, num_windows: int = 256, sequence_length: int = 2, every: int | None = None) -> None:
-        if every is not None and every < 1:
-            raise UserError(f"refit.every must be at least 1 update, or null to fit once: got {every}")
+    def __init__(
+        self, num_windows: int = 256, sequence_length: int = 2, every: int | Literal["round"] | None = None
+    ) -> None:
+        if isinstance(every, int) and every < 1:
+            raise UserError(f"refit.every must be at least 1 update, round, or null to fit once: got {every}")
         self.num_windows = num_windows
         self.sequence_length = sequence_length
         self.every = every
@@ -32,9 +35,18 @@ class Refit(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Fit again."""
-        if self.every is not None and trainer.global_step % self.every == 0:
+        updates = trainer.global_step
+        if self.every == "round":
+            due = isinstance(pl_module, Agent) and pl_module.rounds.ends(updates)
+        else:
+            due = self.every is not None and updates % self.every == 0
+        if due:
             self._refit(trainer, pl_module)
 
     def _refit(self, trainer: Trainer, pl_module: Any) -> None:
-        batch = trainer.datamodule.sample(self.num_windows, self.sequence_length)  # type: ignore[attr-defined]
-        pl_module.refit(batch.to(pl_module.device))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.sample(self.num_windows, self.sequence_length).to(pl_module.device)
+        held_out = None
+        if data.store.validation_lanes:
+            held_out = data.held_out(self.sequence_length, self.num_windows).to(pl_module.device)
+        world_model(pl_module).refit(batch, held_out)

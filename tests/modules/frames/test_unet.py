@@ -188,19 +188,6 @@ def test_the_frame_loss_is_its_formula(frame_loss, motion_weight):
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("reward_loss", ["categorical", "real"])
-def test_the_reward_loss_is_its_formula(reward_loss):
-    model = make(reward_loss=reward_loss)
-    reward = torch.tensor([-3.0, 0.0, 0.5, 8.0])
-    output = torch.randn(4, 3 if reward_loss == "categorical" else 1)
-    if reward_loss == "categorical":
-        log_probability = output.log_softmax(dim=1)
-        expected = -torch.stack([log_probability[i, column] for i, column in enumerate([0, 1, 2, 2])])
-    else:
-        expected = (output[:, 0] - reward) ** 2
-    torch.testing.assert_close(model.reward_losses(output, reward), expected)
-
-
 def closing_frames(batch, terminated: bool) -> torch.Tensor:
     """(B, T): rows whose frame closes an episode that was terminated, or else truncated, in the row before."""
     closes = batch.is_last.clone()
@@ -323,6 +310,25 @@ def test_the_schedule_goes_on_where_a_checkpoint_stopped():
     assert (other.updates, other.horizon()) == (35, model.horizon()) == (35, 4)
 
 
+def test_scheduled_sampling_feeds_what_was_recorded_at_first_and_predictions_later(windows):
+    model, batch = make(unroll=3, scheduled_sampling=10), windows[::4]
+    probabilities = []
+    for _ in range(20):
+        probabilities.append(model.own_predictions())
+        model.updated()
+    assert probabilities == [min(1.0, update / 10) for update in range(20)]
+    own = make(unroll=3).loss(batch)[0]
+    assert torch.equal(model.loss(batch)[0], own)
+    model.updates = 0
+    recorded = model.loss(batch)[0]
+    assert not torch.equal(recorded, own)
+    assert torch.equal(model.eval().loss(batch)[0], own), "held-out losses do not depend on the schedule"
+    repainted = batch.map(torch.clone)
+    repainted.observation[:, 2, :-1] = 255 - repainted.observation[:, 2, :-1]
+    assert not torch.equal(model.train().loss(repainted)[0], recorded), "the recorded stack is an input"
+    assert torch.equal(make(unroll=3).loss(repainted)[0], own), "it is none where predictions are fed back"
+
+
 def test_input_noise_paints_the_asked_fraction_of_pixels_only_while_training():
     model = make(input_noise=0.2)
     frames = torch.randint(0, 250, (50, 4, 12, 12), dtype=torch.uint8) // 2 * 2
@@ -352,8 +358,8 @@ def test_an_untrained_model_copies_the_last_frame():
     guessed = without.newest(without.step(state, action).state)
     assert (guessed == copied).float().mean() < 0.5
     squares = make(frame_loss="l2")
-    torch.nn.init.zeros_(squares.network.head.weight)
-    torch.nn.init.zeros_(squares.network.head.bias)
+    torch.nn.init.zeros_(squares.decoder.head.weight)
+    torch.nn.init.zeros_(squares.decoder.head.bias)
     assert torch.equal(squares.newest(squares.step(state, action).state), squares.newest(state))
 
 
@@ -381,3 +387,5 @@ def test_refit_puts_the_levels_where_the_pixels_are(windows):
     other = make(levels=4)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.palette, model.palette), "checkpoints keep it"
+    assert (other.outcomes.reward_weights != 1).all()
+    assert torch.equal(other.outcomes.reward_weights, model.outcomes.reward_weights)

@@ -1,0 +1,71 @@
+"""Dreamed experience, on the model's own device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from modules.batch import Batch
+
+
+class DreamStore:
+    """A ring of dreams of one length.
+
+    Each dream is as old as the model that dreamed it: what a model has learned since makes its dreams worth less.
+
+    Args:
+        capacity: dreams that are kept; the oldest make room for new ones.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.clear()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def steps(self) -> int:
+        """Transitions of a dream."""
+        assert self._rows is not None
+        return self._rows.shape[1] - 1
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rows: Batch | None = None
+        self._order = np.empty(0, np.int64)  # slots in use, oldest first
+        self._versions = np.empty(0, np.int64)
+
+    def append(self, dreams: Batch, version: int) -> None:
+        """Keep dreams (B, T), all but the newest `capacity` of them, under the version of their model.
+
+        Dreams of another length replace all that came before.
+        """
+        dreams = dreams[-self.capacity :]
+        if self._rows is None or self._rows.shape[1] != dreams.shape[1]:
+            self.clear()
+            self._rows = dreams.map(lambda tensor: tensor.new_empty((self.capacity, *tensor.shape[1:])))
+        rows = self._rows
+        num = dreams.shape[0]
+        excess = max(0, len(self) + num - self.capacity)
+        self._order, self._versions = self._order[excess:], self._versions[excess:]
+        free = np.setdiff1d(np.arange(self.capacity), self._order)[:num]
+        index = torch.from_numpy(free).to(dreams.action.device)
+        for kept, new in zip(rows.tensors(), dreams.tensors(), strict=True):
+            kept[index] = new
+        self._order = np.concatenate([self._order, free])
+        self._versions = np.concatenate([self._versions, np.full(num, version)])
+
+    def drop(self, version: int) -> None:
+        """Forget the dreams of models older than a version."""
+        keep = self._versions >= version
+        self._order, self._versions = self._order[keep], self._versions[keep]
+
+    def gather(self, index: np.ndarray) -> Batch:
+        """Return dreams (B, T) by their age, oldest first."""
+        assert self._rows is not None
+        return self._rows[torch.from_numpy(self._order[index]).to(self._rows.action.device)]
+
+    def sample(self, generator: np.random.Generator, num: int) -> Batch:
+        """Draw dreams uniformly, with replacement."""
+        return self.gather(generator.integers(len(self), size=num))

@@ -1,0 +1,133 @@
+"""The grid mazes of Sutton & Barto (2nd edition), sections 8.2 and 8.3."""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.environments.environment import Transition, VectorEnvironment
+from modules.errors import UserError
+
+
+class Maze(NamedTuple):
+    """A maze as it is drawn: S the start, G the goal, # a wall."""
+
+    drawing: str
+    """Its rows, between spaces."""
+    changed: str | None = None
+    """The maze that it turns into."""
+    change_at: int | None = None
+    """Steps after which it does."""
+
+
+MAZES = {
+    # Figure 8.2: 14 steps from S to G.
+    "dyna": Maze(".......#G ..#....#. S.#....#. ..#...... .....#... ........."),
+    # Figure 8.4: from 10 steps to 16.
+    "blocking": Maze(
+        "........G ......... ......... ########. ......... ...S.....",
+        "........G ......... ......... .######## ......... ...S.....",
+        change_at=1000,
+    ),
+    # Figure 8.5: from 16 steps to 10.
+    "shortcut": Maze(
+        "........G ......... ......... .######## ......... ...S.....",
+        "........G ......... ......... .#######. ......... ...S.....",
+        change_at=3000,
+    ),
+}
+MOVES = {"UP": (-1, 0), "DOWN": (1, 0), "LEFT": (0, -1), "RIGHT": (0, 1)}
+
+
+class MazeEnvironments(VectorEnvironment):
+    """N copies of a maze, side by side in one state space: what is learned in one says nothing of another.
+
+    An observation is one number, the index of a state: cell + num_cells * lane, where a cell is row * width + column.
+    A move into a wall or over the edge goes nowhere. Reaching the goal earns 1 and ends the episode; all else earns 0.
+    Nothing is random.
+
+    Args:
+        maze: a name in MAZES.
+        num_envs: N.
+        change_at: steps of a lane after which its maze changes; null takes the figure's.
+        max_steps: of an episode, which is truncated then; null sets no limit.
+
+    Raises:
+        UserError: an unknown maze, an impossible number, or a time of change for a maze that has none.
+    """
+
+    observation_shape = (1,)
+    num_actions = len(MOVES)
+    action_meanings = tuple(MOVES)
+
+    def __init__(self, maze: str, num_envs: int, change_at: int | None = None, max_steps: int | None = None) -> None:
+        if maze not in MAZES:
+            nearest = difflib.get_close_matches(maze.lower(), MAZES, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown maze {maze!r}: expected one of {', '.join(MAZES)}, the nearest is {nearest}")
+        drawing, changed, usual = MAZES[maze]
+        if change_at is not None and changed is None:
+            raise UserError(f"the maze {maze} does not change: change_at must be null, got {change_at}")
+        for name, number in (("num_envs", num_envs), ("change_at", change_at), ("max_steps", max_steps)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} must be at least 1: got {number}")
+        self.num_envs = num_envs
+        self.change_at = usual if change_at is None else change_at
+        self.max_steps = max_steps
+        self.num_cells = len(drawing.replace(" ", ""))
+        self.start, self.goal = (drawing.replace(" ", "").index(mark) for mark in "SG")
+        self.seeds = np.zeros(num_envs, np.int64)
+        self.moves = np.stack([moves(drawing), moves(changed or drawing)])
+        """(2, num_cells, A): the cell that an action leads to, before and after the change."""
+        self.clock = np.zeros(num_envs, np.int64)
+        """(N,) steps of each lane so far: what changes its maze. A reset does not put it back."""
+        self.description = {
+            "environment": "maze",
+            "id": maze,
+            "protocol": {"change_at": self.change_at, "max_steps": max_steps},
+            "action_meanings": list(self.action_meanings),
+        }
+
+    def reset(self, stream: int = 0) -> np.ndarray:
+        """Go to the starts; all streams are alike."""
+        self.cell = np.full(self.num_envs, self.start)
+        self.elapsed = np.zeros(self.num_envs, np.int64)
+        self._closed = np.zeros(self.num_envs, bool)
+        return self._observation()
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Move; the step that only opens an episode is none of the lane's."""
+        opens = self._closed
+        changed = np.zeros(self.num_envs, np.int64) if self.change_at is None else self.clock >= self.change_at
+        self.cell = np.where(opens, self.start, self.moves[changed.astype(np.int64), self.cell, actions])
+        self.elapsed = np.where(opens, 0, self.elapsed + 1)
+        self.clock = self.clock + ~opens
+        terminated = self.cell == self.goal
+        truncated = np.zeros(self.num_envs, bool)
+        if self.max_steps is not None:
+            truncated = (self.elapsed >= self.max_steps) & ~terminated
+        self._closed = terminated | truncated
+        return Transition(self._observation(), terminated.astype(np.float32), terminated, truncated)
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def _observation(self) -> np.ndarray:
+        return (self.cell + self.num_cells * np.arange(self.num_envs)).astype(np.float32)[:, None]
+
+
+def moves(drawing: str) -> np.ndarray:
+    """Return the cell (num_cells, A) int64 that every action leads to from every cell, walls included.
+
+    Who stands where a wall is put up can still walk away.
+    """
+    grid = np.array([list(row) for row in drawing.split()])
+    height, width = grid.shape
+    cell = np.arange(grid.size).reshape(height, width)
+    after = np.empty((height, width, len(MOVES)), np.int64)
+    for action, (down, right) in enumerate(MOVES.values()):
+        row = (np.arange(height) + down).clip(0, height - 1)[:, None]
+        column = (np.arange(width) + right).clip(0, width - 1)
+        after[..., action] = np.where(grid[row, column] == "#", cell, cell[row, column])
+    return after.reshape(grid.size, len(MOVES))

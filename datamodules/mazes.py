@@ -1,0 +1,140 @@
+"""Experience of grid mazes as a LightningDataModule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset
+
+from datamodules.environments.mazes import MazeEnvironments
+from datamodules.ranks import gather
+from datamodules.replay_data import ReplayData
+from modules.batch import Batch
+from modules.errors import UserError
+
+
+class Newest(IterableDataset):
+    """Endless training batches of what was just played."""
+
+    def __init__(self, data: MazeReplay) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        while True:
+            yield {"real": self.data.newest()}
+
+
+class MazeReplay(ReplayData):
+    """Plays a maze in lanes side by side; a training batch is the newest transition of every lane, in order.
+
+    So every transition is learned from once, if `Collect` plays as many steps per update as there are environments. The
+    row that opens an episode anew is no transition. The step from a transition's end is chosen before the transition
+    is learned from, since a row is whole only with its action; where an episode ends there is no such delay. With
+    `path` windows are drawn from the rows of an existing store.
+
+    Args:
+        maze: "dyna", "blocking" or "shortcut"; null takes that of the store at `path`.
+        num_envs: mazes that are played for training, each with a lane and states of its own.
+        num_validation_envs: mazes whose lanes are held out; what tables learn in one lane says nothing of others.
+        change_at: steps of a lane after which its maze changes; null takes the book's.
+        max_steps: of an episode, which is truncated then; null sets no limit.
+        batch_size: windows in a batch that is drawn.
+        capacity: training rows that the store keeps; the oldest make room for new ones.
+        validation_batches: held-out batches per validation.
+        path: folder of an existing store.
+        seed: of sampling; null takes `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        maze: str | None = "dyna",
+        num_envs: int = 30,
+        num_validation_envs: int = 0,
+        change_at: int | None = None,
+        max_steps: int | None = None,
+        batch_size: int = 30,
+        capacity: int = 10_000,
+        validation_batches: int = 16,
+        path: Path | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            num_envs=num_envs,
+            num_validation_envs=num_validation_envs,
+            frame_stack=1,
+            batch_size=batch_size,
+            sequence_length=2,
+            cross_episodes=True,
+            capacity=capacity,
+            validation_batches=validation_batches,
+            path=path,
+            recent=None,
+            extras=(),
+            seed=seed,
+        )
+        self.maze = maze
+        self.change_at = change_at
+        self.max_steps = max_steps
+        if path is None and maze is None:
+            raise UserError("data.maze or data.path is needed: a maze to play, or a store to read")
+        if maze is not None:
+            self.training_environment(num_envs, 0)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The maze."""
+        if self.maze is not None:
+            return f"{self.maze} maze"
+        assert self.store is not None
+        return f"{self.store.description['id']} maze"
+
+    def expected(self) -> dict[str, Any]:
+        """Return what the description of a store says of this maze."""
+        if self.maze is None:
+            return {"environment": "maze"}
+        return self.training_environment(self.num_envs, 0).description
+
+    def training_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
+        """Make mazes; a seed makes no difference."""
+        assert self.maze is not None
+        return MazeEnvironments(self.maze, num_envs, self.change_at, self.max_steps)
+
+    def evaluation_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
+        """Make mazes as they are at the start."""
+        assert self.store is not None
+        description = self.store.description
+        return MazeEnvironments(description["id"], num_envs, **description["protocol"])
+
+    def newest(self) -> Batch:
+        """Return the last two rows of every training lane, in order."""
+        assert self.store is not None
+        lanes = self.store.select("training")
+        return self.store.gather(lanes, np.full(len(lanes), self.store.rows - 2), 2)
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches {"real": (num_envs, 2)}, of the newest rows while the run plays itself."""
+        assert self.store is not None
+        if not self.store.writable:
+            return super().train_dataloader()
+        return DataLoader(Newest(self), batch_size=None, num_workers=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the clocks that change the mazes as well."""
+        assert self.store is not None
+        clock = self._clock().tolist() if self.store.writable else []
+        return {**super().state_dict(), "clocks": gather(clock)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in mazes that have changed if they had."""
+        super().load_state_dict(state_dict)
+        assert self.store is not None
+        if self.store.writable:
+            clocks = state_dict["clocks"]
+            self._clock()[:] = clocks[self.rank % len(clocks)]
+
+    def _clock(self) -> np.ndarray:
+        assert isinstance(self.environment, MazeEnvironments)
+        return self.environment.clock

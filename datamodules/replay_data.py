@@ -1,0 +1,295 @@
+"""What every LightningDataModule of replayed experience does, whichever world it comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from datamodules.collector import Collector
+from datamodules.environments.environment import VectorEnvironment
+from datamodules.ranks import gather, generator, run_seed
+from datamodules.replay import ReplayStore
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.world_model import Spec
+
+
+class Windows(IterableDataset):
+    """Endless training batches, or a fixed number of held-out ones."""
+
+    def __init__(self, data: ReplayData, num_batches: int | None = None) -> None:
+        self.data = data
+        self.num_batches = num_batches
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        if self.num_batches is None:
+            while True:
+                yield {"real": self.data.sample()}
+        generator = np.random.default_rng(run_seed())
+        for _ in range(self.num_batches):
+            yield {"real": self.data.sample(lanes="validation", source=generator)}
+
+
+class ReplayData(LightningDataModule, ABC):
+    """Collects experience into a memory-mapped store, or reads one, and samples windows of it.
+
+    A subclass says which world: `name`, `expected` and the two kinds of environments. What its constructor takes
+    besides is the same everywhere.
+
+    Args:
+        num_envs: environments that are played for training, each with a lane of its own.
+        num_validation_envs: environments whose lanes are held out for validation; 0 holds out nothing.
+        frame_stack: frames in an observation; 1 for vectors.
+        batch_size: windows in a batch, per rank.
+        sequence_length: rows of a window.
+        cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
+        capacity: training rows that the store keeps; the oldest make room for new ones.
+        validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
+        path: folder of an existing store.
+        recent: training windows are drawn from the last so many rows of every lane; null draws from all. With
+            `sequence_length` these are the newest rows alone, for on-policy learning.
+        extras: float32 columns that actors leave beside their actions, such as log_prob and value.
+        seed: of environments and sampling; null takes `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        num_validation_envs: int,
+        frame_stack: int,
+        batch_size: int,
+        sequence_length: int,
+        cross_episodes: bool,
+        capacity: int,
+        validation_batches: int,
+        path: Path | None,
+        recent: int | None,
+        extras: tuple[str, ...],
+        seed: int | None,
+    ) -> None:
+        super().__init__()
+        self.num_envs = num_envs
+        self.num_validation_envs = num_validation_envs
+        self.frame_stack = frame_stack
+        self.batch_size = batch_size
+        self.sequence_length = sequence_length
+        self.cross_episodes = cross_episodes
+        self.capacity = capacity
+        self.validation_batches = validation_batches
+        self.path = path
+        self.recent = recent
+        self.extras = tuple(extras)
+        self.seed = seed
+        self.rank = 0
+        self.store: ReplayStore | None = None
+        if sequence_length < 2:
+            raise UserError(
+                f"data.sequence_length must be at least 2, a row and the one after it: got {sequence_length}"
+            )
+        for name in ("num_envs", "frame_stack", "batch_size", "capacity", "validation_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} must be at least 1: got {getattr(self, name)}")
+        if num_validation_envs < 0:
+            raise UserError(f"data.num_validation_envs must not be negative: got {num_validation_envs}")
+        if recent is not None and recent < sequence_length:
+            raise UserError(f"data.recent must be at least data.sequence_length, {sequence_length} rows: got {recent}")
+
+    # Which world.
+
+    @property
+    @abstractmethod
+    def name(self) -> str:  # type: ignore[override]
+        """What is played: pong, CartPole-v1."""
+
+    @abstractmethod
+    def expected(self) -> dict[str, Any]:
+        """Return what the description of a store must say to be of this world."""
+
+    @abstractmethod
+    def training_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make environments that are played as training plays."""
+
+    @abstractmethod
+    def evaluation_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make environments of the store's world and protocol that are played as evaluation plays."""
+
+    # Where experience is kept.
+
+    def setup(self, stage: str) -> None:
+        """Open the store at `path`, or the run's own."""
+        if self.store is not None:
+            return
+        self.rank = self.trainer.global_rank if self.trainer else 0
+        self.generator = generator(self.rank, "replay", self.seed)
+        if self.path is not None:
+            self.store = self.open(self.path)
+            return
+        assert self.trainer is not None
+        path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
+        self.store = self.open(path, writable=True) if path.exists() else self.create(path)
+
+    def open(self, path: Path, writable: bool = False) -> ReplayStore:
+        """Open a store, which must be of this world and have the extra columns."""
+        store = ReplayStore.open(path, writable=writable, expect=self.expected())
+        if missing := [name for name in self.extras if name not in store.extras]:
+            store.close()
+            held = ", ".join(store.extras) or "none"
+            raise UserError(f"data.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
+        return store
+
+    def create(self, path: Path) -> ReplayStore:
+        """Make an empty store with a lane for every environment."""
+        environment = self.environment
+        vectors = len(environment.observation_shape) == 1
+        return ReplayStore.create(
+            path,
+            observation_shape=environment.observation_shape,
+            observation_dtype=np.float32 if vectors else np.uint8,
+            num_actions=environment.num_actions,
+            lanes=environment.num_envs,
+            validation_lanes=self.num_validation_envs,
+            capacity=-(-self.capacity // self.num_envs),
+            extras=dict.fromkeys(self.extras, ("float32", ())),
+            description=environment.description,
+        )
+
+    @cached_property
+    def environment(self) -> VectorEnvironment:
+        """The environments, training ones first."""
+        seed = int(generator(self.rank, "environment", self.seed).integers(2**31))
+        return self.training_environment(self.num_envs + self.num_validation_envs, seed)
+
+    @cached_property
+    def collector(self) -> Collector | None:
+        """What fills the store; None where it is only read. Made after a checkpoint was restored: it opens episodes."""
+        assert self.store is not None
+        return Collector(self.environment, self.store) if self.store.writable else None
+
+    @property
+    def spec(self) -> Spec:
+        """What networks are built for."""
+        assert self.store is not None
+        return Spec(tuple(self.store.observation_shape), self.frame_stack, self.store.num_actions)
+
+    @property
+    def env_steps(self) -> int:
+        """Real steps in the training lanes of this rank, overwritten ones included."""
+        assert self.store is not None
+        return self.store.rows * (self.store.lanes - self.store.validation_lanes)
+
+    # What is drawn.
+
+    def sample(
+        self,
+        batch_size: int | None = None,
+        sequence_length: int | None = None,
+        lanes: Literal["training", "validation"] = "training",
+        source: np.random.Generator | None = None,
+        recent: int | None = None,
+    ) -> Batch:
+        """Draw windows: the datamodule's own batch unless told otherwise.
+
+        Args:
+            batch_size: windows.
+            sequence_length: rows of a window.
+            lanes: which to draw from.
+            source: of the draws.
+            recent: draw from the last so many rows of every lane; 0 draws from all. The datamodule's own holds for
+                training lanes alone.
+        """
+        assert self.store is not None
+        if recent is None and lanes == "training":
+            recent = self.recent
+        return self.store.sample(
+            source or self.generator,
+            batch_size or self.batch_size,
+            sequence_length or self.sequence_length,
+            frame_stack=self.frame_stack,
+            lanes=lanes,
+            cross_episodes=self.cross_episodes,
+            recent=recent,
+        )
+
+    def openings(self, num: int, sequence_length: int) -> Batch | None:
+        """Draw at most so many different training windows that begin with an episode; None where there are none.
+
+        They may cross the ends of episodes.
+        """
+        assert self.store is not None
+        lane, start = self.store.openings(sequence_length)
+        if len(lane) == 0:
+            return None
+        pick = self.generator.choice(len(lane), min(num, len(lane)), replace=False)
+        return self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
+
+    def held_out(self, sequence_length: int, num_windows: int) -> Batch:
+        """Return at most so many held-out windows that lie evenly spaced in the store, whatever was sampled before.
+
+        They may cross the ends of episodes, but none begins with the row that closes one. They are shorter than asked
+        where the store is.
+
+        Raises:
+            UserError: nothing is held out.
+        """
+        assert self.store is not None
+        if self.store.validation_lanes == 0:
+            raise UserError(f"{self.store.path} holds out nothing: set data.num_validation_envs to 1 or more")
+        sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
+        lane, start = self.store.windows(sequence_length, "validation")
+        num_windows = min(num_windows, self.validation_batches * self.batch_size)
+        pick = np.linspace(0, len(lane) - 1, min(2 * num_windows, len(lane))).round().astype(np.int64)
+        batch = self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
+        opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
+        return batch[opens[:: max(1, len(opens) // num_windows)][:num_windows]]
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
+        return DataLoader(Windows(self), batch_size=None, num_workers=0)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any."""
+        assert self.store is not None
+        if self.store.validation_lanes == 0:
+            return []
+        return DataLoader(Windows(self, self.validation_batches), batch_size=None, num_workers=0)
+
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        """As for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
+        """As for validation."""
+        return self.val_dataloader()
+
+    # What a checkpoint keeps.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every rank's cursor and generator; rows stay on disk."""
+        assert self.store is not None
+        return {"ranks": gather({"rows": self.store.rows, "generator": self.generator.bit_generator.state})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Cut the store back to the cursor and go on drawing where the run stopped."""
+        assert self.store is not None
+        ranks = state_dict["ranks"]
+        state = ranks[self.rank % len(ranks)]
+        self.generator.bit_generator.state = state["generator"]
+        if self.store.writable:
+            self.store.truncate(state["rows"])
+
+    def teardown(self, stage: str) -> None:
+        """Stop the environments and let go of the store."""
+        if "environment" in self.__dict__:
+            self.environment.close()
+        if self.store is not None:
+            self.store.close()
+        for name in ("environment", "collector"):
+            self.__dict__.pop(name, None)
+        self.store = None

@@ -1,0 +1,44 @@
+"""The world model that is no model: policies learn from the observations themselves, model-free."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.batch import Batch
+from modules.world_model import Spec, WorldModel
+
+
+class IdentityModel(WorldModel):
+    """Its state is the observation. It predicts nothing, so nothing can be dreamed in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def build(self, spec: Spec) -> None:
+        """Remember the shape of a stack of frames, or of a vector."""
+        first, *rest = spec.observation_shape
+        self.pictures = bool(rest)
+        self.state_shape = self.feature_shape = (spec.frame_stack * first, *rest)
+
+    def loss(self, batch: Batch) -> tuple[None, dict[str, Tensor], None]:
+        """There is nothing to learn."""
+        return None, {}, None
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the observations."""
+        assert batch.observation is not None
+        return batch.observation
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Return zeros."""
+        dtype = torch.uint8 if self.pictures else torch.float32
+        return torch.zeros(batch_size, *self.state_shape, dtype=dtype, device=self.device)
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
+        """Return the observation."""
+        return observation
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return pictures in [0, 1], vectors as they are."""
+        return state.float() / 255 if self.pictures else state

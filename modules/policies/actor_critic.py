@@ -1,0 +1,165 @@
+"""Policy gradients with a value baseline: PPO, and REINFORCE with lambda-returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.layers.networks import body
+from modules.layers.returns import lambda_returns, reach_weights, weighted_mean
+from modules.policies.policy import Policy
+from modules.world_model import WorldModel
+
+
+class ActorCritic(Policy):
+    """An actor and a critic; subclasses are their losses.
+
+    Args:
+        hidden: widths of the fully connected layers.
+        channels: of the three convolutions that see pictures.
+        activation: "relu", "silu" or "tanh".
+        layer_norm: in the fully connected layers.
+        shared: actor and critic see through one body.
+        discount: gamma.
+        lambda_: of the returns, between bootstrapping at once (0) and at the end of the window (1).
+        entropy_coefficient: of the entropy bonus.
+        value_coefficient: of the critic's loss.
+        lr: learning rate of AdamW.
+        gradient_clip_val: largest norm of the policy's gradient.
+        clip_rewards: learn from the signs of rewards.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 64),
+        channels: Sequence[int] = (32, 64, 64),
+        activation: str = "tanh",
+        layer_norm: bool = False,
+        shared: bool = False,
+        discount: float = 0.99,
+        lambda_: float = 0.95,
+        entropy_coefficient: float = 0.01,
+        value_coefficient: float = 0.5,
+        lr: float = 3e-4,
+        gradient_clip_val: float | None = 0.5,
+        clip_rewards: bool = False,
+    ) -> None:
+        super().__init__(lr, gradient_clip_val, clip_rewards)
+        self.hidden, self.channels, self.activation, self.layer_norm = hidden, channels, activation, layer_norm
+        self.shared = shared
+        self.discount, self.lambda_ = discount, lambda_
+        self.entropy_coefficient, self.value_coefficient = entropy_coefficient, value_coefficient
+
+    def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
+        """Make both networks; the actor starts out nearly uniform."""
+
+        def network(outputs: int, gain: float) -> tuple[nn.Module, nn.Linear]:
+            torso, width = body(feature_shape, self.hidden, self.channels, self.activation, self.layer_norm)
+            head = nn.Linear(width, outputs)
+            for module in [*torso, head]:
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    nn.init.orthogonal_(module.weight, gain if module is head else 2**0.5)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            return torso, head
+
+        self.actor_body, self.actor_head = network(num_actions, 0.01)
+        critic_body, self.critic_head = network(1, 1.0)
+        self.critic_body = None if self.shared else critic_body
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the actor's logits (B, A) and the critic's values (B,)."""
+        seen = self.actor_body(features)
+        valued = seen if self.critic_body is None else self.critic_body(features)
+        return self.actor_head(seen).float(), self.critic_head(valued)[:, 0].float()
+
+    def evaluate(self, batch: Batch, model: WorldModel) -> tuple[torch.distributions.Categorical, Tensor]:
+        """Return the actor's distributions and the critic's values over all rows, (B, T)."""
+        logits, values = self(self.features(batch, model))
+        return torch.distributions.Categorical(logits=logits.unflatten(0, batch.shape)), values.unflatten(
+            0, batch.shape
+        )
+
+
+class PPO(ActorCritic):
+    """Proximal policy optimisation (Schulman et al. 2017, equations 7 and 9) with GAE.
+
+    Learns from rows that its own actor or an earlier version of it left `log_prob` and `value` in, a few times each.
+
+    Args:
+        clip_range: how far the ratio of new to old probabilities may move.
+        **kwargs: as for every actor-critic.
+    """
+
+    extras = ("log_prob", "value")
+
+    def __init__(self, clip_range: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.clip_range = clip_range
+
+    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the clipped surrogate, the critic's squared error and the entropy bonus in one."""
+        if missing := set(self.extras) - batch.extras.keys():
+            raise UserError(f"PPO learns from what its own actor left, but rows have no {', '.join(sorted(missing))}")
+        old_log_prob, old_values = batch.extras["log_prob"], batch.extras["value"]
+        follows = batch.follows()
+        returns = lambda_returns(
+            self.rewards(batch), batch.continuation, follows, old_values, self.discount, self.lambda_
+        )
+        weights = reach_weights(batch.continuation, follows)
+        advantage = normalised(returns - old_values[:, :-1], weights)
+        actor, values = self.evaluate(batch, model)
+        ratio = (actor.log_prob(batch.action) - old_log_prob)[:, :-1].exp()
+        clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
+        surrogate = weighted_mean(torch.minimum(ratio * advantage, clipped * advantage), weights)
+        value_loss = 0.5 * weighted_mean((values[:, :-1] - returns) ** 2, weights)
+        entropy = weighted_mean(actor.entropy()[:, :-1], weights)
+        loss = -surrogate + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
+        parts = {
+            "loss": loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "value": weighted_mean(values[:, :-1], weights),
+            "clipped": weighted_mean((ratio != clipped).float(), weights),
+        }
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+class Reinforce(ActorCritic):
+    """REINFORCE (Williams 1992) with lambda-returns and the critic as a baseline.
+
+    It is how Dreamer learns discrete actions (Hafner et al. 2021). On-policy: it learns once from rows that the present
+    policy chose.
+    """
+
+    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the policy gradient's surrogate, the critic's squared error and the entropy bonus in one."""
+        actor, values = self.evaluate(batch, model)
+        follows = batch.follows()
+        returns = lambda_returns(
+            self.rewards(batch), batch.continuation, follows, values.detach(), self.discount, self.lambda_
+        )
+        weights = reach_weights(batch.continuation, follows)
+        advantage = normalised(returns - values[:, :-1].detach(), weights)
+        gain = weighted_mean(actor.log_prob(batch.action)[:, :-1] * advantage, weights)
+        value_loss = 0.5 * weighted_mean((values[:, :-1] - returns) ** 2, weights)
+        entropy = weighted_mean(actor.entropy()[:, :-1], weights)
+        loss = -gain + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
+        parts = {
+            "loss": loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "value": weighted_mean(values[:, :-1], weights),
+        }
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def normalised(advantage: Tensor, weights: Tensor) -> Tensor:
+    """Return advantages (B, T) of mean 0 and standard deviation 1 over the rows that count."""
+    mean = weighted_mean(advantage, weights)
+    variance = weighted_mean((advantage - mean) ** 2, weights)
+    return (advantage - mean) / (variance + 1e-8).sqrt()

@@ -1,0 +1,99 @@
+"""Tabular Q-learning and Dyna-Q (Sutton & Barto, 2nd edition, sections 6.5 and 8.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.policies.policy import Policy
+from modules.states.tabular import Tabular
+from modules.world_model import WorldModel
+
+
+class TabularQ(Policy):
+    """A table of action values that learns from the newest transition of every window, then from rehearsed ones.
+
+    This is the order of the box "Tabular Dyna-Q" in section 8.2: act, learn from what happened, update the model, plan.
+    Backups are made one after the other, so that later ones see what earlier ones wrote; all lanes make theirs at once.
+    It learns in `loss`, in training mode alone, and has no gradient.
+
+    Args:
+        discount: gamma.
+        step_size: alpha.
+        epsilon: chance of an action drawn uniformly; otherwise one of the best, drawn uniformly.
+        planning_steps: n rehearsed backups per real transition; 0 is Q-learning.
+    """
+
+    table: Tensor
+    """(S, A)"""
+
+    def __init__(
+        self, discount: float = 0.95, step_size: float = 0.1, epsilon: float = 0.1, planning_steps: int = 0
+    ) -> None:
+        super().__init__()
+        for name, value in (("discount", discount), ("step_size", step_size), ("epsilon", epsilon)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must lie between 0 and 1: got {value}")
+        if planning_steps < 0:
+            raise UserError(f"planning_steps must not be negative: got {planning_steps}")
+        self.discount = discount
+        self.step_size = step_size
+        self.epsilon = epsilon
+        self.planning_steps = planning_steps
+
+    def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
+        """Make the table, all zeros, for one-hot features (S,)."""
+        if len(feature_shape) != 1:
+            raise UserError(
+                f"TabularQ needs one-hot features, as of modules.states.tabular.Tabular: got {feature_shape}"
+            )
+        self.register_buffer("table", torch.zeros(*feature_shape, num_actions))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logarithms of the epsilon-greedy probabilities (B, A) and the values of the best actions (B,)."""
+        values = features @ self.table
+        best = values.amax(dim=-1, keepdim=True)
+        greedy = (values == best).float()
+        greedy = greedy / greedy.sum(dim=-1, keepdim=True)
+        probabilities = (1 - self.epsilon) * greedy + self.epsilon / values.shape[-1]
+        return probabilities.clamp(min=1e-12).log(), best[:, 0]
+
+    def loss(self, batch: Batch, model: WorldModel) -> tuple[None, dict[str, Tensor]]:
+        """Learn from rows (B, T) with states, then plan.
+
+        Returns:
+            no loss, and the mean absolute `td_error` of the real transitions.
+
+        Raises:
+            UserError: the model has no table.
+        """
+        if not isinstance(model, Tabular):
+            raise UserError(f"TabularQ needs the model modules.states.tabular.Tabular: got {type(model).__name__}")
+        assert batch.state is not None
+        error = self.backup(batch)
+        moved = batch.follows()[:, -1]
+        if self.training and self.planning_steps and moved.any():
+            self.backup(model.rehearse(batch.state[moved, -2], self.planning_steps))
+        return None, {"td_error": error}
+
+    @torch.no_grad()
+    def backup(self, batch: Batch) -> Tensor:
+        """Move the table towards r + gamma max_a Q(s', a) along the rows of all windows, in order (equation 6.8).
+
+        Returns:
+            the mean absolute error before.
+        """
+        assert batch.state is not None
+        follows = batch.follows()
+        columns = (batch.state, batch.action, batch.reward, batch.continuation * self.discount)
+        state, action, reward, discount = (column.unbind(1) for column in columns)
+        errors = torch.zeros_like(batch.reward[:, 1:])
+        for t in follows.any(dim=0).nonzero()[:, 0].tolist():
+            where = state[t], action[t]
+            target = reward[t] + discount[t] * self.table[state[t + 1]].amax(dim=-1)
+            errors[:, t] = (target - self.table[where]) * follows[:, t]
+            if self.training:
+                self.table[where] += self.step_size * errors[:, t]
+        return errors.abs().sum() / follows.sum().clamp(min=1)

@@ -1,0 +1,159 @@
+"""A table of what was seen last: the world model of Dyna-Q (Sutton & Barto, 2nd edition, section 8.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.world_model import Spec, Step, WorldModel
+
+
+class Tabular(WorldModel):
+    """Remembers for every state and action what it led to when it was last tried, taking the world as deterministic.
+
+    An observation is the index of a state. Lanes are separate worlds side by side in one state space, so that one table
+    holds as many independent learners: lane l owns the states l * num_states up to (l + 1) * num_states. The features
+    of a state are its one-hot vector, on which any linear policy is a table.
+
+    It learns in `loss`, in training mode alone, and has no gradient. An action that was never tried is predicted to
+    lead back to its state and earn nothing.
+
+    Args:
+        num_states: of one lane's world.
+        num_lanes: worlds side by side.
+        exploration_bonus: kappa of Dyna-Q+ (section 8.3): rehearsing an action that was not tried for tau steps earns
+            kappa * sqrt(tau) more, and untried actions of known states are rehearsed as well. 0 is Dyna-Q.
+    """
+
+    capabilities = frozenset({"step", "reward", "decode"})
+    tried: Tensor
+    successor: Tensor
+    reward: Tensor
+    continuation: Tensor
+    tried_at: Tensor
+    clock: Tensor
+
+    def __init__(self, num_states: int, num_lanes: int = 1, exploration_bonus: float = 0.0) -> None:
+        super().__init__()
+        if num_states < 1 or num_lanes < 1 or exploration_bonus < 0:
+            raise UserError(
+                "tables need num_states >= 1, num_lanes >= 1 and exploration_bonus >= 0: "
+                f"got {num_states}, {num_lanes}, {exploration_bonus}"
+            )
+        self.num_states = num_states
+        self.num_lanes = num_lanes
+        self.exploration_bonus = exploration_bonus
+
+    def build(self, spec: Spec) -> None:
+        """Make the empty tables."""
+        if spec.observation_shape != (1,) or spec.frame_stack != 1:
+            raise UserError(
+                "a table needs observations of one number, the index of a state: "
+                f"got shape {spec.observation_shape}, stacked {spec.frame_stack} times"
+            )
+        size = self.num_states * self.num_lanes
+        self.state_shape, self.feature_shape = (), (size,)
+        shape = (size, spec.num_actions)
+        self.register_buffer("tried", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("successor", torch.arange(size)[:, None].repeat(1, spec.num_actions))
+        self.register_buffer("reward", torch.zeros(shape))
+        self.register_buffer("continuation", torch.ones(shape))
+        # A lane's time counts its transitions; what was never tried counts from the start.
+        self.register_buffer("tried_at", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("clock", torch.zeros(self.num_lanes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def loss(self, batch: Batch) -> tuple[None, dict[str, Tensor], Tensor]:
+        """Write down what followed, row by row, later rows over earlier ones.
+
+        Returns:
+            nothing to descend, the 0-1 loss of what the table told before (never tried counts as wrong), and the states.
+
+        Raises:
+            UserError: an observation is no state of the table.
+        """
+        states = self.encode(batch)
+        low, high = states.aminmax()
+        if low < 0 or high >= len(self.tried):
+            raise UserError(
+                f"state {int(low if low < 0 else high)} is not among the {len(self.tried)} of the table: "
+                f"num_states is {self.num_states}, num_lanes is {self.num_lanes}"
+            )
+        errors = []
+        for t, follows in enumerate(batch.follows().unbind(1)):
+            where = states[follows, t], batch.action[follows, t]
+            after = states[follows, t + 1], batch.reward[follows, t], batch.continuation[follows, t]
+            tables = self.successor, self.reward, self.continuation
+            agrees = [table[where] == seen for table, seen in zip(tables, after, strict=True)]
+            errors.append(~(self.tried[where] & torch.stack(agrees).all(dim=0)))
+            if self.training:
+                for table, seen in zip(tables, after, strict=True):
+                    table[where] = seen
+                lane = where[0] // self.num_states
+                self.clock.index_add_(0, lane, torch.ones_like(lane))
+                self.tried[where], self.tried_at[where] = True, self.clock[lane]
+        wrong = torch.cat(errors).float()
+        return None, {"loss": wrong.sum() / max(1, len(wrong))}, states
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Return state 0, which nobody has seen: an observation says all."""
+        return torch.zeros(batch_size, dtype=torch.int64, device=self.tried.device)
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
+        """Return the index that was observed, (B,) int64."""
+        return observation[:, 0].long()
+
+    def step(self, state: Tensor, action: Tensor) -> Step:
+        """Look up what (B,) actions led to when they were last tried."""
+        where = state, action
+        return Step(self.successor[where], self.reward[where], self.continuation[where])
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return one-hot vectors (B, num_lanes * num_states)."""
+        return F.one_hot(state, len(self.tried)).float()
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Return the observation (B, 1)."""
+        return state.float()[:, None]
+
+    def recall(self, lanes: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
+        """Draw known states of given lanes (B,), uniformly, and an action of each, uniformly among those tried there.
+
+        With an exploration bonus, uniformly among all actions.
+
+        Returns:
+            states (B, num_pairs) and actions (B, num_pairs). Every lane must have seen a transition.
+        """
+        known = self.tried.any(dim=-1).view(self.num_lanes, -1)[lanes].float()
+        states = torch.multinomial(known, num_pairs, replacement=True) + self.num_states * lanes[:, None]
+        choices = self.tried[states].flatten(0, 1) | (self.exploration_bonus > 0)
+        return states, torch.multinomial(choices.float(), 1).view_as(states)
+
+    def rehearse(self, states: Tensor, num_steps: int) -> Batch:
+        """Dream of single steps, one after the other, from pairs that `recall` draws in the lanes of states (B,).
+
+        Returns:
+            (B, 2 * num_steps) rows: every step is an episode of two rows, in the order in which they are to be learned.
+        """
+        lanes = states // self.num_states
+        states, actions = self.recall(lanes, num_steps)
+        successors, rewards, continuations = self.step(states, actions)
+        if self.exploration_bonus > 0:
+            elapsed = self.clock[lanes][:, None] - self.tried_at[states, actions]
+            rewards = rewards + self.exploration_bonus * elapsed.sqrt()
+        nothing = torch.zeros_like(states, dtype=torch.bool)
+
+        def rows(opening: Tensor, closing: Tensor) -> Tensor:
+            return torch.stack([opening, closing], dim=-1).flatten(1)
+
+        return Batch(
+            action=rows(actions, torch.zeros_like(actions)),
+            reward=rows(rewards, torch.zeros_like(rewards)),
+            continuation=rows(continuations, torch.ones_like(continuations)),
+            is_first=rows(~nothing, nothing),
+            is_last=rows(nothing, ~nothing),
+            state=rows(states, successors),
+        )

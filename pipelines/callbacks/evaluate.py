@@ -1,0 +1,126 @@
+"""How well the policy really plays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from datamodules.ranks import generator, run_seed
+from modules.agent import Agent
+from modules.errors import UserError
+from pipelines.actors import PolicyActor
+from pipelines.evaluation.episodes import play
+from pipelines.evaluation.results import Evaluation, append, human_normalized
+from pipelines.progress import counter
+
+
+class Evaluate(Callback):
+    """Plays whole episodes under the evaluation variant of the protocol, and keeps every return with its seed.
+
+    It evaluates at the end of rounds, with the real steps that the policy has learned from by then: list it before
+    `Collect`. What it measures lies in the run's evaluations.jsonl, which `dreamcade report` reads.
+
+    Args:
+        every: real steps between evaluations; 0 evaluates at the end alone.
+        episodes: per evaluation.
+        final_episodes: of the one at the end of training.
+        greedy: play the likeliest action; false draws as in training.
+        epsilon: probability of a random action instead.
+        max_steps: agent steps after which an episode is given up; null plays it to its end.
+    """
+
+    def __init__(
+        self,
+        every: int = 0,
+        episodes: int = 10,
+        final_episodes: int = 30,
+        greedy: bool = True,
+        epsilon: float = 0.0,
+        max_steps: int | None = None,
+    ) -> None:
+        if every < 0 or min(episodes, final_episodes) < 1 or not 0 <= epsilon <= 1:
+            raise UserError(
+                "evaluate needs every of at least 0, episodes of at least 1 and epsilon from 0 to 1: "
+                f"got {every}, {min(episodes, final_episodes)} and {epsilon}"
+            )
+        self.every = every
+        self.episodes = episodes
+        self.final_episodes = final_episodes
+        self.greedy = greedy
+        self.epsilon = epsilon
+        self.max_steps = max_steps
+        self.evaluated_at = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that somebody can play."""
+        if not isinstance(pl_module, Agent):
+            raise UserError(f"Evaluate needs an agent with a policy: got {type(pl_module).__name__}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Evaluate where a round is over and enough real steps were taken since the last time."""
+        assert isinstance(pl_module, Agent)
+        env_steps = trainer.datamodule.env_steps  # type: ignore[attr-defined]
+        over = pl_module.rounds.ends(trainer.global_step)
+        if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
+            self.evaluated_at = env_steps
+            self.evaluate(trainer, pl_module, self.episodes)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate what training made."""
+        self.evaluate(trainer, pl_module, self.final_episodes, final=True)
+
+    def evaluate(self, trainer: Trainer, agent: Any, episodes: int, final: bool = False) -> None:
+        """Play, write the evaluation down and log it."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir)
+        seed = int(generator(0, f"evaluation {data.env_steps}").integers(2**31))
+        environment = data.evaluation_environment(episodes, seed)
+        actor = PolicyActor(
+            agent.world_model, agent.policy, generator(0, "evaluation"), greedy=self.greedy, epsilon=self.epsilon
+        )
+        with (
+            counter(f"evaluating on {data.name}", episodes, "episodes", final) as advance,
+            trainer.precision_plugin.forward_context(),
+        ):
+            played = play(environment, actor, self.max_steps, advance)
+        environment.close()
+        evaluation = Evaluation(
+            env_steps=data.env_steps,
+            updates=trainer.global_step,
+            experiment=folder.parent.name if folder.name.isdigit() else folder.name,
+            seed=run_seed(),
+            environment=environment.description["environment"],
+            game=environment.description.get("game") or environment.description["id"],
+            protocol=environment.description["protocol"],
+            policy="greedy" if self.greedy else "sampled",
+            episodes=played,
+            final=final,
+            checkpoint="checkpoints/last.ckpt" if final else None,
+        )
+        append(folder, evaluation)
+        figures = {"evaluate/return": evaluation.score}
+        normalized = human_normalized(evaluation.game, evaluation.score)
+        if normalized is not None:
+            figures["evaluate/human_normalized"] = normalized
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+        if final:
+            human = "" if normalized is None else f", human-normalised {normalized:.2f}"
+            Console().print(
+                f"{data.name} after {data.env_steps} real steps: mean return {evaluation.score:.1f} over "
+                f"{len(played)} episodes{human}; every one is in {folder / 'evaluations.jsonl'}",
+                soft_wrap=True,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remember when it evaluated last."""
+        return {"evaluated_at": self.evaluated_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.evaluated_at = state_dict["evaluated_at"]

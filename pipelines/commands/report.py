@@ -1,0 +1,83 @@
+"""Compares runs: `dreamcade report runs/dqn runs/mbpo --baseline dqn`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from modules.errors import UserError
+from pipelines.commands.collect import Parser
+from pipelines.evaluation.runs import load
+from pipelines.evaluation.summary import Summary
+
+DESCRIPTION = """Compare evaluated runs: learning curves, aggregates with intervals, published scores beside them.
+
+Runs are put together by experiment and game, and their seeds averaged. On Atari 100k, scores are human-normalised and
+stand beside those of published methods. Runs whose scores are not comparable are refused."""
+
+
+def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: int = 0) -> None:
+    """Write report.html, report.md, report.csv and pictures, and print the table that matters most.
+
+    Args:
+        runs: folders of runs, or folders with runs somewhere beneath them.
+        out: folder to write to.
+        baseline: an experiment; the chance of improving over it is added for the others.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: there is nothing to compare, or the runs are not comparable.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: expected a folder")
+    summary = Summary(load(runs), baseline, seed)
+    # Matplotlib takes a second to import, which a mistake need not wait for.
+    from pipelines.evaluation import figures, page, tables
+
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    with console.status("drawing the report"):
+        sheets = figures.sheets(summary)
+        for name, figure in sheets.items():
+            figure.savefig(out / f"{name}.png", dpi=120)
+        (out / "report.html").write_text(page.page(summary), encoding="utf-8")
+    (out / "report.md").write_text(_markdown(summary, list(sheets)), encoding="utf-8")
+    with (out / "report.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, tables.TIDY)
+        writer.writeheader()
+        writer.writerows(tables.tidy(summary))
+
+    aggregates = tables.aggregates(summary, with_published=False)
+    for table in (aggregates if aggregates.rows else tables.games(summary), tables.improvements(summary)):
+        if table.rows:
+            console.print(table.terminal(without=("median", "optimality gap", "source", "episodes", "mean return")))
+    for note in summary.notes:
+        console.print(f"- {note}", highlight=False)
+    files = ", ".join(str(out / name) for name in ("report.md", "report.csv", *(f"{name}.png" for name in sheets)))
+    console.print(f"open {out / 'report.html'}; the same in {files}", soft_wrap=True, highlight=False)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line and report."""
+    parser = Parser(prog="dreamcade report", description=DESCRIPTION)
+    parser.add_argument("runs", nargs="+", type=str, metavar="RUNS", help="folders of runs, or folders of such folders")
+    parser.add_argument("--out", type=str, default="report", metavar="FOLDER", help="where to write the report")
+    parser.add_argument(
+        "--baseline", type=str, metavar="EXPERIMENT", help="adds the probability that the others improve over it"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap behind the intervals")
+    options = parser.parse_args(list(arguments))
+    report([Path(run) for run in options.runs], Path(options.out), options.baseline, options.seed)
+
+
+def _markdown(summary: Summary, sheets: Sequence[str]) -> str:
+    from pipelines.evaluation.page import subtitle, title
+    from pipelines.evaluation.tables import tables
+
+    notes = "".join(f"- {note}\n" for note in summary.notes)
+    pictures = "\n".join(f"![{name}]({name}.png)\n" for name in sheets)
+    body = "\n".join(table.markdown() for table in tables(summary))
+    return f"# {title(summary)}\n\n{subtitle(summary)}\n\n{notes}\n{pictures}\n{body}"

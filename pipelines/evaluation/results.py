@@ -1,0 +1,146 @@
+"""What playing real episodes measured: evaluations.jsonl in a run's folder, one evaluation a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from modules.errors import UserError
+from pipelines.evaluation import published
+
+FILE = "evaluations.jsonl"
+
+Episode = TypedDict("Episode", {"seed": int, "return": float, "length": int, "finished": bool})
+"""An episode of an evaluation: raw return, length in agent steps, whether it ended before a limit of the evaluation."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Real episodes that one policy played at one moment of a run."""
+
+    env_steps: int
+    """Real agent steps that training had taken."""
+    updates: int
+    """Gradient updates that training had made."""
+    experiment: str
+    seed: int
+    """Of the run."""
+    environment: str
+    """Family of the game: atari, control, ..."""
+    game: str
+    """Its canonical id: ms_pacman, CartPole-v1."""
+    protocol: dict[str, Any]
+    """How the game was played, as plain JSON. Scores of two protocols are not comparable."""
+    policy: str
+    """greedy or sampled."""
+    episodes: list[Episode]
+    """At least one."""
+    final: bool = False
+    """Whether it is the evaluation that a report takes as the run's score."""
+    checkpoint: str | None = None
+    """Of the agent that played."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The raw return of every episode, (episodes,)."""
+        return np.array([episode["return"] for episode in self.episodes], np.float64)
+
+    @property
+    def score(self) -> float:
+        """The mean raw return over episodes."""
+        return float(self.returns.mean())
+
+
+def append(folder: Path | str, evaluation: Evaluation) -> None:
+    """Add an evaluation to a run's folder, after what a killed run may have left of a line is taken away."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(dataclasses.asdict(evaluation), default=_plain, allow_nan=False)
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        tail = content[content.rfind(b"\n") + 1 :]
+        if tail and _is_cut(tail):
+            file.truncate(len(content) - len(tail))
+        elif tail:
+            line = "\n" + line
+        file.write(f"{line}\n".encode())
+
+
+def read(folder: Path | str) -> list[Evaluation]:
+    """Return the evaluations of a run's folder in the order in which they were made.
+
+    A last line that a killed run did not finish is left out with a warning.
+
+    Raises:
+        UserError: there is no such file, or a line of it is no evaluation.
+    """
+    path = Path(folder) / FILE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no {FILE}: nothing was evaluated in this run") from None
+    *lines, tail = content.split(b"\n")
+    if tail and _is_cut(tail):
+        warnings.warn(f"{path}: the last line was cut when the run was killed, and is left out", stacklevel=2)
+    elif tail:
+        lines.append(tail)
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def human_normalized(game: str, score: float) -> float | None:
+    """Return (score − random) / (human − random): 0 plays at random, 1 like the human tester of the DQN papers.
+
+    Args:
+        game: ALE's id, such as ms_pacman.
+        score: raw return.
+
+    Returns:
+        None for a game that is not one of the 26 of Atari 100k.
+    """
+    return float(published.normalize(game, score)) if game in published.GAMES else None
+
+
+def _parse(line: bytes, where: str) -> Evaluation:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        raise UserError(f"{where}: this is no JSON: {line[:40]!r}...") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}")
+    kinds = {"env_steps": int, "updates": int, "experiment": str, "seed": int, "environment": str, "game": str}
+    kinds |= {"protocol": dict, "policy": str, "episodes": list}
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"{where}: {name} must be of type {kind.__name__}, got {content.get(name)!r}")
+    if not content["episodes"]:
+        raise UserError(f"{where}: an evaluation without episodes")
+    for episode in content["episodes"]:
+        value = episode.get("return") if isinstance(episode, dict) else None
+        if (
+            not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or not Episode.__required_keys__ <= {*episode}
+        ):
+            raise UserError(f"{where}: an episode has seed, return, length and finished, got {episode!r}")
+    return Evaluation(**{f.name: content[f.name] for f in dataclasses.fields(Evaluation) if f.name in content})
+
+
+def _is_cut(tail: bytes) -> bool:
+    try:
+        json.loads(tail)
+    except ValueError:
+        return True
+    return False
+
+
+def _plain(value: Any) -> Any:
+    # NumPy's numbers and arrays, as environments and actors return them.
+    return value.tolist()

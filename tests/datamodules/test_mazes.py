@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.collector import Collector
+from datamodules.mazes import MazeReplay
+from modules.errors import UserError
+from modules.world_model import Spec
+from pipelines.actors import RandomActor
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four lanes that are played at random, one of them held out."""
+    data = MazeReplay(num_envs=3, num_validation_envs=1, max_steps=7, capacity=300)
+    data.generator = np.random.default_rng(0)
+    data.store = data.create(tmp_path / "mazes")
+    yield data
+    data.teardown("fit")
+
+
+def test_a_batch_is_the_newest_transition_of_every_lane(data):
+    assert data.spec == Spec((1,), 1, 4)
+    collector = Collector(data.environment, data.store)
+    actor = RandomActor(4, np.random.default_rng(0))
+    collector.step(actor)
+    batches = iter(data.train_dataloader())
+    for row in range(20):
+        before = collector.observation
+        collector.step(actor)
+        batch = next(batches)["real"]
+        assert batch.shape == (3, 2)
+        assert torch.equal(batch.observation[:, 1], torch.from_numpy(before[:3]))
+        assert (batch.observation[:, 1, 0] // 54).tolist() == [0, 1, 2]
+        # Seven steps, then a row that only opens an episode.
+        assert batch.follows().all() == (row % 8 < 7)
+    assert data.sample().shape == (30, 2)
+    assert (data.held_out(2, 5).observation // 54 == 3).all()
+
+
+def test_stores_are_read_at_random(data):
+    collector = Collector(data.environment, data.store)
+    for _ in range(30):
+        collector.step(RandomActor(4, np.random.default_rng(0)))
+    data.store.close()
+    read = MazeReplay(maze=None, path=data.store.path, batch_size=5)
+    read.setup("fit")
+    assert read.name == "dyna maze"
+    assert next(iter(read.train_dataloader()))["real"].shape == (5, 2)
+    assert "clocks" in read.state_dict()
+    assert read.evaluation_environment(2, 0).max_steps == 7
+    with pytest.raises(UserError, match="max_steps 7"):
+        MazeReplay(maze="dyna", path=data.store.path, max_steps=8).setup("fit")
+    data.store = read.store
+
+
+def test_a_restored_maze_has_changed_if_it_had(data):
+    data.environment.clock[:] = [5, 6, 7, 8]
+    state = data.state_dict()
+    data.environment.clock[:] = 0
+    data.load_state_dict(state)
+    assert data.environment.clock.tolist() == [5, 6, 7, 8]
+
+
+def test_mistakes_are_told():
+    with pytest.raises(UserError, match="data.maze or data.path"):
+        MazeReplay(maze=None)
+    with pytest.raises(UserError, match="nearest is shortcut"):
+        MazeReplay(maze="short")

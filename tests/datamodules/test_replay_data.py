@@ -1,0 +1,217 @@
+"""What all datamodules of replayed experience share, on DotWorld."""
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from datamodules.replay import ReplayStore
+from datamodules.replay_data import ReplayData
+from modules.errors import UserError
+from pipelines.actors import RandomActor
+from pipelines.callbacks.prediction_report import PredictionReport
+from tests.datamodules.test_replay import check, fill, make
+from tests.fakes import DotWorld
+
+DEFAULTS = {
+    "num_envs": 3,
+    "num_validation_envs": 0,
+    "frame_stack": 1,
+    "batch_size": 6,
+    "sequence_length": 4,
+    "cross_episodes": True,
+    "capacity": 300,
+    "validation_batches": 2,
+    "path": None,
+    "recent": None,
+    "extras": (),
+    "seed": 0,
+}
+
+
+class DotReplay(ReplayData):
+    name = "dot"
+
+    def __init__(self, **options) -> None:
+        super().__init__(**DEFAULTS | options)
+
+    def expected(self):
+        return {"game": "dot"}
+
+    def training_environment(self, num_envs, seed):
+        return DotWorld(num_envs, limit=12, seed=seed)
+
+    def evaluation_environment(self, num_envs, seed):
+        return DotWorld(num_envs, limit=99, seed=seed)
+
+
+class Counting(RandomActor):
+    """Leaves the number of the row and of the lane beside its actions."""
+
+    rows = 0
+
+    def act(self, observations, is_first, legal_actions=None):
+        actions, _ = super().act(observations, is_first)
+        self.rows += 1
+        row = np.full(len(actions), self.rows - 1, np.float32)
+        return actions, {"log_prob": row, "value": np.arange(len(actions), dtype=np.float32)}
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Make a datamodule with a store of its own, and play so many rows."""
+
+    def begin(num_rows: int, **options) -> DotReplay:
+        data = DotReplay(**options)
+        data.trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False)
+        data.setup("fit")
+        actor = Counting(DotWorld.num_actions, np.random.default_rng(0))
+        for _ in range(num_rows):
+            data.collector.step(actor)
+        return data
+
+    return begin
+
+
+# Which rows.
+
+
+def test_recent_rows_alone(begin):
+    data = begin(60, recent=20, extras=("log_prob",), num_validation_envs=1)
+    rows = data.sample(500).extras["log_prob"]
+    assert set(rows[:, 0].tolist()) == set(range(40, 57))
+    assert set(data.sample(500, recent=4).extras["log_prob"][:, 0].tolist()) == {56}
+    assert set(data.sample(2000, recent=0).extras["log_prob"][:, 0].tolist()) == set(range(57))
+    assert data.sample(500, lanes="validation").extras["log_prob"].min() == 0
+
+
+def test_the_newest_rows_of_every_lane_are_an_on_policy_batch(begin):
+    data = begin(9, recent=4, extras=("log_prob", "value"))
+    for _ in range(5):
+        batch = data.sample()
+        assert (batch.extras["log_prob"] == torch.arange(5, 9)).all()
+        assert sorted(batch.extras["value"][:, 0].tolist()) == [0, 0, 1, 1, 2, 2]
+    lanes = {tuple(data.sample(2).extras["value"][:, 0].tolist()) for _ in range(50)}
+    assert lanes == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
+def test_extra_columns_come_back(begin, tmp_path):
+    begin(12, extras=("value",)).teardown("fit")
+    store = tmp_path / "replay" / "rank0"
+    data = DotReplay(path=store, extras=("value",))
+    data.setup("fit")
+    assert data.sample().extras.keys() == {"value"}
+    assert data.sample().extras["value"].dtype == torch.float32
+    with pytest.raises(UserError, match="no column log_prob, its extra columns are: value") as raised:
+        DotReplay(path=store, extras=("value", "log_prob")).setup("fit")
+    assert "\n" not in str(raised.value)
+
+
+def test_openings_begin_with_an_episode(begin):
+    data = begin(80, frame_stack=4, extras=("log_prob", "value"))
+    lane, start = data.store.openings(5)
+    assert len(lane) > 10
+    batch = data.openings(10, 5)
+    assert batch.shape == (10, 5)
+    assert batch.observation.shape == (10, 5, 4, 12, 12)
+    assert batch.is_first[:, 0].all()
+    every = data.openings(1000, 5).extras
+    found = zip(every["value"][:, 0].tolist(), every["log_prob"][:, 0].tolist(), strict=True)
+    assert sorted(found) == sorted(zip(lane.tolist(), start.tolist(), strict=True))
+    assert data.openings(10, 81) is None
+    drawn = [data.openings(3, 5).observation for _ in range(6)]
+    assert any(not torch.equal(drawn[0], other) for other in drawn)
+
+
+def test_openings_of_a_store(tmp_path):
+    store = make(tmp_path / "s", capacity=40, validation_lanes=1)
+    assert [len(part) for part in store.openings(1)] == [0, 0]
+    fill(store, 75, cut=(50, 60))
+    for lanes, chosen in (("training", [0, 1]), ("validation", [2]), (np.array([2, 0]), [2, 0])):
+        lane, start = store.openings(3, lanes)
+        expected = {(of, row) for of in chosen for row in range(35, 73) if (row + of) % 7 == 0 or row in (50, 60)}
+        assert set(zip(lane.tolist(), start.tolist(), strict=True)) == expected
+        assert len(lane) == len(expected)
+        check(store.gather(lane, start, 3), lane, start)
+
+
+def test_openings_are_listed_alike_by_who_learned_of_them_bit_by_bit(tmp_path):
+    store = make(tmp_path / "s", capacity=40)
+    reader = ReplayStore.open(tmp_path / "s")
+    for rows, cut in ((3, 0), (1, 0), (30, 9), (2, 0), (17, 17), (60, 5)):
+        fill(store, rows)
+        store.truncate(store.rows - cut)
+        fresh = ReplayStore.open(tmp_path / "s", verify=False)
+        assert np.array_equal(reader.openings(2), fresh.openings(2))
+        assert np.array_equal(store.openings(2), fresh.openings(2))
+        reader.gather(*reader.openings(2), 2)
+
+
+# Nothing held out.
+
+
+class Nothing(lightning.LightningModule):
+    def training_step(self, batch, batch_idx):
+        assert batch["real"].shape == (6, 4)
+
+    def validation_step(self, batch, batch_idx):
+        raise AssertionError
+
+    def configure_optimizers(self):
+        return None
+
+
+def test_a_run_without_held_out_rows_validates_nothing(begin, tmp_path):
+    data = begin(20)
+    with pytest.raises(UserError, match=r"holds out nothing: set data\.num_validation_envs"):
+        data.held_out(4, 2)
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        max_epochs=2,
+        limit_train_batches=2,
+        callbacks=PredictionReport(),
+    )
+    trainer.fit(Nothing(), datamodule=data)
+    assert trainer.current_epoch == 2
+    assert trainer.validate(Nothing(), datamodule=data) == []
+    data.setup("predict")
+    assert data.predict_dataloader() == []
+
+
+# What a checkpoint keeps.
+
+
+def test_sampling_goes_on_where_it_stopped(begin, tmp_path):
+    data = begin(30)
+    state = data.state_dict()
+    expected = [data.sample().observation for _ in range(3)]
+    data.collector.step(RandomActor(4, np.random.default_rng(0)))
+    data.teardown("fit")
+    again = begin(0)
+    assert again.env_steps == 3 * 31
+    again.load_state_dict(state)
+    assert again.env_steps == 3 * 30
+    assert all(torch.equal(again.sample().observation, observation) for observation in expected)
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_envs": 0}, "data.num_envs must be at least 1"),
+        ({"num_validation_envs": -1}, "data.num_validation_envs must not be negative"),
+        ({"sequence_length": 1}, "data.sequence_length must be at least 2"),
+        ({"recent": 3}, "data.recent must be at least data.sequence_length, 4 rows: got 3"),
+    ],
+    ids=str,
+)
+def test_mistakes_get_one_line(options, words):
+    with pytest.raises(UserError, match=words) as raised:
+        DotReplay(**options)
+    assert "\n" not in str(raised.value)
