@@ -103,8 +103,7 @@ class AtariReplay(ReplayData):
 
     def evaluation_environment(self, num_envs: int, seed: int) -> AtariEnvironments:
         """Make the evaluation variant of the protocol by which the store was played."""
-        assert self.store is not None
-        description = self.store.description
+        description = self.description
         return AtariEnvironments(
             description["game"],
             num_envs,

@@ -88,5 +88,4 @@ class ControlReplay(ReplayData):
 
     def evaluation_environment(self, num_envs: int, seed: int) -> ControlEnvironments:
         """Make environments of the store's id; they play as in training."""
-        assert self.store is not None
-        return ControlEnvironments(self.store.description["id"], num_envs, variant="evaluation", seed=seed)
+        return ControlEnvironments(self.description["id"], num_envs, variant="evaluation", seed=seed)

@@ -104,8 +104,7 @@ class MazeReplay(ReplayData):
 
     def evaluation_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
         """Make mazes as they are at the start."""
-        assert self.store is not None
-        description = self.store.description
+        description = self.description
         return MazeEnvironments(description["id"], num_envs, **description["protocol"])
 
     def newest(self) -> Batch:

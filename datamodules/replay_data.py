@@ -89,6 +89,8 @@ class ReplayData(LightningDataModule, ABC):
         self.seed = seed
         self.rank = 0
         self.store: ReplayStore | None = None
+        self.described: dict[str, Any] = {}
+        """Of the store that a checkpoint was trained from, where only its world is needed."""
         if sequence_length < 2:
             raise UserError(
                 f"data.sequence_length must be at least 2, a row and the one after it: got {sequence_length}"
@@ -119,6 +121,11 @@ class ReplayData(LightningDataModule, ABC):
     @abstractmethod
     def evaluation_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Make environments of the store's world and protocol that are played as evaluation plays."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the store says of its world, or what was said of it before there is a store."""
+        return self.described if self.store is None else self.store.description
 
     # Where experience is kept.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 import zipfile
 from argparse import ArgumentError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning import LightningModule
 
+from datamodules.environments.atari import canonical_game
 from modules.errors import UserError
 from modules.world_model import Spec
 from pipelines.spelling import explain
@@ -71,7 +74,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Lightnin
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        reason = [line.strip() for line in str(error).splitlines()][:2][-1]
+        reason = textwrap.shorten(str(error).partition("\n")[2], 160)
         raise UserError(f"the weights in {path} do not fit {type(module).__name__}: {reason}") from None
     return module.to(device).eval(), checkpoint
 
@@ -87,3 +90,12 @@ def _instantiate(config: dict[str, Any], path: Path) -> LightningModule:
         _, problem, reason = re.split(r"\n\s*- ", first)[-1].rpartition("given class_path")
         reason = explain(reason if "Parser key" in reason else problem + reason, ())
         raise UserError(f"{path} cannot be built: {reason}") from None
+
+
+def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:
+    """Raise a UserError unless a checkpoint is of this game, in any usual spelling; null takes any."""
+    world = checkpoint.get("world", "a world without a name")
+    with suppress(UserError):  # of another kind of world, under its own name
+        game = game and canonical_game(game)
+    if game not in (None, world):
+        raise UserError(f"{path} is of {world}, not of {game}")

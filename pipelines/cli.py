@@ -25,7 +25,11 @@ TRAINER_COMMANDS = {
     "test": "the same, under the name that keeps it apart",
     "predict": "write the dreams of a checkpoint as arrays",
 }
-COMMANDS = {"collect": "play a game at random and record a store"}
+COMMANDS = {
+    "collect": "play a game at random and record a store",
+    "evaluate": "play whole episodes with the policy of a checkpoint",
+    "report": "compare evaluated runs: curves, intervals, published scores",
+}
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
@@ -91,6 +95,7 @@ def _train(command: str, arguments: list[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its generator is restored
+    warnings.filterwarnings("ignore", message=".*Total length of .* across ranks is zero.*")  # nothing is held out
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # metrics.csv is kept
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -21,7 +21,6 @@ from gymnasium.vector.utils import batch_space
 from lightning import LightningModule
 from torch import Tensor
 
-from datamodules.environments.atari import canonical_game
 from modules.agent import world_model
 from modules.batch import Batch
 from modules.errors import UserError
@@ -286,8 +285,7 @@ def _dreamer(
     if module is None:
         assert checkpoint is not None
         module, kept = checkpoints.load(checkpoint, device)
-        if game is not None and _canonical(game) != kept.get("world"):
-            raise UserError(f"{checkpoint} dreams of {kept.get('world', 'a world without a name')}, not of {game}")
+        checkpoints.check_world(checkpoint, kept, game)
     model = world_model(module)
     if missing := {"step", "reward", "decode"} - model.capabilities:
         raise UserError(f"{type(model).__name__} cannot be dreamed in: it has no {' and no '.join(sorted(missing))}")
@@ -302,13 +300,6 @@ def _dreamer(
     if found != expected:
         raise UserError(f"starts have observations of shape {tuple(found)}, the model's are {expected}")
     return model, starts.to("cpu")
-
-
-def _canonical(game: str) -> str:
-    try:
-        return canonical_game(game)
-    except UserError:
-        return game  # of another kind of world, under its own name
 
 
 def _last_row(windows: Batch) -> Tensor:

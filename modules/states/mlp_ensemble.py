@@ -204,9 +204,9 @@ class MLPEnsemble(WorldModel):
     def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
         """Standardise by training rows, and elect as elites the members of least mse on held-out rows, if any.
 
-        What the networks predict stays the same: their first and last layers take up the change of units. Rows of a
-        replay buffer that grows would otherwise undo what was learned (CartPole-v1: four times the error, of which
-        1000 updates repair two thirds).
+        What the networks predict stays the same: their first and last layers take up the change of units. A replay
+        buffer that grows would otherwise undo what was learned (on CartPole-v1 it cost four times the error, and
+        hundreds of updates to repair).
         """
         rows = self.transitions(batch)
         if from_rank_zero(rows.follows.any()):

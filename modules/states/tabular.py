@@ -70,7 +70,7 @@ class Tabular(WorldModel):
         """Write down what followed, row by row, later rows over earlier ones.
 
         Returns:
-            nothing to descend, the 0-1 loss of what the table told before (never tried counts as wrong), and the states.
+            nothing to descend, the 0-1 loss of what the table told before (untried is wrong), and the states.
 
         Raises:
             UserError: an observation is no state of the table.

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from datamodules.ranks import generator, run_seed
 from modules.agent import Agent
 from modules.errors import UserError
-from pipelines.actors import PolicyActor
-from pipelines.evaluation.episodes import play
-from pipelines.evaluation.results import Evaluation, append, human_normalized
-from pipelines.progress import counter
+from pipelines.evaluation.episodes import evaluate, tell
+from pipelines.evaluation.results import append, human_normalized
 
 
 class Evaluate(Callback):
@@ -78,44 +75,32 @@ class Evaluate(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.default_root_dir)
-        seed = int(generator(0, f"evaluation {data.env_steps}").integers(2**31))
-        environment = data.evaluation_environment(episodes, seed)
-        actor = PolicyActor(
-            agent.world_model, agent.policy, generator(0, "evaluation"), greedy=self.greedy, epsilon=self.epsilon
-        )
-        with (
-            counter(f"evaluating on {data.name}", episodes, "episodes", final) as advance,
-            trainer.precision_plugin.forward_context(),
-        ):
-            played = play(environment, actor, self.max_steps, advance)
-        environment.close()
-        evaluation = Evaluation(
-            env_steps=data.env_steps,
-            updates=trainer.global_step,
-            experiment=folder.parent.name if folder.name.isdigit() else folder.name,
-            seed=run_seed(),
-            environment=environment.description["environment"],
-            game=environment.description.get("game") or environment.description["id"],
-            protocol=environment.description["protocol"],
-            policy="greedy" if self.greedy else "sampled",
-            episodes=played,
-            final=final,
-            checkpoint="checkpoints/last.ckpt" if final else None,
-        )
+        with trainer.precision_plugin.forward_context():
+            evaluation = evaluate(
+                agent,
+                data,
+                episodes=episodes,
+                seed=int(generator(0, f"evaluation {data.env_steps}").integers(2**31)),
+                greedy=self.greedy,
+                epsilon=self.epsilon,
+                max_steps=self.max_steps,
+                show=final,
+                env_steps=data.env_steps,
+                updates=trainer.global_step,
+                experiment=folder.parent.name if folder.name.isdigit() else folder.name,
+                run_seed=run_seed(),
+                final=final,
+                checkpoint="checkpoints/last.ckpt" if final else None,
+            )
         append(folder, evaluation)
-        figures = {"evaluate/return": evaluation.score}
         normalized = human_normalized(evaluation.game, evaluation.score)
+        figures = {"evaluate/return": evaluation.score}
         if normalized is not None:
             figures["evaluate/human_normalized"] = normalized
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
         if final:
-            human = "" if normalized is None else f", human-normalised {normalized:.2f}"
-            Console().print(
-                f"{data.name} after {data.env_steps} real steps: mean return {evaluation.score:.1f} over "
-                f"{len(played)} episodes{human}; every one is in {folder / 'evaluations.jsonl'}",
-                soft_wrap=True,
-            )
+            tell(evaluation, folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Remember when it evaluated last."""

@@ -18,7 +18,8 @@ class Openings(Callback):
     """Keeps the openings of a few training episodes in checkpoints, for dream environments to start from.
 
     They lie evenly spaced in the store, are taken once, by the first checkpoint that finds enough, and stay when the
-    run goes on. No random numbers are drawn. The name of what is played is kept beside them.
+    run goes on. No random numbers are drawn. What is played, how, and how long it was, is kept beside
+    them.
 
     Args:
         num: episodes.
@@ -42,6 +43,8 @@ class Openings(Callback):
             with suppress(UserError):
                 self.kept = self._take(data) or self.kept
         checkpoint["world"] = data.name
+        checkpoint["description"] = data.description
+        checkpoint["env_steps"] = data.env_steps
         if self.kept is not None:
             checkpoint["openings"] = self.kept
 

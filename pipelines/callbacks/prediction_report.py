@@ -72,9 +72,7 @@ class PredictionReport(Callback):
         """Return a row per horizon up to the last of the table."""
         model = world_model(pl_module)
         if not {"step", "decode"} <= model.capabilities:
-            raise UserError(
-                f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not"
-            )
+            raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
         length = self.context + self.horizons[-1]
         batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():

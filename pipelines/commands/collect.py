@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.ranks import generator
 from pipelines.actors import RandomActor
-from pipelines.cli import fail
+from pipelines.parser import Parser
 from pipelines.progress import counter
-from pipelines.spelling import explain
-
-
-class Parser(ArgumentParser):
-    """Answers a mistake with one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Print one line and exit with code 2."""
-        fail(explain(message, [option.removeprefix("--") for a in self._actions for option in a.option_strings]))
 
 
 def collect(
@@ -77,4 +67,4 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line and collect."""
     parser = Parser(prog="dreamcade collect", description="Play a game at random and record a store.")
     parser.add_function_arguments(collect)
-    collect(**vars(parser.instantiate_classes(parser.parse_args(list(arguments)))))
+    collect(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

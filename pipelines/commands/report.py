@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from modules.errors import UserError
-from pipelines.commands.collect import Parser
 from pipelines.evaluation.runs import load
 from pipelines.evaluation.summary import Summary
+from pipelines.parser import Parser
 
 DESCRIPTION = """Compare evaluated runs: learning curves, aggregates with intervals, published scores beside them.
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from datamodules.collector import Actor
 from datamodules.environments.environment import VectorEnvironment
-from pipelines.evaluation.results import Episode
+from datamodules.replay_data import ReplayData
+from modules.agent import Agent
+from pipelines.actors import PolicyActor
+from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
+from pipelines.progress import counter
 
 
 def play(
@@ -44,3 +51,61 @@ def play(
         {"seed": int(seed), "return": float(total), "length": int(length), "finished": not unfinished}
         for seed, total, length, unfinished in zip(environment.seeds, returns, lengths, playing, strict=True)
     ]
+
+
+def evaluate(
+    agent: Agent,
+    data: ReplayData,
+    episodes: int,
+    seed: int,
+    greedy: bool = True,
+    epsilon: float = 0.0,
+    max_steps: int | None = None,
+    show: bool = True,
+    *,
+    run_seed: int,
+    **moment: Any,
+) -> Evaluation:
+    """Let an agent play whole episodes under the evaluation variant of its protocol.
+
+    Args:
+        agent: who plays.
+        data: of the world that it learned.
+        episodes: to play.
+        seed: of the episodes and of the agent's own draws.
+        greedy: play the likeliest action; false draws as in training.
+        epsilon: probability of a random action instead.
+        max_steps: agent steps after which an episode is given up as unfinished.
+        show: a progress bar.
+        run_seed: of the run that trained the agent.
+        **moment: fields of the Evaluation that say when in that run it is.
+    """
+    environment = data.evaluation_environment(episodes, seed)
+    actor = PolicyActor(agent.world_model, agent.policy, np.random.default_rng(seed), greedy=greedy, epsilon=epsilon)
+    with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
+        played = play(environment, actor, max_steps, advance)
+    environment.close()
+    description = environment.description
+    return Evaluation(
+        seed=run_seed,
+        environment=description["environment"],
+        game=description.get("game") or description["id"],
+        protocol=description["protocol"],
+        policy="greedy" if greedy else "sampled",
+        episodes=played,
+        **moment,
+    )
+
+
+def tell(evaluation: Evaluation, folder: Path) -> None:
+    """Print what an evaluation found, and where it lies."""
+    normalized = human_normalized(evaluation.game, evaluation.score)
+    human = "" if normalized is None else f", human-normalised {normalized:.2f}"
+    unfinished = sum(not episode["finished"] for episode in evaluation.episodes)
+    Console().print(
+        f"{evaluation.game} after {evaluation.env_steps} real steps: mean return {evaluation.score:.1f} "
+        f"over {len(evaluation.episodes)} episodes{human}"
+        + (f", {unfinished} of them given up unfinished" if unfinished else "")
+        + f"; every one is in {folder / FILE}",
+        soft_wrap=True,
+    )

@@ -63,7 +63,7 @@ def test_a_restored_maze_has_changed_if_it_had(data):
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="data.maze or data.path"):
+    with pytest.raises(UserError, match=r"data\.maze or data\.path"):
         MazeReplay(maze=None)
     with pytest.raises(UserError, match="nearest is shortcut"):
         MazeReplay(maze="short")

@@ -4,10 +4,21 @@ from pathlib import Path
 
 import pytest
 import wandb
+import yaml
 
 from pipelines import cli
 
-DEBUG = ["--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml"]
+DEBUG = ["--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml", "--model.size", "debug"]
+
+
+def small(config: Path | str) -> list[str]:
+    """The options that make the networks of an experiment small, where they have a size."""
+    model = yaml.safe_load(Path(config).read_text())["model"]
+    if "size" in model["init_args"]:
+        return ["--model.size", "debug"]
+    if "size" in model["init_args"].get("world_model", {}).get("init_args", {}):
+        return ["--model.world_model.size", "debug"]
+    return []
 
 
 class Outcome:

@@ -15,6 +15,7 @@ from PIL import Image
 from datamodules.replay import ReplayStore
 from pipelines import checkpoints
 from pipelines.cli import CONFIGS
+from tests.pipelines.conftest import small
 
 PROJECT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [CONFIGS / "quickstart.yaml", *sorted((CONFIGS / "experiment").glob("*.yaml"))]
@@ -24,6 +25,11 @@ LAST = Path("checkpoints") / "last.ckpt"
 def column(folder: Path, name: str) -> list[float]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def header(folder: Path) -> list[str]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return next(csv.reader(file))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -42,11 +48,13 @@ def test_every_experiment_runs(run, tmp_path, config):
     folder = tmp_path / "run"
     outcome = run(
         *("fit", "--config", config, "--config", "configs/trainer/cpu.yaml", "--config", "configs/debug.yaml"),
-        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 2),
+        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 2, *small(config)),
     )
     assert outcome.code == 0, outcome.err
     assert checkpoints.read(folder / LAST)["global_step"] == 2
-    assert np.isfinite(column(folder, "train/loss")).all()
+    losses = [name for name in header(folder) if name.endswith("loss")]
+    assert losses or "tabular" in config.stem
+    assert all(np.isfinite(column(folder, name)).all() for name in losses)
 
 
 def test_a_run_leaves_pictures_and_a_table(fit, tmp_path):
@@ -75,6 +83,8 @@ def test_two_processes_train_together(tmp_path):
             "configs/trainer/ddp.yaml",
             "--config",
             "configs/debug.yaml",
+            "--model.size",
+            "debug",
         ),
         *("--trainer.devices", "2", "--trainer.precision", "32-true", "--trainer.default_root_dir", str(folder)),
     ]
@@ -132,6 +142,7 @@ def test_the_ratio_of_steps_to_updates_is_pinned(run, tmp_path):
     config.write_text(yaml.safe_dump(experiment))
     folder = tmp_path / "run"
     arguments = ["fit", "--config", config, "--config", "configs/debug.yaml", "--trainer.default_root_dir", folder]
+    arguments += ["--model.size", "debug"]
     assert run(*arguments, "--trainer.max_steps", 6).code == 0
     # Two environments step at once: an odd number of steps is rounded up.
     assert column(folder, "env_steps") == [68, 70, 74, 76, 80, 82]

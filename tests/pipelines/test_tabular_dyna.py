@@ -18,7 +18,7 @@ def lanes(num: int) -> tuple[object, ...]:
 
 
 def episode_lengths(store: ReplayStore) -> list[np.ndarray]:
-    """Return the steps of each lane's finished episodes: rows from the one that opens it up to the one that closes it."""
+    """Return the steps of each lane's finished episodes: rows between the one that opens it and the one that closes."""
     rows = store.gather(np.arange(store.lanes), np.zeros(store.lanes, int), store.rows)
     opens, closes = rows.is_first.numpy(), rows.is_last.numpy()
     return [

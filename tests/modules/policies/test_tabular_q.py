@@ -183,7 +183,7 @@ def test_planning_finds_the_optimal_values():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="TabularQ needs the model .*Tabular: got PerfectModel"):
+    with pytest.raises(UserError, match=r"TabularQ needs the model .*Tabular: got PerfectModel"):
         built(TabularQ()).loss(corridor(), PerfectModel())
     with pytest.raises(UserError, match="one-hot"):
         TabularQ().build((4, 84, 84), 6)
