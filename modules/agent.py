@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modules.batch import Batch
 from modules.errors import UserError
+from modules.layers.returns import reach_weights
 from modules.policies.policy import Policy
 from modules.world_model import Spec, WorldModel
 
@@ -42,6 +43,8 @@ class Rounds:
     together: bool = True
 
     def __post_init__(self) -> None:
+        if [] in (self.model_updates, self.policy_updates):
+            raise UserError("rounds need a number of updates, or a list with one for each round: got an empty list")
         for number in range(self._listed() + 1):
             model, policy = self._lengths(number)
             if min(model, policy) < 0 or max(model, policy) < 1:
@@ -153,13 +156,21 @@ class Agent(LightningModule):
     def policy_loss(
         self, real: Batch | None, dream: Batch | None, states: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return the policy's loss over the rows that it may learn from: every transition counts the same.
+        """Return the policy's loss over the rows that it may learn from: every transition that is reached counts alike.
 
         Args:
             real: real rows.
             dream: dreamed rows.
             states: of the real rows, where they are known already.
+
+        Raises:
+            UserError: it should learn from dreams, and there are none.
         """
+        if dream is None and self.policy_learns_from != "real":
+            raise UserError(
+                f"policy_learns_from is {self.policy_learns_from}, but nobody dreams: add a callback such as "
+                "pipelines.callbacks.dyna.Dyna or pipelines.callbacks.mbpo.Mbpo"
+            )
         rows = []
         if real is not None and self.policy_learns_from != "dream":
             if states is None:
@@ -170,18 +181,19 @@ class Agent(LightningModule):
             rows.append(("dream", dream))
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
-        size = sum(batch.shape[0] * (batch.shape[1] - 1) for _, batch in rows)
-        for kind, batch in rows:
+        reached = [reach_weights(batch.continuation, batch.follows()).sum() for _, batch in rows]
+        for (kind, batch), number in zip(rows, reached, strict=True):
             loss, logged = self.policy.loss(batch, self.world_model)
             if loss is not None:
-                share = batch.shape[0] * (batch.shape[1] - 1) / size * loss
+                share = number / torch.stack(reached).sum().clamp(min=1e-6) * loss
                 total = share if total is None else total + share
             parts |= {(name if len(rows) == 1 else f"{kind}_{name}"): value for name, value in logged.items()}
         return total, parts
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Tell the parts that they learned."""
-        turn = self.rounds.at(self.trainer.global_step - 1)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and tell the parts that they learned: before any callback plays, evaluates or writes a checkpoint."""
+        turn = self.rounds.at(self.trainer.global_step)
+        super().optimizer_step(*args, **kwargs)
         if turn.model:
             self.world_model.updated()
         if turn.policy:
@@ -224,7 +236,7 @@ class Agent(LightningModule):
         ]
         for part, limit in parts:
             if limit:
-                nn.utils.clip_grad_norm_(part.parameters(), limit)
+                nn.utils.clip_grad_norm_(list(part.parameters()), limit)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the world's spec beside the weights."""

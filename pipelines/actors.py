@@ -85,7 +85,7 @@ class PolicyActor:
             state, action = self.model.initial(len(observations)), torch.zeros(len(observations), dtype=torch.int64)
             self.state, self.action = state, action.to(state.device)
         with evaluating(self.model, self.policy):
-            self.state = self.model.observe(self.state, self.action, frames, first)
+            self.state = self.model.observe(self.state, self.action.masked_fill(first, 0), frames, first)
             logits, value = self.policy(self.model.features(self.state))
         log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
         scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)

@@ -96,6 +96,7 @@ def _train(command: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its generator is restored
     warnings.filterwarnings("ignore", message=".*Total length of .* across ranks is zero.*")  # nothing is held out
+    warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")  # tables learn by themselves
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # metrics.csv is kept
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class ActorCritic(Policy):
         self,
         hidden: Sequence[int] = (64, 64),
         channels: Sequence[int] = (32, 64, 64),
-        activation: str = "tanh",
+        activation: Literal["relu", "silu", "tanh"] = "tanh",
         layer_norm: bool = False,
         shared: bool = False,
         discount: float = 0.99,
@@ -50,6 +50,9 @@ class ActorCritic(Policy):
         clip_rewards: bool = False,
     ) -> None:
         super().__init__(lr, gradient_clip_val, clip_rewards)
+        for name, value in (("discount", discount), ("lambda_", lambda_)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must lie between 0 and 1: got {value}")
         self.hidden, self.channels, self.activation, self.layer_norm = hidden, channels, activation, layer_norm
         self.shared = shared
         self.discount, self.lambda_ = discount, lambda_
@@ -99,6 +102,8 @@ class PPO(ActorCritic):
 
     def __init__(self, clip_range: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if clip_range <= 0:
+            raise UserError(f"clip_range must be positive: got {clip_range}")
         self.clip_range = clip_range
 
     def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:

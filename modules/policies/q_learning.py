@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
+from modules.errors import UserError
 from modules.layers.networks import body
 from modules.layers.returns import n_step_returns, reach_weights, weighted_mean
 from modules.policies.policy import Policy
@@ -61,7 +63,7 @@ class QLearning(Policy):
         self,
         hidden: Sequence[int] = (128, 128),
         channels: Sequence[int] = (32, 64, 64),
-        activation: str = "relu",
+        activation: Literal["relu", "silu", "tanh"] = "relu",
         layer_norm: bool = False,
         double: bool = True,
         dueling: bool = True,
@@ -77,6 +79,20 @@ class QLearning(Policy):
         clip_rewards: bool = False,
     ) -> None:
         super().__init__(lr, gradient_clip_val, clip_rewards)
+        shares = {
+            "discount": discount,
+            "target_rate": target_rate,
+            "epsilon_start": epsilon_start,
+            "epsilon_end": epsilon_end,
+        }
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must lie between 0 and 1: got {value}")
+        if min(n_step, target_every) < 1 or epsilon_updates < 0:
+            raise UserError(
+                "QLearning needs n_step and target_every of at least 1 and epsilon_updates of at least 0: "
+                f"got {n_step}, {target_every} and {epsilon_updates}"
+            )
         self.hidden, self.channels, self.activation, self.layer_norm = hidden, channels, activation, layer_norm
         self.double_q, self.dueling, self.n_step, self.discount = double, dueling, n_step, discount
         self.target_rate, self.target_every = target_rate, target_every

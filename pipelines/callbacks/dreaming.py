@@ -72,6 +72,9 @@ class Dreaming(Callback):
                 "dreams need num_dreams, capacity and context of at least 1, and openings from 0 to num_dreams: "
                 f"got {num_dreams}, {capacity}, {context} and {openings}"
             )
+        if recent is not None and recent <= context:
+            # Of two rows in a row one at most closes an episode: there is always a start.
+            raise UserError(f"recent must be more than the {context} rows of context: got {recent}")
         self.horizon = horizon
         self.num_dreams = num_dreams
         self.recent = recent
@@ -151,7 +154,7 @@ class Dreaming(Callback):
         chosen = []
         while wanted:
             if rows is None:
-                rows = data.sample(2 * wanted, self.context, source=self.generator, recent=self.recent)
+                rows = data.sample(2 * wanted, self.context, source=self.generator, recent=self.recent or 0)
             rows = rows.to(agent.device)
             with torch.no_grad(), evaluating(agent.world_model):
                 states = agent.world_model.encode(rows)[:, -1]

@@ -1,0 +1,50 @@
+"""Dyna-Q on CartPole-v1 against DQN with the same number of gradient updates.
+
+    python benchmarks/dyna_cartpole.py [--seeds 5] [--folder runs/dyna_cartpole]
+
+Both take the same real steps and updates from `ensemble__dyna_q` and `dqn_cartpole`, and the same number of transitions
+per update: Dyna-Q's are half real and half dreamed, so DQN's batches are twice as large.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import report
+import runs
+
+from pipelines.evaluation.statistics import probability_of_improvement
+
+REAL_STEPS = (500, 1000, 1500, 2000)
+SETTINGS = {"ensemble__dyna_q": (), "dqn_cartpole": ("data.batch_size=256",)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("runs/dyna_cartpole"), help="of the runs, which are kept")
+    options = parser.parse_args()
+    wanted = [runs.Run(name, seed, settings) for name, settings in SETTINGS.items() for seed in range(options.seeds)]
+    trained = runs.train(wanted, options.folder.resolve())
+    scores = {
+        (name, steps): [runs.score_at(trained[run], steps) for run in wanted if run.experiment == name]
+        for name in SETTINGS
+        for steps in REAL_STEPS
+    }
+    figures = {
+        name: {
+            **{f"return_at_{steps}": runs.summary(scores[name, steps]) for steps in REAL_STEPS},
+            "updates": trained[wanted[0]][-1].updates,
+        }
+        for name in SETTINGS
+    }
+    dyna, dqn = ([np.array(scores[name, 2000])] for name in SETTINGS)
+    improvement = probability_of_improvement(dyna, dqn)
+    figures["probability_of_improvement_at_2000"] = [round(float(value), 3) for value in improvement]
+    report.write("dyna_cartpole", {"seeds": options.seeds, **figures})
+
+
+if __name__ == "__main__":
+    main()

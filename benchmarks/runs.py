@@ -1,0 +1,86 @@
+"""Training runs of a benchmark: experiments times seeds, a few at a time, and what their evaluations say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.evaluation import results
+from pipelines.evaluation.results import Evaluation
+from pipelines.evaluation.statistics import estimate, interquartile_mean, mean
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Run(NamedTuple):
+    """One training run."""
+
+    experiment: str
+    """A file of configs/experiment."""
+    seed: int
+    settings: tuple[str, ...] = ()
+    """KEY=VALUE arguments of `dreamcade fit`."""
+    task: str = ""
+    """Folder beneath that of the experiment."""
+
+
+def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, list[Evaluation]]:
+    """Train every run in a process and on a thread of its own; runs that are whole in the folder are not repeated."""
+
+    def one(run: Run) -> list[Evaluation]:
+        path = folder / run.task / run.experiment / str(run.seed)
+        evaluations = results.read(path) if (path / results.FILE).exists() else []
+        if not any(evaluation.final for evaluation in evaluations):
+            command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.experiment]
+            command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
+            command += [f"--trainer.default_root_dir={path}", "--trainer.enable_progress_bar=false"]
+            path.mkdir(parents=True, exist_ok=True)
+            begin = time.perf_counter()
+            with (path / "log.txt").open("w") as log:
+                environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+                code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode
+            if code:
+                raise SystemExit(f"{path} failed with exit code {code}: see {path / 'log.txt'}")
+            (path / "minutes.txt").write_text(f"{(time.perf_counter() - begin) / 60:.2f}\n")
+            evaluations = results.read(path)
+        print(f"{run.task} {run.experiment} {run.seed}: {evaluations[-1].score:.1f}", flush=True)
+        return evaluations
+
+    runs = list(runs)
+    with ThreadPoolExecutor(at_a_time) as pool:
+        return dict(zip(runs, pool.map(one, runs), strict=True))
+
+
+def minutes(run: Run, folder: Path) -> float:
+    """Return how long a run took, evaluations included."""
+    return float((folder / run.task / run.experiment / str(run.seed) / "minutes.txt").read_text())
+
+
+def score_at(evaluations: list[Evaluation], env_steps: int) -> float:
+    """Return the score of the first evaluation after so many real steps, or of the last one."""
+    return next((e.score for e in evaluations if e.env_steps >= env_steps), evaluations[-1].score)
+
+
+def summary(scores: Iterable[float]) -> dict[str, Any]:
+    """Return interquartile mean and mean over seeds with their 95 % intervals, and the scores themselves."""
+    scores = list(scores)
+    figures = estimate([np.array(scores)], {"iqm": interquartile_mean, "mean": mean})
+    return {
+        **{
+            name: {"value": _rounded(found.value), "low": _rounded(found.low), "high": _rounded(found.high)}
+            for name, found in figures.items()
+        },
+        "scores": [round(score, 2) for score in scores],
+    }
+
+
+def _rounded(value: Any) -> float | None:
+    return round(float(value), 2) if np.isfinite(value) else None

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch import nn
+
+from modules.layers.networks import body
+
+
+def test_pictures_of_84_pixels_are_seen_as_by_mnih_et_al():
+    network, width = body((4, 84, 84), hidden=[512])
+    convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
+    assert [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+    assert next(layer for layer in network if isinstance(layer, nn.Linear)).in_features == 64 * 7 * 7
+    assert width == 512
+    assert network(torch.rand(3, 4, 84, 84)).shape == (3, 512)
+
+
+@pytest.mark.parametrize("size", [(42, 42), (64, 64), (105, 80), (210, 160)])
+def test_pictures_of_other_sizes_leave_about_as_much(size):
+    network, width = body((3, *size), hidden=[])
+    seen = network[:-1](torch.rand(2, 3, *size))
+    assert 6 <= min(seen.shape[2:]) <= 8
+    assert network(torch.rand(2, 3, *size)).shape == (2, width)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("silu", nn.SiLU), ("tanh", nn.Tanh)])
+def test_vectors_go_through_fully_connected_layers(name, kind):
+    network, width = body((5,), hidden=[7, 6], activation=name)
+    assert [type(layer) for layer in network] == [nn.Flatten, nn.Linear, kind, nn.Linear, kind]
+    assert width == 6
+    assert network(torch.rand(3, 5)).shape == (3, 6)
+
+
+def test_layer_norm_stands_before_every_activation_of_the_fully_connected_layers():
+    network, _ = body((4, 42, 42), hidden=[16, 8], layer_norm=True)
+    kinds = [type(layer) for layer in network]
+    fully_connected = kinds[kinds.index(nn.Flatten) + 1 :]
+    assert fully_connected == 2 * [nn.Linear, nn.LayerNorm, nn.ReLU]
+    assert nn.LayerNorm not in kinds[: kinds.index(nn.Flatten)]
+
+
+def test_without_layers_features_are_seen_as_they_are():
+    network, width = body((5,), hidden=[])
+    features = torch.rand(3, 5)
+    assert torch.equal(network(features), features)
+    assert width == 5

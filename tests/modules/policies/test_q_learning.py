@@ -1,0 +1,212 @@
+"""Q-learning against targets that are written down by hand, and the values of a tiny decision problem."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modules.errors import UserError
+from modules.identity import IdentityModel
+from modules.policies.q_learning import QLearning
+from modules.world_model import Spec
+from tests.modules.policies.mdp import DISCOUNT, MDP, NUM_ACTIONS, NUM_STATES, rows
+
+
+def built(**options) -> QLearning:
+    policy = QLearning(**{"hidden": [16], "discount": DISCOUNT} | options)
+    policy.build((NUM_STATES,), NUM_ACTIONS)
+    for parameter in policy.target.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    return policy
+
+
+def table(network, model) -> torch.Tensor:
+    """The action values of every state, (S, A)."""
+    return network(model.features(torch.arange(NUM_STATES))).detach()
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_targets(double):
+    model, policy = MDP(), built(double=double)
+    states = torch.arange(NUM_STATES)
+    after, reward, continuation = (states + 3) % NUM_STATES, torch.randn(NUM_STATES), (states % 4 > 0).float()
+    batch = rows([[0, 0]] * NUM_STATES, [[1, 0]] * NUM_STATES, [[0.0, 9.0]] * NUM_STATES)
+    batch = batch.replace(
+        state=torch.stack([states, after], 1),
+        reward=torch.stack([reward, reward], 1),
+        continuation=torch.stack([continuation, continuation], 1),
+    )
+    online, target = table(policy.online, model), table(policy.target, model)
+    chosen = (online if double else target)[after].argmax(dim=1)
+    assert (online.argmax(dim=1) != target.argmax(dim=1)).any()
+    expected = reward + DISCOUNT * continuation * target[after].gather(1, chosen[:, None])[:, 0]
+    loss, parts = policy.loss(batch, model)
+    assert loss.item() == pytest.approx(F.smooth_l1_loss(online[:, 1], expected).item(), rel=1e-5)
+    assert parts["value"].item() == pytest.approx(online[:, 1].mean().item(), rel=1e-5)
+
+
+def test_targets_of_n_steps():
+    """The last rows have fewer steps left, and the step over an end has nothing after it."""
+    model, policy = MDP(), built(n_step=2, double=False)
+    batch = rows([[2, 5, 7, 1, 4]], [[0, 2, 1, 0, 1]], [[1.0, 2.0, 3.0, 4.0, 5.0]], [[1.0, 1.0, 1.0, 0.0, 1.0]])
+    online, target = table(policy.online, model), table(policy.target, model)
+    best = target.max(dim=1).values
+    expected = torch.tensor(
+        [
+            1 + DISCOUNT * 2 + DISCOUNT**2 * best[7],
+            2 + DISCOUNT * 3 + DISCOUNT**2 * best[1],
+            3 + DISCOUNT * 4,
+            4,
+        ]
+    )
+    chosen = online[[2, 5, 7, 1], [0, 2, 1, 0]]
+    loss, _ = policy.loss(batch, model)
+    assert loss.item() == pytest.approx(F.smooth_l1_loss(chosen, expected).item(), rel=1e-5)
+
+
+def test_rows_that_nothing_follows_do_not_count():
+    model, policy = MDP(), built()
+    batch = rows([[2, 5, 7]] * 2, [[0, 1, 2]] * 2, [[1.0, 2.0, 3.0]] * 2)
+    last = torch.tensor([[False, True, False], [False, False, False]])
+    first = torch.tensor([[False, False, True], [False, False, True]])
+    batch = batch.replace(is_last=last, is_first=first)
+    reference = policy.loss(batch, model)[0]
+    for change in ({"reward": batch.reward + 7 * (first.roll(-1, 1))}, {"action": (batch.action + first.roll(-1, 1)) % 3}):
+        assert policy.loss(batch.replace(**change), model)[0] == reference
+    assert policy.loss(batch.replace(reward=batch.reward + 7), model)[0] != reference
+
+
+def test_dreamed_rows_count_as_likely_as_they_are_reached():
+    model, policy = MDP(), built(double=False)
+    dream = rows([[2, 5, 7]], [[0, 1, 2]], [[1.0, 2.0, 0.0]], [[0.25, 0.5, 1.0]], [[False, False, True]])
+    single = [policy.loss(dream[:, t : t + 2], model)[0].item() for t in (0, 1)]
+    assert policy.loss(dream, model)[0].item() == pytest.approx((single[0] + 0.25 * single[1]) / 1.25, rel=1e-5)
+
+
+def test_rewards_may_be_clipped():
+    model, policy = MDP(), built(clip_rewards=True)
+    batch = rows([[2, 5]], [[0, 1]], [[-4.0, 0.0]])
+    assert policy.loss(batch, model)[0] == policy.loss(batch.replace(reward=batch.reward.sign()), model)[0]
+    policy.clip_rewards = False
+    assert policy.loss(batch, model)[0] != policy.loss(batch.replace(reward=batch.reward.sign()), model)[0]
+
+
+def test_dueling_networks_split_value_and_advantage():
+    model = MDP()
+    network = built(dueling=True).online
+    x = network.torso(model.features(torch.arange(NUM_STATES)))
+    values = network(model.features(torch.arange(NUM_STATES)))
+    assert torch.allclose(values.mean(dim=1, keepdim=True), network.value(x), atol=1e-6)
+    assert torch.allclose(values.diff(dim=1), network.advantage(x).diff(dim=1), atol=1e-6)
+    assert built(dueling=False).online.value is None
+
+
+def test_only_the_online_network_learns():
+    model, policy = MDP(), built()
+    policy.loss(model.play(4, 6).replace(state=torch.randint(NUM_STATES, (4, 6))), model)[0].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.online.parameters())
+    assert all(p.grad is None for p in policy.target.parameters())
+    assert model.one.grad is None
+    (group,) = policy.parameter_groups()
+    assert {id(p) for p in group["params"]} == {id(p) for p in policy.online.parameters()}
+
+
+def test_the_target_network_follows_on_schedule():
+    policy = built(target_rate=0.25, target_every=3)
+    expected, online = copy.deepcopy(policy.target), policy.online
+    for update in range(1, 8):
+        for p in online.parameters():
+            p.data += 1
+        policy.updated()
+        if update % 3 == 0:
+            for target, p in zip(expected.parameters(), online.parameters(), strict=True):
+                target += 0.25 * (p - target)
+        for target, p in zip(policy.target.parameters(), expected.parameters(), strict=True):
+            assert torch.allclose(target, p, atol=1e-6)
+    copied = built(target_rate=1.0)
+    copied.updated()
+    for target, p in zip(copied.target.parameters(), copied.online.parameters(), strict=True):
+        assert torch.equal(target, p)
+
+
+# Acting.
+
+
+def test_random_actions_become_rarer_in_a_straight_line():
+    policy = built(epsilon_start=0.9, epsilon_end=0.1, epsilon_updates=4)
+    seen = []
+    for _ in range(6):
+        seen.append(policy.exploration)
+        policy.updated()
+    assert seen == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1, 0.1])
+    assert built(epsilon_start=0.9, epsilon_end=0.1, epsilon_updates=0).exploration == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.3, 0.0])
+def test_logits_are_those_of_epsilon_greedy_actions(epsilon):
+    model, policy = MDP(), built(epsilon_end=epsilon, epsilon_updates=0)
+    logits, value = policy(model.features(torch.arange(NUM_STATES)))
+    values = table(policy.online, model)
+    greedy = F.one_hot(values.argmax(dim=1), NUM_ACTIONS)
+    assert torch.allclose(logits.softmax(dim=1), (1 - epsilon) * greedy + epsilon / NUM_ACTIONS, atol=2e-6)
+    assert torch.equal(value, values.max(dim=1).values)
+    assert logits.isfinite().all()
+
+
+def test_schedules_go_on_where_they_stopped():
+    policy = built(epsilon_updates=10)
+    for _ in range(4):
+        policy.updated()
+    again = built(epsilon_updates=10)
+    again.load_state_dict(policy.state_dict())
+    assert again.exploration == policy.exploration < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_step": 0}, "n_step"),
+        ({"target_every": 0}, "target_every"),
+        ({"discount": 1.5}, "discount must lie between 0 and 1: got 1.5"),
+        ({"epsilon_end": -0.1}, "epsilon_end must lie between 0 and 1"),
+    ],
+    ids=str,
+)
+def test_mistakes_get_one_line(options, words):
+    with pytest.raises(UserError, match=words) as raised:
+        QLearning(**options)
+    assert "\n" not in str(raised.value)
+
+
+# Learning.
+
+
+def learn(policy: QLearning, updates: int, batch, model) -> None:
+    optimizer = torch.optim.AdamW(policy.parameter_groups())
+    for _ in range(updates):
+        optimizer.zero_grad()
+        policy.loss(batch(), model)[0].backward()
+        optimizer.step()
+        policy.updated()
+
+
+@pytest.mark.parametrize("options", [{}, {"double": False, "dueling": False}, {"layer_norm": True}])
+def test_the_values_of_a_decision_problem_are_learned_exactly(options):
+    """From nothing but random play, in windows over ends and cuts, as DQN on observations that are the features."""
+    mdp, model = MDP(), IdentityModel()
+    model.build_from(Spec((NUM_STATES,), 1, NUM_ACTIONS))
+    played = mdp.play(lanes=40, rows=120)
+    played = played.replace(observation=F.one_hot(mdp.encode(played), NUM_STATES).float())
+    assert (~played.follows()).float().mean() > 0.2
+
+    def batch():
+        lane, start = torch.randint(40, (64, 1)), torch.randint(120 - 4, (64, 1))
+        windows = played[lane, start + torch.arange(4)]
+        return windows.replace(state=model.encode(windows))
+
+    policy = built(**{"hidden": [64], "lr": 3e-3, "target_rate": 1.0, "target_every": 20} | options)
+    learn(policy, 1200, batch, model)
+    found, optimal = table(policy.online, mdp), mdp.optimal()
+    assert (found - optimal).abs().max() < 0.05 * (optimal.max() - optimal.min())
+    assert mdp.values(F.one_hot(found.argmax(dim=1), NUM_ACTIONS).float()).mean() > 0.99 * optimal.amax(dim=1).mean()
