@@ -41,7 +41,7 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, li
         if not any(evaluation.final for evaluation in evaluations):
             command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.experiment]
             command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
-            command += [f"--trainer.default_root_dir={path}", "--trainer.enable_progress_bar=false"]
+            command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)
             begin = time.perf_counter()
             with (path / "log.txt").open("w") as log:

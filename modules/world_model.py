@@ -146,8 +146,9 @@ class WorldModel(lightning.LightningModule):
                 self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Tell the schedules that an update was made."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Tell the schedules that an update was made, before callbacks save them."""
+        super().optimizer_step(*args, **kwargs)
         self.updated()
 
     def validation_step(self, batch: dict[str, Batch], batch_idx: int) -> None:

@@ -41,6 +41,8 @@ commands:
   dreamcade fit --config configs/quickstart.yaml     a world model of Pong in minutes
   dreamcade fit --config configs/quickstart.yaml --data.game Breakout
   dreamcade fit --config configs/quickstart.yaml --ckpt_path last     go on where it stopped
+  dreamcade fit --config configs/experiment/ensemble__mbpo.yaml      a policy that learns from dreams alone
+  dreamcade report runs/ensemble__mbpo runs/dqn_cartpole              compare what they play
   dreamcade COMMAND --help     all that can be set
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import run  # noqa: F401
+from tests.pipelines.conftest import run, small  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -24,19 +24,22 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
         words = command.split()
         if words[0] == "collect":
             words += ["--steps", "256", "--num_envs", "2"]
-        elif "--help" not in words:
-            words += ["--config", "configs/debug.yaml"]
-            words += ["--trainer.default_root_dir", folder(words)]
+        elif words[0] == "evaluate":
+            words += ["--episodes", "2", "--max_steps", "50"]
+        elif words[0] != "report" and "--help" not in words:
+            config = Path(words[words.index("--config") + 1])
+            words += ["--trainer.default_root_dir", folder(words, config), "--config", "configs/debug.yaml"]
+            words += small(PROJECT / config)
             if "--ckpt_path" in words:
                 words += ["--trainer.max_steps", "6"]
         outcome = run(*words)
         assert outcome.code == 0, (command, outcome.err)
 
 
-def folder(words: list[str]) -> str:
-    """A run for every line, but those that go on with the quickstart's."""
-    same = "last" in words or words == ["fit", "--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml"]
-    return "runs/first" if same else f"runs/{'-'.join(words).replace('/', '_')}"
+def folder(words: list[str], config: Path) -> str:
+    """Where the plain command would put its run, and a folder of its own for every other one."""
+    plain = "last" in words or words == ["fit", "--config", str(config)]
+    return f"runs/{config.stem}/0" if plain else f"runs/{'-'.join(words).replace('/', '_')}"
 
 
 def test_make_knows_the_commands_of_the_readme():

@@ -36,7 +36,6 @@ class StochasticUNet(UNet):
         clip: nats (squared error for "l2") of a pixel below which it is learned well enough; 0.03 in the paper.
         motion_weight: how much more a pixel counts where the next frame differs from the last one. 1 in the paper.
         outcome_weight: of reward and continuation, beside a frame loss that is the mean over pixels.
-        outcome_balance: how much rare rewards and ends weigh beside common ones, from 0 to 1.
         copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
         unroll: steps that the model is trained on its own predictions.
         unroll_warmup: updates over which these steps double from 1 up to `unroll`.
@@ -65,8 +64,7 @@ class StochasticUNet(UNet):
         reward_loss: Literal["categorical", "real"] = "categorical",
         clip: float = 0.03,
         motion_weight: float = 10.0,
-        outcome_weight: float = 0.003,
-        outcome_balance: float = 0.5,
+        outcome_weight: float = 0.03,
         copy_bias: float | None = 4.0,
         unroll: int = 4,
         unroll_warmup: int = 0,
@@ -89,7 +87,6 @@ class StochasticUNet(UNet):
             clip=clip,
             motion_weight=motion_weight,
             outcome_weight=outcome_weight,
-            outcome_balance=outcome_balance,
             copy_bias=copy_bias,
             unroll=unroll,
             unroll_warmup=unroll_warmup,

@@ -45,8 +45,6 @@ class UNet(WorldModel):
             max(loss, clip).
         motion_weight: how much more a pixel counts where the next frame differs from the last one. 1 in the paper.
         outcome_weight: of reward and continuation, beside a frame loss that is the mean over pixels.
-        outcome_balance: how much rare rewards and ends weigh beside common ones: 0 lets every row weigh the same, 1
-            every class. Probabilities stay right. See `modules.layers.outcomes.Outcomes`.
         copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
         unroll: steps that the model is trained on its own predictions.
         unroll_warmup: updates over which these steps double from 1 up to `unroll`.
@@ -72,8 +70,7 @@ class UNet(WorldModel):
         reward_loss: Literal["categorical", "real"] = "categorical",
         clip: float = 0.01,
         motion_weight: float = 10.0,
-        outcome_weight: float = 0.003,
-        outcome_balance: float = 0.5,
+        outcome_weight: float = 0.03,
         copy_bias: float | None = 4.0,
         unroll: int = 4,
         unroll_warmup: int = 0,
@@ -94,7 +91,6 @@ class UNet(WorldModel):
         self.clip = clip
         self.motion_weight = motion_weight
         self.outcome_weight = outcome_weight
-        self.outcome_balance = outcome_balance
         self.copy_bias = copy_bias
         self.unroll = unroll
         self.unroll_warmup = unroll_warmup
@@ -124,16 +120,16 @@ class UNet(WorldModel):
         """Make the networks; the way up is conditioned on `latents` numbers beside the actions."""
         conditions = 2 * self.num_actions
         outputs = self.channels * (self.levels if self.frame_loss == "categorical" else 1)
-        finest, *_, coarsest = size.shapes(height, width)
         self.encoder = Encoder(self.feature_shape[0], height, width, conditions, size)
         self.decoder = Decoder(outputs, height, width, conditions + latents, size)
-        self.outcomes = Outcomes(coarsest, finest, self.reward_loss, self.outcome_balance)
+        self.outcomes = Outcomes(*size.shapes(height, width)[0], self.reward_loss)
 
     def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
-        """Place the levels where the game's pixels are, and weigh outcomes by how often they occur."""
+        """Place the levels where the game's pixels are; a fresh model's outcomes start as frequent as they are."""
         assert batch.observation is not None
         self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.levels))
-        self.outcomes.refit(batch)
+        if self.updates == 0:
+            self.outcomes.start(batch)
 
     def horizon(self) -> int:
         """Return the steps that the model is trained on its own predictions by now."""
@@ -232,7 +228,7 @@ class UNet(WorldModel):
     def paint(self, state: Tensor, seen: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `predict` does, from what the encoder saw in a state."""
         frame, painted = self.decoder(seen, condition)
-        reward, continuation = self.outcomes(seen[-1], painted)
+        reward, continuation = self.outcomes(painted)
         frame, last = frame.float(), self.newest(state)
         if self.frame_loss == "categorical":
             frame = frame.unflatten(1, (self.levels, self.channels))

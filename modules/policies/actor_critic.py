@@ -31,7 +31,7 @@ class ActorCritic(Policy):
         value_coefficient: of the critic's loss.
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient.
-        clip_rewards: learn from the signs of rewards.
+        clip_rewards: learn from rewards clipped to [-1, 1].
     """
 
     def __init__(

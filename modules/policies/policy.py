@@ -17,7 +17,7 @@ class Policy(nn.Module):
     Args:
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
-        clip_rewards: learn from the signs of rewards, as Mnih et al. 2015.
+        clip_rewards: learn from rewards clipped to [-1, 1], as Mnih et al. 2015.
     """
 
     extras: tuple[str, ...] = ()
@@ -61,7 +61,8 @@ class Policy(nn.Module):
 
     def rewards(self, batch: Batch) -> Tensor:
         """Return the rewards (B, T) to learn from."""
-        return batch.reward.sign() if self.clip_rewards else batch.reward
+        # Not their signs: a dream's are expectations, which are hardly ever 0.
+        return batch.reward.clamp(-1, 1) if self.clip_rewards else batch.reward
 
     @staticmethod
     @torch.no_grad()

@@ -56,7 +56,7 @@ class QLearning(Policy):
         epsilon_updates: policy updates over which it falls linearly.
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient.
-        clip_rewards: learn from the signs of rewards.
+        clip_rewards: learn from rewards clipped to [-1, 1].
     """
 
     def __init__(

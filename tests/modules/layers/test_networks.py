@@ -8,7 +8,11 @@ from modules.layers.networks import body
 def test_pictures_of_84_pixels_are_seen_as_by_mnih_et_al():
     network, width = body((4, 84, 84), hidden=[512])
     convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
-    assert [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+    assert [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [
+        (32, 8, 4),
+        (64, 4, 2),
+        (64, 3, 1),
+    ]
     assert next(layer for layer in network if isinstance(layer, nn.Linear)).in_features == 64 * 7 * 7
     assert width == 512
     assert network(torch.rand(3, 4, 84, 84)).shape == (3, 512)

@@ -1,21 +1,13 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from modules.batch import Batch
 from modules.layers.outcomes import Outcomes
 
-COARSEST, FINEST = (6, 2, 3), (4, 9, 11)
 
-
-def make(reward_loss="categorical", balance=0.5) -> Outcomes:
+def make(reward_loss="categorical") -> Outcomes:
     torch.manual_seed(0)
-    return Outcomes(COARSEST, FINEST, reward_loss, balance, width=8)
-
-
-def rows(reward: torch.Tensor, continuation: torch.Tensor, is_last: torch.Tensor) -> Batch:
-    no = torch.zeros_like(is_last)
-    return Batch(torch.zeros_like(reward, dtype=torch.int64), reward, continuation, no, is_last)
+    return Outcomes(4, 9, 11, reward_loss, looks=8)
 
 
 def a_few_rewards() -> Batch:
@@ -23,14 +15,16 @@ def a_few_rewards() -> Batch:
     reward, continuation, is_last = torch.zeros(210), torch.ones(210), torch.zeros(210, dtype=torch.bool)
     reward[:2], reward[2:10], continuation[100:120] = -1, 5, 0
     is_last[200:], reward[200:], continuation[200:] = True, -1, 0
-    return rows(*(tensor.view(10, 21) for tensor in (reward, continuation, is_last)))
+    reward, continuation, is_last = (tensor.view(10, 21) for tensor in (reward, continuation, is_last))
+    return Batch(torch.zeros(10, 21, dtype=torch.int64), reward, continuation, torch.zeros_like(is_last), is_last)
 
 
 @pytest.mark.parametrize("reward_loss", ["categorical", "real"])
 def test_the_losses_are_their_formulas(reward_loss):
     outcomes = make(reward_loss)
     reward, continuation = torch.tensor([-3.0, 0.0, 0.5, 8.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
-    output, logit = outcomes(torch.randn(4, *COARSEST), torch.randn(4, *FINEST))
+    output, logit = outcomes(torch.randn(4, 4, 9, 11))
+    assert output.shape == (4, 3 if reward_loss == "categorical" else 1)
     if reward_loss == "categorical":
         log_probability = output.log_softmax(dim=1)
         expected = -torch.stack([log_probability[i, column] for i, column in enumerate([0, 1, 2, 2])])
@@ -44,77 +38,43 @@ def test_the_losses_are_their_formulas(reward_loss):
     torch.testing.assert_close(outcomes.continuation_losses(logit, continuation), -probability.log())
 
 
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_weights_are_powers_of_the_frequencies_and_a_row_weighs_one_on_average(balance):
-    outcomes = make(balance=balance)
-    outcomes.refit(a_few_rewards())
-    for weights, counts in (
-        (outcomes.reward_weights, torch.tensor([3.0, 191.0, 9.0])),
-        (outcomes.continuation_weights, torch.tensor([21.0, 181.0])),
-    ):
-        frequency = counts / counts.sum()
-        torch.testing.assert_close(weights / weights[1], (frequency / frequency[1]) ** -balance)
-        torch.testing.assert_close((weights * frequency).sum(), torch.tensor(1.0))
-    assert outcomes.reward_losses(torch.zeros(1, 3), torch.ones(1)).isfinite()
-
-
-def test_a_class_that_never_occurred_has_a_finite_weight():
-    outcomes = make(balance=1.0)
-    outcomes.refit(rows(torch.zeros(5, 9), torch.ones(5, 9), torch.zeros(5, 9, dtype=torch.bool)))
-    assert outcomes.reward_weights.isfinite().all()
-    assert outcomes.continuation_weights.isfinite().all()
-
-
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_probabilities_are_right_whatever_the_balance(balance):
-    """Where nothing tells the outcomes apart, the least loss gives every class its frequency."""
-    outcomes, batch = make(balance=balance), a_few_rewards()
-    outcomes.refit(batch)
-    executed = ~batch.is_last
-    reward, continuation = batch.reward[executed], batch.continuation[executed]
-    output, logit = torch.zeros(3, requires_grad=True), torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([output, logit], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = outcomes.reward_losses(output.expand(200, 3), reward).mean()
-        loss = loss + outcomes.continuation_losses(logit.expand(200), continuation).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    torch.testing.assert_close(output.softmax(dim=0), torch.tensor([0.01, 0.95, 0.04]), atol=2e-3, rtol=0)
-    torch.testing.assert_close(logit.sigmoid(), torch.tensor(0.9), atol=2e-3, rtol=0)
-    assert outcomes.expected_reward(output[None]).item() == pytest.approx(0.03, abs=2e-3)
-
-
-def test_an_untrained_head_starts_near_the_frequencies_where_classes_weigh_the_same():
-    outcomes = make(balance=1.0)
-    torch.nn.init.zeros_(outcomes.read[-1].weight)
-    torch.nn.init.zeros_(outcomes.read[-1].bias)
-    outcomes.refit(a_few_rewards())
-    output, logit = outcomes(torch.randn(2, *COARSEST), torch.randn(2, *FINEST))
-    torch.testing.assert_close(output.softmax(dim=1)[0], torch.tensor([3.0, 191.0, 9.0]) / 203)
+@pytest.mark.parametrize("reward_loss", ["categorical", "real"])
+def test_an_untrained_head_starts_at_the_frequencies(reward_loss):
+    outcomes = make(reward_loss)
+    torch.nn.init.zeros_(outcomes.last.weight)
+    torch.nn.init.zeros_(outcomes.last.bias)
+    outcomes.start(a_few_rewards())
+    output, logit = outcomes(torch.randn(2, 4, 9, 11))
+    if reward_loss == "categorical":
+        torch.testing.assert_close(output.softmax(dim=1)[0], torch.tensor([3.0, 191.0, 9.0]) / 203)
+    else:
+        torch.testing.assert_close(output[0, 0], torch.tensor((8 * 5 - 2) / 200))
     torch.testing.assert_close(logit.sigmoid()[0], torch.tensor(181 / 202))
+
+
+def test_what_never_occurred_remains_possible():
+    outcomes, batch = make(), a_few_rewards()
+    outcomes.start(batch.replace(reward=torch.zeros(10, 21), continuation=torch.ones(10, 21)))
+    assert outcomes.offset.isfinite().all()
 
 
 @pytest.mark.parametrize("place", [(0, 0), (4, 5), (8, 10)])
 def test_one_fine_pixel_anywhere_is_seen_and_told_from_another_place(place):
-    outcomes = make()
-    coarsest, nothing = torch.zeros(1, *COARSEST), torch.zeros(1, *FINEST)
+    outcomes, nothing = make(), torch.zeros(1, 4, 9, 11)
     torch.nn.init.normal_(outcomes.position)
     dot, other = nothing.clone(), nothing.clone()
     dot[:, :, *place] = 5.0
     other[:, :, 3, 2] = 5.0
-    seen = [outcomes(coarsest, fine)[0] for fine in (nothing, dot, other)]
+    seen = [outcomes(features)[0] for features in (nothing, dot, other)]
     assert not torch.allclose(seen[1], seen[0])
     assert not torch.allclose(seen[1], seen[2])
 
 
-def test_every_parameter_gets_a_gradient_from_both_losses():
-    for index in (0, 1):
-        outcomes = make()
-        output = outcomes(torch.randn(3, *COARSEST), torch.randn(3, *FINEST))[index]
-        loss = F.mse_loss(output, torch.ones_like(output))
-        loss.backward()
-        assert all((p.grad != 0).any() for p in outcomes.parameters())
+@pytest.mark.parametrize("which", ["reward", "continuation"])
+def test_every_layer_gets_a_gradient_from_each_loss(which):
+    outcomes = make()
+    output, logit = outcomes(torch.randn(3, 4, 9, 11))
+    losses = {"reward": outcomes.reward_losses(output, torch.ones(3))}
+    losses["continuation"] = outcomes.continuation_losses(logit, torch.zeros(3))
+    losses[which].mean().backward()
+    assert all((parameter.grad != 0).any() for parameter in outcomes.parameters())

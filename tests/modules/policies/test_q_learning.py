@@ -72,7 +72,10 @@ def test_rows_that_nothing_follows_do_not_count():
     first = torch.tensor([[False, False, True], [False, False, True]])
     batch = batch.replace(is_last=last, is_first=first)
     reference = policy.loss(batch, model)[0]
-    for change in ({"reward": batch.reward + 7 * (first.roll(-1, 1))}, {"action": (batch.action + first.roll(-1, 1)) % 3}):
+    for change in (
+        {"reward": batch.reward + 7 * (first.roll(-1, 1))},
+        {"action": (batch.action + first.roll(-1, 1)) % 3},
+    ):
         assert policy.loss(batch.replace(**change), model)[0] == reference
     assert policy.loss(batch.replace(reward=batch.reward + 7), model)[0] != reference
 

@@ -1,0 +1,86 @@
+"""Real Atari on two cores: Dyna-Q and MBPO with a UNet, and DQN, at 42 x 42 pixels.
+
+    python benchmarks/atari_small.py [--seeds 1] [--games Boxing,Freeway,Pong] [--folder runs/atari_small]
+
+Runs `unet__dyna_q`, `unet__mbpo` and `dqn` as their configurations are, each on one thread, two at a time: the same
+real steps, and the same number of gradient updates of the policy. 30 evaluation episodes at the end; "random" is 30
+episodes of uniformly random play under the same protocol. Whether a mean is above random is tested by permutation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+
+import runs
+from datamodules.environments.atari import AtariEnvironments, canonical_game
+from pipelines.actors import RandomActor
+from pipelines.evaluation.episodes import play
+from pipelines.evaluation.results import human_normalized
+
+EXPERIMENTS = ("unet__dyna_q", "unet__mbpo", "dqn")
+
+
+def random_returns(game: str, episodes: int) -> list[float]:
+    """Return the returns of random play."""
+    environment = AtariEnvironments(game, episodes, variant="evaluation", size=(42, 42), seed=0)
+    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0)))
+    environment.close()
+    return [episode["return"] for episode in played]
+
+
+def interval(returns: list[float]) -> dict[str, Any]:
+    """Return the mean of episodes with its bootstrapped 95 % interval."""
+    draws = np.random.default_rng(0).choice(returns, (10_000, len(returns))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": round(float(np.mean(returns)), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
+
+
+def chance_of_difference(returns: list[float], chance: list[float], draws: int = 20_000) -> float:
+    """Return the one-sided p-value that returns are no better than chance, by permutation of their means."""
+    pooled = np.array([*returns, *chance])
+    shuffled = np.random.default_rng(0).permuted(np.tile(pooled, (draws, 1)), axis=1)
+    differences = shuffled[:, : len(returns)].mean(axis=1) - shuffled[:, len(returns) :].mean(axis=1)
+    return float((1 + (differences >= np.mean(returns) - np.mean(chance)).sum()) / (1 + draws))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--games", default="Boxing,Freeway,Pong", help="separated by commas")
+    parser.add_argument("--folder", type=Path, default=Path("runs/atari_small"), help="of the runs, which are kept")
+    options = parser.parse_args()
+    games = [canonical_game(game) for game in options.games.split(",")]
+    wanted = [
+        runs.Run(experiment, seed, (f"data.game={game}",), game)
+        for seed in range(options.seeds)
+        for game in games
+        for experiment in EXPERIMENTS
+    ]
+    trained = runs.train(wanted, options.folder.resolve())
+    figures: dict[str, Any] = {}
+    for game in games:
+        chance = random_returns(game, 30)
+        figures[game] = {"random": interval(chance)}
+        for experiment in EXPERIMENTS:
+            of_seeds = [run for run in wanted if (run.experiment, run.task) == (experiment, game)]
+            returns = [float(value) for run in of_seeds for value in trained[run][-1].returns]
+            last = trained[of_seeds[0]][-1]
+            figures[game][experiment] = {
+                **interval(returns),
+                "human_normalized": human_normalized(game, float(np.mean(returns))),
+                "p_not_above_random": chance_of_difference(returns, chance),
+                "real_steps": last.env_steps,
+                "updates": last.updates,
+                "minutes": round(max(runs.minutes(run, options.folder) for run in of_seeds), 1),
+                "curve": [[e.env_steps, round(e.score, 2)] for e in trained[of_seeds[0]]],
+            }
+    report.write("atari_small", {"seeds": options.seeds, "games": figures})
+
+
+if __name__ == "__main__":
+    main()
