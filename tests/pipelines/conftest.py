@@ -17,7 +17,7 @@ def small(config: Path | str) -> list[str]:
     if "size" in model["init_args"]:
         return ["--model.size", "debug"]
     if "size" in model["init_args"].get("world_model", {}).get("init_args", {}):
-        return ["--model.world_model.size", "debug"]
+        return ["--model.world_model.size", "debug", "--data.size", "[42, 42]"]
     return []
 
 
