@@ -59,8 +59,10 @@ def collect(
             collector.step(actor)
             advance(num_envs)
     store.close()
-    scores = f", mean return {np.mean(collector.returns):.1f} over {len(collector.returns)} episodes"
-    Console().print(f"{path}: {store.capacity * num_envs} steps{scores if collector.returns else ''}", soft_wrap=True)
+    returns, scores = collector.returns, ""
+    if returns:
+        scores = f", mean return {np.mean(returns):.1f} over {len(returns)} episodes"
+    Console().print(f"{path}: {store.capacity * num_envs} steps{scores}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,0 +1,38 @@
+"""A world model that was trained before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+from modules.agent import world_model
+from modules.errors import UserError
+from pipelines import checkpoints
+
+
+class Pretrained(Callback):
+    """Starts a run with the world model of a checkpoint, by itself or an agent's.
+
+    With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` has no place beside it.
+
+    Args:
+        checkpoint: of a run on the same world, with a model of the same class and size.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the weights; a run that goes on has its own already."""
+        model = world_model(pl_module)
+        module, kept = checkpoints.load(self.checkpoint)
+        checkpoints.check_world(self.checkpoint, kept, trainer.datamodule.name)  # type: ignore[attr-defined]
+        trained = world_model(module)
+        if type(trained) is not type(model):
+            raise UserError(f"{self.checkpoint} holds a {type(trained).__name__}, expected a {type(model).__name__}")
+        try:
+            model.load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            reason = [line.strip() for line in str(error).splitlines()][:2][-1]
+            raise UserError(f"the weights in {self.checkpoint} do not fit {type(model).__name__}: {reason}") from None
