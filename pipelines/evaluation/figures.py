@@ -154,7 +154,9 @@ def draw_games(axes: Axes, summary: Summary) -> None:
 def sheets(summary: Summary) -> dict[str, Figure]:
     """Return the pictures to be saved as PNG, by name."""
     with rc_context(STYLE):
-        found = {"curves": _grid(curve_panels(summary), 5, (3.2, 2.4), draw_curves, summary)}
+        panels = curve_panels(summary)
+        size = (3.2, 2.4) if len(panels) > 2 else (6.0, 3.6)
+        found = {"curves": _grid(panels, 5, size, draw_curves, summary)}
         found["curves"].supxlabel("real agent steps", size=10)
         _legend(found["curves"], summary)
         if len(summary.normalized_games) > 1:
@@ -199,7 +201,10 @@ def _legend(figure: Figure, summary: Summary) -> None:
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(5, len(handles)))
+    widest = max(map(len, handles), default=1)
+    fitting = int(figure.get_figwidth() / (0.6 + 0.08 * widest))  # inches
+    ncols = max(1, min(5, fitting, len(handles)))
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=ncols)
 
 
 def _thousands(value: float, _: object = None) -> str:
