@@ -82,8 +82,7 @@ class AtariReplay(ReplayData):
         """The game."""
         if self.game is not None:
             return self.game
-        assert self.store is not None
-        return self.store.description["game"]
+        return self.description["game"]
 
     def expected(self) -> dict[str, Any]:
         """Return the game and the protocol, where they are given."""

@@ -73,8 +73,7 @@ class ControlReplay(ReplayData):
         """The environment's id."""
         if self.id is not None:
             return self.id
-        assert self.store is not None
-        return self.store.description["id"]
+        return self.description["id"]
 
     def expected(self) -> dict[str, Any]:
         """Return the id and the time limit, where an id is given."""

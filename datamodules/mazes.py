@@ -88,8 +88,7 @@ class MazeReplay(ReplayData):
         """The maze."""
         if self.maze is not None:
             return f"{self.maze} maze"
-        assert self.store is not None
-        return f"{self.store.description['id']} maze"
+        return f"{self.description['id']} maze"
 
     def expected(self) -> dict[str, Any]:
         """Return what the description of a store says of this maze."""

@@ -258,6 +258,8 @@ class ReplayData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
+        if self.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
+            raise UserError("data.recent needs a whole number for trainer.limit_train_batches: Lightning draws ahead")
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

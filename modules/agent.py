@@ -64,7 +64,7 @@ class Rounds:
         raise AssertionError
 
     def ends(self, updates: int) -> bool:
-        """Return whether a round is over after so many updates."""
+        """Return whether a round is over after so many updates, at least 1."""
         return self.at(updates).number != self.at(updates - 1).number
 
     def _listed(self) -> int:
@@ -128,6 +128,13 @@ class Agent(LightningModule):
             raise UserError(
                 f"a policy that learns from dreams needs a world model that predicts states and rewards: "
                 f"{type(model).__name__} has no {' and no '.join(sorted(missing, reverse=True))}"
+            )
+        columns = getattr(self.trainer.datamodule, "extras", self.policy.extras)  # type: ignore[attr-defined]
+        absent = [name for name in self.policy.extras if name not in columns]
+        if stage == "fit" and self.policy_learns_from != "dream" and absent:
+            raise UserError(
+                f"{type(self.policy).__name__} learns from what its own actor leaves in real rows: "
+                f"set data.extras to [{', '.join(self.policy.extras)}]"
             )
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor | None:
@@ -230,6 +237,8 @@ class Agent(LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip each part by its own norm: the model by the Trainer's value, the policy by its own."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise UserError("an agent's parts are clipped by their norms: trainer.gradient_clip_algorithm must be norm")
         parts: list[tuple[nn.Module, float | None]] = [
             (self.world_model, gradient_clip_val),
             (self.policy, self.policy.gradient_clip_val),

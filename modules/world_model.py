@@ -46,7 +46,7 @@ class WorldModel(lightning.LightningModule):
     Args:
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on weights of two or more dimensions.
-        warmup: updates over which the learning rate rises from 0.
+        warmup: updates of the run over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine over the run's `max_steps`.
     """
 

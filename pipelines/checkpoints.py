@@ -62,13 +62,17 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Lightnin
             weights do not fit.
     """
     path = Path(path)
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device is {device}, but no GPU is available: use cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device}: expected cpu, cuda or cuda:N") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {device}, but there are {torch.cuda.device_count()} GPUs: use cpu")
     checkpoint = read(path)
     for key in ("config", "spec", "state_dict"):
         if key not in checkpoint:
             raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
-    module: Any = _instantiate(checkpoint["config"]["model"], path)
+    module = instantiate(LightningModule, checkpoint["config"]["model"], path)
     module.build_from(Spec(**checkpoint["spec"]))
     module.on_load_checkpoint(checkpoint)
     try:
@@ -79,11 +83,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Lightnin
     return module.to(device).eval(), checkpoint
 
 
-def _instantiate(config: dict[str, Any], path: Path) -> LightningModule:
+def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
+    """Make what the configuration in a checkpoint names: {class_path, init_args} of a subclass of `base`."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(base, "made", fail_untyped=False, required=True)
     try:
-        return parser.instantiate(parser.parse_object({"model": config})).model
+        return parser.instantiate(parser.parse_object({"made": config})).made
     except (ArgumentError, ValueError) as error:
         # Complaints are nested: the innermost of those about the first alternative says what is wrong.
         first = re.sub(r"\n\s*- Expected a <class 'NoneType'>.*", "", str(error), flags=re.DOTALL)

@@ -126,6 +126,8 @@ class UNet(WorldModel):
 
     def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
         """Place the levels where the game's pixels are; a fresh model's outcomes start as frequent as they are."""
+        if self.updates:
+            return  # what the network paints would mean other levels
         assert batch.observation is not None
         self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.levels))
         if self.updates == 0:
@@ -175,7 +177,7 @@ class UNet(WorldModel):
         parts = {name: total / masks.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         logged = {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
-        return loss, {**logged, "horizon": torch.tensor(float(horizon))}, states
+        return loss, {**logged, "horizon": torch.tensor(float(horizon), device=loss.device)}, states
 
     def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict one step and compare it with what was recorded.

@@ -66,7 +66,7 @@ class Outcomes(nn.Module):
 
     def expected_reward(self, output: Tensor) -> Tensor:
         """Return the expected sign, or the value itself, (B,)."""
-        return output.softmax(dim=1) @ self.signs if self.reward_loss == "categorical" else output[:, 0]
+        return (output.softmax(dim=1) * self.signs).sum(dim=1) if self.reward_loss == "categorical" else output[:, 0]
 
     def start(self, batch: Batch) -> None:
         """Let an untrained head predict what is common: the frequencies in real rows, or the mean reward.

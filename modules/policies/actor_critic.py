@@ -78,14 +78,14 @@ class ActorCritic(Policy):
         """Return the actor's logits (B, A) and the critic's values (B,)."""
         seen = self.actor_body(features)
         valued = seen if self.critic_body is None else self.critic_body(features)
-        return self.actor_head(seen).float(), self.critic_head(valued)[:, 0].float()
+        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 is too coarse for values
+            return self.actor_head(seen.float()), self.critic_head(valued.float())[:, 0]
 
     def evaluate(self, batch: Batch, model: WorldModel) -> tuple[torch.distributions.Categorical, Tensor]:
         """Return the actor's distributions and the critic's values over all rows, (B, T)."""
         logits, values = self(self.features(batch, model))
-        return torch.distributions.Categorical(logits=logits.unflatten(0, batch.shape)), values.unflatten(
-            0, batch.shape
-        )
+        actor = torch.distributions.Categorical(logits=logits.unflatten(0, batch.shape), validate_args=False)
+        return actor, values.unflatten(0, batch.shape)
 
 
 class PPO(ActorCritic):

@@ -31,10 +31,11 @@ class QNetwork(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, *feature_shape) to (B, A)."""
         x = self.torso(features)
-        if self.value is None:
-            return self.advantage(x)
-        advantage = self.advantage(x)
-        return self.value(x) + advantage - advantage.mean(dim=1, keepdim=True)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 cannot tell a value of 100 from one of 100.4
+            advantage = self.advantage(x.float())
+            if self.value is None:
+                return advantage
+            return self.value(x.float()) + advantage - advantage.mean(dim=1, keepdim=True)
 
 
 class QLearning(Policy):
@@ -139,7 +140,7 @@ class QLearning(Policy):
         parts = {
             "loss": loss.detach(),
             "value": weighted_mean(chosen.detach(), weights),
-            "epsilon": torch.tensor(self.exploration),
+            "epsilon": loss.new_tensor(self.exploration),
         }
         return loss, parts
 

@@ -53,7 +53,7 @@ class TabularQ(Policy):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms of the epsilon-greedy probabilities (B, A) and the values of the best actions (B,)."""
-        values = features @ self.table
+        values = self.table[features.argmax(dim=-1)]
         best = values.amax(dim=-1, keepdim=True)
         greedy = (values == best).float()
         greedy = greedy / greedy.sum(dim=-1, keepdim=True)

@@ -47,8 +47,7 @@ class MLPEnsemble(WorldModel):
     """Perceptrons that predict the change of a vector and the reward as Gaussians.
 
     Whether the episode goes on is read off the vector after, by small perceptrons of their own: as one more output of
-    the others it is hardly learned beside sharp Gaussians (with 1000 transitions of CartPole-v1 and as many updates, 3
-    in 10 ends are found instead of 8).
+    the others it is hardly learned beside sharp Gaussians.
 
     Its state is the vector; with `sampling` "dream" a last column names the member that dreams. Members differ by their
     initial weights and by the transitions they see: each draws its own from every training batch, with replacement.
@@ -177,10 +176,10 @@ class MLPEnsemble(WorldModel):
         varies_state = varies[:-1] / varies[:-1].sum().clamp(min=1)
         varies = varies / varies.sum().clamp(min=1)
         return {
-            "nll": (weight * (nll @ varies)).sum(dim=1),
+            "nll": (weight * ((nll * varies).sum(dim=-1))).sum(dim=1),
             "continuation": (weight * continuation).sum(dim=1),
-            "mse": (weight * (squared @ varies)).sum(dim=1),
-            "nrmse": (weight * (squared[..., :-1] @ varies_state)).sum(dim=1).sqrt(),
+            "mse": (weight * ((squared * varies).sum(dim=-1))).sum(dim=1),
+            "nrmse": (weight * ((squared[..., :-1] * varies_state).sum(dim=-1))).sum(dim=1).sqrt(),
             "reward": (weight * (squared[..., -1] * self.outcome_std[-1] ** 2)).sum(dim=1),
         }
 
@@ -195,9 +194,10 @@ class MLPEnsemble(WorldModel):
         rows = self.transitions(batch)
         index = self.every(rows)
         parts = self.losses(rows.take(torch.randint_like(index, index.shape[1]) if self.training else index))
-        bounds = (self.max_log_variance - self.min_log_variance) @ (self.outcome_std > 0).float()
+        bounds = ((self.max_log_variance - self.min_log_variance) * (self.outcome_std > 0)).sum()
         # A sum over members: each learns as if it were alone.
         total = (parts["nll"] + parts["continuation"]).sum() + 0.01 * bounds
+        parts = {"loss": total, **parts}
         return total, {name: value.detach().mean() for name, value in parts.items()}, self.encode(batch)
 
     @torch.no_grad()
@@ -205,8 +205,7 @@ class MLPEnsemble(WorldModel):
         """Standardise by training rows, and elect as elites the members of least mse on held-out rows, if any.
 
         What the networks predict stays the same: their first and last layers take up the change of units. A replay
-        buffer that grows would otherwise undo what was learned (on CartPole-v1 it cost four times the error, and
-        hundreds of updates to repair).
+        buffer that grows would otherwise undo what was learned.
         """
         rows = self.transitions(batch)
         if from_rank_zero(rows.follows.any()):

@@ -69,12 +69,15 @@ class DreamVideo(Callback):
 
     def film(self, trainer: Trainer, pl_module: Any) -> None:
         """Dream and write the files."""
+        model = world_model(pl_module)
+        if model.spec is None or len(model.spec.observation_shape) != 3:
+            raise UserError(f"dream_video films pictures: {type(model).__name__} predicts vectors")
         batch = trainer.datamodule.held_out(self.context + self.horizon, 32)  # type: ignore[attr-defined]
         frames = batch.observation[:, :, -1].float()
         motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.follows().cumprod(dim=1)
         liveliest = motion.sum(dim=1).argsort(descending=True)[: self.num_windows]
         with trainer.precision_plugin.forward_context():
-            dreams = dream(world_model(pl_module), batch[liveliest].to(pl_module.device), self.context)
+            dreams = dream(model, batch[liveliest].to(pl_module.device), self.context)
         films = _pixels(side_by_side(dreams).movedim(2, -1))
         film = enlarge(np.concatenate(list(films), axis=1), self.scale)
         horizons = [step for step in self.horizons if step <= dreams.real.shape[1]]

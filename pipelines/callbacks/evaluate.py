@@ -21,7 +21,7 @@ class Evaluate(Callback):
     `Collect`. What it measures lies in the run's evaluations.jsonl, which `dreamcade report` reads.
 
     Args:
-        every: real steps between evaluations; 0 evaluates at the end alone.
+        every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
         episodes: per evaluation.
         final_episodes: of the one at the end of training.
         greedy: play the likeliest action; false draws as in training.
@@ -59,7 +59,7 @@ class Evaluate(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
         assert isinstance(pl_module, Agent)
-        env_steps = trainer.datamodule.env_steps  # type: ignore[attr-defined]
+        env_steps = trainer.datamodule.env_steps * trainer.world_size  # type: ignore[attr-defined]
         over = pl_module.rounds.ends(trainer.global_step)
         if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = env_steps
@@ -85,7 +85,7 @@ class Evaluate(Callback):
                 epsilon=self.epsilon,
                 max_steps=self.max_steps,
                 show=final,
-                env_steps=data.env_steps,
+                env_steps=data.env_steps * trainer.world_size,
                 updates=trainer.global_step,
                 experiment=folder.parent.name if folder.name.isdigit() else folder.name,
                 run_seed=run_seed(),

@@ -73,6 +73,8 @@ class PredictionReport(Callback):
         model = world_model(pl_module)
         if not {"step", "decode"} <= model.capabilities:
             raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
+        if model.spec is None or len(model.spec.observation_shape) != 3:
+            raise UserError(f"prediction_report measures pictures: {type(model).__name__} predicts vectors")
         length = self.context + self.horizons[-1]
         batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():

@@ -9,12 +9,13 @@ from lightning import Callback, LightningModule, Trainer
 from modules.agent import world_model
 from modules.errors import UserError
 from pipelines import checkpoints
+from pipelines.callbacks.refit import Refit
 
 
 class Pretrained(Callback):
     """Starts a run with the world model of a checkpoint, by itself or an agent's.
 
-    With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` has no place beside it.
+    With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` is refused beside it.
 
     Args:
         checkpoint: of a run on the same world, with a model of the same class and size.
@@ -25,6 +26,8 @@ class Pretrained(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights; a run that goes on has its own already."""
+        if trainer.ckpt_path is not None:
+            return
         model = world_model(pl_module)
         module, kept = checkpoints.load(self.checkpoint)
         checkpoints.check_world(self.checkpoint, kept, trainer.datamodule.name)  # type: ignore[attr-defined]
@@ -36,3 +39,5 @@ class Pretrained(Callback):
         except RuntimeError as error:
             reason = [line.strip() for line in str(error).splitlines()][:2][-1]
             raise UserError(f"the weights in {self.checkpoint} do not fit {type(model).__name__}: {reason}") from None
+        if any(isinstance(callback, Refit) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError("Refit would change what the pretrained model learned from: leave it out beside Pretrained")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
 from modules.agent import Agent
@@ -48,7 +47,13 @@ def evaluate(
     if not isinstance(agent, Agent):
         raise UserError(f"{checkpoint} holds a {type(agent).__name__} without a policy: an agent's is needed")
     checkpoints.check_world(checkpoint, kept, game)
-    data = _data(kept)
+    for key in ("description", "env_steps"):
+        if key not in kept:
+            raise UserError(
+                f"{checkpoint} keeps no {key}: train with the callback pipelines.callbacks.openings.Openings"
+            )
+    data = checkpoints.instantiate(LightningDataModule, kept["config"]["data"], checkpoint)
+    data.described = kept["description"]
     folder = checkpoint.resolve().parent.parent
     evaluation = evaluate_agent(
         agent,
@@ -67,14 +72,6 @@ def evaluate(
     )
     append(out or folder, evaluation)
     tell(evaluation, out or folder)
-
-
-def _data(checkpoint: dict[str, Any]) -> Any:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False, required=True)
-    data = parser.instantiate(parser.parse_object({"data": checkpoint["config"]["data"]})).data
-    data.described = checkpoint["description"]
-    return data
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -91,7 +91,7 @@ def evaluate(
         environment=description["environment"],
         game=description.get("game") or description["id"],
         protocol=description["protocol"],
-        policy="greedy" if greedy else "sampled",
+        policy=("greedy" if greedy else "sampled") + (f", epsilon {epsilon:g}" if epsilon else ""),
         episodes=played,
         **moment,
     )

@@ -39,7 +39,7 @@ class Evaluation:
     protocol: dict[str, Any]
     """How the game was played, as plain JSON. Scores of two protocols are not comparable."""
     policy: str
-    """greedy or sampled."""
+    """greedy or sampled, and the chance of a random action where there is one: "greedy, epsilon 0.05"."""
     episodes: list[Episode]
     """At least one."""
     final: bool = False

@@ -268,7 +268,7 @@ def test_a_wrong_argument(train, tmp_path, changes, words):
 
 def test_ppo_on_rows_that_it_did_not_play(train):
     outcome = train("ppo_cartpole", PPO | {"data.extras": [], "Collect.random_prefill": True}, 2)
-    assert outcome.refused("PPO", "rows have no log_prob, value")
+    assert outcome.refused("PPO", "data.extras", "log_prob, value")
 
 
 # Many processes.
@@ -301,4 +301,4 @@ def test_two_processes_train_together(small, tmp_path):
     generators = callback(folder / LAST, "Mbpo")["generators"]
     assert len(generators) == 2
     assert generators[0] != generators[1]
-    assert len(read(folder)) == 3, "rank 0 alone evaluates"
+    assert len(read(folder)) == 4, "rank 0 alone evaluates, by the steps of both"

@@ -25,6 +25,7 @@ AGENT = {
                 "init_args": {"num_members": 2, "num_elites": 1, "hidden_size": 16},
             },
             "policy": {"class_path": "modules.policies.q_learning.QLearning", "init_args": {"hidden": [24]}},
+            "policy_learns_from": "real",
         },
     },
     "data": {
@@ -98,7 +99,7 @@ def test_an_agents_world_of_vectors_can_be_dreamed_in(agent):
     observation, reward, *_ = env.step(np.ones(5, np.int64))
     assert observation in env.observation_space
     assert np.isfinite(reward).all()
-    with pytest.raises(UserError, match="dreams of CartPole-v1, not of pong"):
+    with pytest.raises(UserError, match="is of CartPole-v1, not of pong"):
         gymnasium.make_vec("dreamcade/Dream-v0", checkpoint=agent, game="pong")
 
 
@@ -146,5 +147,5 @@ def test_what_does_not_go_together_is_said_in_one_line(edited, change, words):
 def test_a_gpu_that_is_not_there(trained):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match="no GPU"):
+    with pytest.raises(UserError, match="0 GPUs"):
         checkpoints.load(trained / LAST, device="cuda")

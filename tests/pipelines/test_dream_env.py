@@ -358,7 +358,7 @@ GIVEN = object()
         ({"model": PerfectModel(), "starts": GIVEN, "autoreset_mode": "samestep"}, "the nearest is SameStep"),
         ({"model": PerfectModel(), "starts": GIVEN, "render_mode": "human"}, "expected rgb_array"),
         ({"model": Line(), "starts": GIVEN}, r"starts have observations of shape \(4, 12, 12\)"),
-        ({"checkpoint": GIVEN, "game": "Breakout"}, "is of pong, not of Breakout"),
+        ({"checkpoint": GIVEN, "game": "Breakout"}, "is of pong, not of breakout"),
         ({"checkpoint": GIVEN, "game": "CartPole-v1"}, "is of pong, not of CartPole-v1"),
     ],
 )
