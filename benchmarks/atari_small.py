@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import report
+import training
 
-import runs
 from datamodules.environments.atari import AtariEnvironments, canonical_game
 from pipelines.actors import RandomActor
 from pipelines.evaluation.episodes import play
@@ -56,12 +56,12 @@ def main() -> None:
     options = parser.parse_args()
     games = [canonical_game(game) for game in options.games.split(",")]
     wanted = [
-        runs.Run(experiment, seed, (f"data.game={game}",), game)
+        training.Run(experiment, seed, (f"data.game={game}",), game)
         for seed in range(options.seeds)
         for game in games
         for experiment in EXPERIMENTS
     ]
-    trained = runs.train(wanted, options.folder.resolve())
+    trained = training.train(wanted, options.folder.resolve())
     figures: dict[str, Any] = {}
     for game in games:
         chance = random_returns(game, 30)
@@ -76,7 +76,7 @@ def main() -> None:
                 "p_not_above_random": chance_of_difference(returns, chance),
                 "real_steps": last.env_steps,
                 "updates": last.updates,
-                "minutes": round(max(runs.minutes(run, options.folder) for run in of_seeds), 1),
+                "minutes": round(max(training.minutes(run, options.folder) for run in of_seeds), 1),
                 "curve": [[e.env_steps, round(e.score, 2)] for e in trained[of_seeds[0]]],
             }
     report.write("atari_small", {"seeds": options.seeds, "games": figures})

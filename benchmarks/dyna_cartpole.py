@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import report
-import runs
+import training
 
 from pipelines.evaluation.statistics import probability_of_improvement
 
@@ -26,16 +26,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/dyna_cartpole"), help="of the runs, which are kept")
     options = parser.parse_args()
-    wanted = [runs.Run(name, seed, settings) for name, settings in SETTINGS.items() for seed in range(options.seeds)]
-    trained = runs.train(wanted, options.folder.resolve())
+    wanted = [
+        training.Run(name, seed, settings) for name, settings in SETTINGS.items() for seed in range(options.seeds)
+    ]
+    trained = training.train(wanted, options.folder.resolve())
     scores = {
-        (name, steps): [runs.score_at(trained[run], steps) for run in wanted if run.experiment == name]
+        (name, steps): [training.score_at(trained[run], steps) for run in wanted if run.experiment == name]
         for name in SETTINGS
         for steps in REAL_STEPS
     }
     figures = {
         name: {
-            **{f"return_at_{steps}": runs.summary(scores[name, steps]) for steps in REAL_STEPS},
+            **{f"return_at_{steps}": training.summary(scores[name, steps]) for steps in REAL_STEPS},
             "updates": trained[wanted[0]][-1].updates,
         }
         for name in SETTINGS

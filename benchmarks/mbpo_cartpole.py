@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import report
-import runs
+import training
 
 EXPERIMENTS = ("ensemble__mbpo", "dqn_cartpole", "ppo_cartpole")
 REAL_STEPS = (300, 1000, 2000)
@@ -23,18 +23,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/mbpo_cartpole"), help="of the runs, which are kept")
     options = parser.parse_args()
-    wanted = [runs.Run(experiment, seed) for experiment in EXPERIMENTS for seed in range(options.seeds)]
-    trained = runs.train(wanted, options.folder.resolve())
+    wanted = [training.Run(experiment, seed) for experiment in EXPERIMENTS for seed in range(options.seeds)]
+    trained = training.train(wanted, options.folder.resolve())
     figures = {
         experiment: {
             **{
-                f"return_at_{steps}": runs.summary(
-                    runs.score_at(trained[run], steps) for run in wanted if run.experiment == experiment
+                f"return_at_{steps}": training.summary(
+                    training.score_at(trained[run], steps) for run in wanted if run.experiment == experiment
                 )
                 for steps in REAL_STEPS
             },
-            "updates": trained[runs.Run(experiment, 0)][-1].updates,
-            "minutes": round(runs.minutes(runs.Run(experiment, 0), options.folder), 2),
+            "updates": trained[training.Run(experiment, 0)][-1].updates,
+            "minutes": round(training.minutes(training.Run(experiment, 0), options.folder), 2),
         }
         for experiment in EXPERIMENTS
     }
