@@ -96,7 +96,7 @@ def test_what_is_given_up_is_flagged(tmp_path):
     assert [(e["length"], e["return"], e["finished"]) for e in evaluation.episodes] == [(5, 5.0, False)] * 4
     run(tmp_path / "all", Evaluate(final_episodes=12, greedy=False, epsilon=0.5), policy=Reinforce(hidden=[4]))
     (evaluation,) = read(tmp_path / "all")
-    assert evaluation.policy == "sampled"
+    assert evaluation.policy == "sampled, epsilon 0.5"
     lengths = sorted(episode["length"] for episode in evaluation.episodes)
     assert lengths[0] < lengths[6] < lengths[11]
     run(

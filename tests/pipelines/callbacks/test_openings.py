@@ -28,7 +28,7 @@ def data(pong):
 
 def save(callback: Openings, data) -> dict:
     checkpoint: dict = {}
-    callback.on_save_checkpoint(SimpleNamespace(datamodule=data), None, checkpoint)
+    callback.on_save_checkpoint(SimpleNamespace(datamodule=data, world_size=1), None, checkpoint)
     return checkpoint
 
 
