@@ -266,7 +266,7 @@ class ReplayStore:
                 generator, len(lost), sequence_length,
                 frame_stack=frame_stack, lanes=lanes, cross_episodes=cross_episodes, recent=recent,
             )  # fmt: skip
-            for tensor, drawn in zip(_tensors(batch), _tensors(again), strict=True):
+            for tensor, drawn in zip(batch.tensors(), again.tensors(), strict=True):
                 tensor[lost] = drawn
         return batch
 
@@ -374,8 +374,3 @@ class ReplayStore:
 
 def _column(record: np.ndarray, name: str) -> torch.Tensor:
     return torch.from_numpy(record[name].copy())
-
-
-def _tensors(batch: Batch) -> list[torch.Tensor]:
-    fields = {**vars(batch), **batch.extras}
-    return [value for value in fields.values() if isinstance(value, torch.Tensor)]
