@@ -52,6 +52,8 @@ class QLearning(Policy):
         discount: gamma.
         target_rate: fraction by which the target network moves to the online one after each update; 1 copies it.
         target_every: updates between two such moves.
+        act_by: the network that chooses actions. The target network, an average over many updates, acts more steadily
+            (Schwarzer et al. 2023, section 4).
         epsilon_start: probability of a random action at first.
         epsilon_end: and at last.
         epsilon_updates: policy updates over which it falls linearly.
@@ -72,6 +74,7 @@ class QLearning(Policy):
         discount: float = 0.99,
         target_rate: float = 0.005,
         target_every: int = 1,
+        act_by: Literal["online", "target"] = "online",
         epsilon_start: float = 1.0,
         epsilon_end: float = 0.05,
         epsilon_updates: int = 10_000,
@@ -96,7 +99,7 @@ class QLearning(Policy):
             )
         self.hidden, self.channels, self.activation, self.layer_norm = hidden, channels, activation, layer_norm
         self.double_q, self.dueling, self.n_step, self.discount = double, dueling, n_step, discount
-        self.target_rate, self.target_every = target_rate, target_every
+        self.target_rate, self.target_every, self.act_by = target_rate, target_every, act_by
         self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
@@ -113,7 +116,7 @@ class QLearning(Policy):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms of the epsilon-greedy probabilities (B, A), and the greedy values (B,)."""
-        values = self.online(features).float()
+        values = (self.target if self.act_by == "target" else self.online)(features).float()
         best, greedy = values.max(dim=1)
         epsilon, num_actions = self.exploration, values.shape[1]
         # A greedy policy stays a little open, so that every logit is finite.
