@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,13 +42,13 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, li
             command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
             command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)
-            begin = time.perf_counter()
             with (path / "log.txt").open("w") as log:
                 environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-                code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode
-            if code:
+                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+                _, status, used = os.wait4(process.pid, 0)
+            if code := os.waitstatus_to_exitcode(status):
                 raise SystemExit(f"{path} failed with exit code {code}: see {path / 'log.txt'}")
-            (path / "minutes.txt").write_text(f"{(time.perf_counter() - begin) / 60:.2f}\n")
+            (path / "minutes.txt").write_text(f"{(used.ru_utime + used.ru_stime) / 60:.2f}\n")
             evaluations = results.read(path)
         print(f"{run.task} {run.experiment} {run.seed}: {evaluations[-1].score:.1f}", flush=True)
         return evaluations
@@ -60,7 +59,7 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, li
 
 
 def minutes(run: Run, folder: Path) -> float:
-    """Return how long a run took, evaluations included."""
+    """Return the minutes of a core that a run took, evaluations included, whoever shared the machine with it."""
     return float((folder / run.task / run.experiment / str(run.seed) / "minutes.txt").read_text())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
@@ -19,20 +20,38 @@ class RandomActor:
     Args:
         num_actions: A.
         generator: of the draws.
+        persistence: mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps, which are
+            drawn from a zeta distribution, n^-mu. Null draws anew at every step.
     """
 
-    def __init__(self, num_actions: int, generator: np.random.Generator) -> None:
+    def __init__(self, num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> None:
+        if persistence is not None and persistence <= 1:
+            raise UserError(f"persistence of random play must be more than 1: got {persistence}")
         self.num_actions = num_actions
         self.generator = generator
+        self.persistence = persistence
+        self.held = np.zeros(0, np.int64)
+        self.left = np.zeros(0, np.int64)
 
     def act(
         self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Draw an action (N,) int64 for every environment, among legal_actions (N, A) bool if given."""
         if legal_actions is None:
-            return self.generator.integers(self.num_actions, size=len(observations)), {}
+            drawn = self.generator.integers(self.num_actions, size=len(observations))
+            return drawn if self.persistence is None else self._hold(drawn, is_first), {}
         scores = np.where(legal_actions, self.generator.random(legal_actions.shape), -1)
         return scores.argmax(axis=1), {}
+
+    def _hold(self, drawn: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        """Go on with the actions that are held; take up those drawn where none is."""
+        if len(self.left) != len(drawn):
+            self.held, self.left = drawn, np.zeros_like(drawn)
+        renewed = is_first | (self.left == 0)
+        durations = self.generator.zipf(self.persistence, size=len(drawn))
+        self.held = np.where(renewed, drawn, self.held)
+        self.left = np.where(renewed, durations, self.left) - 1
+        return self.held
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state."""

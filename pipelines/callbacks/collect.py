@@ -27,6 +27,8 @@ class Collect(Callback):
         steps_per_update: real steps per update from then on, on average; 0 stops after the prefill.
         steps_per_round: real steps of an agent at the start of each of its rounds but the first.
         random_prefill: play the prefill at random; false lets the untrained policy play it.
+        random_persistence: random play holds its actions, for n steps with a probability of n to the minus so much
+            (Dabney et al. 2021): it gets further than actions that cancel out. Null draws every action anew.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Collect(Callback):
         steps_per_update: float = 0.0,
         steps_per_round: int = 0,
         random_prefill: bool = True,
+        random_persistence: float | None = None,
     ) -> None:
         if prefill < 1 or min(steps_per_update, steps_per_round) < 0:
             raise UserError(
@@ -45,6 +48,7 @@ class Collect(Callback):
         self.steps_per_update = steps_per_update
         self.steps_per_round = steps_per_round
         self.random_prefill = random_prefill
+        self.random_persistence = random_persistence
         self.actor_states: list[dict[str, Any] | None] = [None]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +81,7 @@ class Collect(Callback):
         def source(name: str) -> np.random.Generator:
             return generator(trainer.global_rank, name)
 
-        random = RandomActor(data.environment.num_actions, source("actor"))
+        random = RandomActor(data.environment.num_actions, source("actor"), self.random_persistence)
         columns = ("log_prob", "value") if isinstance(pl_module, Agent) else ()
         if unknown := [name for name in data.extras if name not in columns]:
             raise UserError(f"data.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value")
