@@ -21,7 +21,7 @@ class RandomActor:
         num_actions: A.
         generator: of the draws.
         persistence: mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps, which are
-            drawn from a zeta distribution, n^-mu. Null draws anew at every step.
+            drawn from a zeta distribution, n^-mu, where all actions are legal. Null draws anew at every step.
     """
 
     def __init__(self, num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> None:

@@ -157,6 +157,15 @@ def test_logits_are_those_of_epsilon_greedy_actions(epsilon):
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("act_by", ["online", "target"])
+def test_either_network_may_choose_the_actions(act_by):
+    model, policy = MDP(), built(act_by=act_by, epsilon_updates=0)
+    online, target = (table(network, model).argmax(dim=1) for network in (policy.online, policy.target))
+    assert (online != target).any()
+    logits, _ = policy(model.features(torch.arange(NUM_STATES)))
+    assert torch.equal(logits.argmax(dim=1), online if act_by == "online" else target)
+
+
 def test_schedules_go_on_where_they_stopped():
     policy = built(epsilon_updates=10)
     for _ in range(4):
