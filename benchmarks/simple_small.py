@@ -1,6 +1,6 @@
 """SimPLe on a laptop: `simple__mbpo_small` on real Atari to its end, its curve, and random play.
 
-    python benchmarks/simple_small.py [--game Pong] [--seeds 1] [--folder runs/simple_small]
+python benchmarks/simple_small.py [--game Pong] [--seeds 1] [--folder runs/simple_small]
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/simple_small"), help="of the runs, which are kept")
     options = parser.parse_args()
     game = canonical_game(options.game)
-    wanted = [
-        training.Run("simple__mbpo_small", seed, (f"data.game={game}",), game) for seed in range(options.seeds)
-    ]
+    wanted = [training.Run("simple__mbpo_small", seed, (f"data.game={game}",), game) for seed in range(options.seeds)]
     trained = training.train(wanted, options.folder.resolve())
     chance = random_returns(game, 30)
     returns = [float(value) for run in wanted for value in trained[run][-1].returns]
