@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
+from datamodules.priorities import Prioritised
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 
@@ -35,6 +36,7 @@ class AtariReplay(ReplayData):
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
+        prioritised: draw training windows by what they have to teach; null draws uniformly.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class AtariReplay(ReplayData):
         recent: int | None = None,
         extras: tuple[str, ...] = (),
         seed: int | None = None,
+        prioritised: Prioritised | None = None,
     ) -> None:
         super().__init__(
             num_envs=num_envs,
@@ -69,6 +72,7 @@ class AtariReplay(ReplayData):
             recent=recent,
             extras=extras,
             seed=seed,
+            prioritised=prioritised,
         )
         self.game = None if game is None else canonical_game(game)
         self.protocol: Literal["atari100k", "machado2018"] | None = protocol

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.environments.control import ControlEnvironments, protocol, registration
+from datamodules.priorities import Prioritised
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 
@@ -31,6 +32,7 @@ class ControlReplay(ReplayData):
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
+        prioritised: draw training windows by what they have to teach; null draws uniformly.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ControlReplay(ReplayData):
         recent: int | None = None,
         extras: tuple[str, ...] = (),
         seed: int | None = None,
+        prioritised: Prioritised | None = None,
     ) -> None:
         super().__init__(
             num_envs=num_envs,
@@ -61,6 +64,7 @@ class ControlReplay(ReplayData):
             recent=recent,
             extras=extras,
             seed=seed,
+            prioritised=prioritised,
         )
         self.id = id
         if path is None and id is None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.collector import Collector
 from datamodules.environments.environment import VectorEnvironment
+from datamodules.priorities import Priorities, Prioritised
 from datamodules.ranks import gather, generator, run_seed
 from datamodules.replay import ReplayStore
 from modules.batch import Batch
@@ -57,6 +60,7 @@ class ReplayData(LightningDataModule, ABC):
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
+        prioritised: draw training windows by what they have to teach; null draws uniformly.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class ReplayData(LightningDataModule, ABC):
         recent: int | None,
         extras: tuple[str, ...],
         seed: int | None,
+        prioritised: Prioritised | None = None,
     ) -> None:
         super().__init__()
         self.num_envs = num_envs
@@ -87,6 +92,7 @@ class ReplayData(LightningDataModule, ABC):
         self.recent = recent
         self.extras = tuple(extras)
         self.seed = seed
+        self.prioritised = prioritised
         self.rank = 0
         self.store: ReplayStore | None = None
         self.described: dict[str, Any] = {}
@@ -163,7 +169,9 @@ class ReplayData(LightningDataModule, ABC):
             lanes=environment.num_envs,
             validation_lanes=self.num_validation_envs,
             capacity=-(-self.capacity // self.num_envs),
-            extras=dict.fromkeys(self.extras, ("float32", ())),
+            extras={
+                name: ("float32", (environment.num_actions,) if name == "search_policy" else ()) for name in self.extras
+            },
             description=environment.description,
         )
 
@@ -178,6 +186,12 @@ class ReplayData(LightningDataModule, ABC):
         """What fills the store; None where it is only read. Made after a checkpoint was restored: it opens episodes."""
         assert self.store is not None
         return Collector(self.environment, self.store) if self.store.writable else None
+
+    @cached_property
+    def priorities(self) -> Priorities | None:
+        """What training windows have to teach; None where they are drawn uniformly."""
+        assert self.store is not None
+        return None if self.prioritised is None else Priorities(self.store, self.prioritised)
 
     @property
     def spec(self) -> Spec:
@@ -203,6 +217,9 @@ class ReplayData(LightningDataModule, ABC):
     ) -> Batch:
         """Draw windows: the datamodule's own batch unless told otherwise.
 
+        Windows that are drawn by priority have further extras (B, T): `lane` and `row` int64, which say where a row is
+        stored, `age` in real steps, and the importance `weight` of their window.
+
         Args:
             batch_size: windows.
             sequence_length: rows of a window.
@@ -214,6 +231,10 @@ class ReplayData(LightningDataModule, ABC):
         assert self.store is not None
         if recent is None and lanes == "training":
             recent = self.recent
+        if self.priorities is not None and lanes == "training":
+            return self._sample_prioritised(
+                source or self.generator, batch_size or self.batch_size, sequence_length or self.sequence_length, recent
+            )
         return self.store.sample(
             source or self.generator,
             batch_size or self.batch_size,
@@ -223,6 +244,29 @@ class ReplayData(LightningDataModule, ABC):
             cross_episodes=self.cross_episodes,
             recent=recent,
         )
+
+    def _sample_prioritised(
+        self, source: np.random.Generator, batch_size: int, length: int, recent: int | None
+    ) -> Batch:
+        assert self.store is not None
+        assert self.priorities is not None
+        lane, start, weight = self.priorities.draw(source, batch_size, length, self.cross_episodes, recent)
+        batch = self.store.gather(lane, start, length, self.frame_stack)
+        row = torch.from_numpy(start)[:, None] + torch.arange(length)
+        training_lanes = self.store.lanes - self.store.validation_lanes
+        found = {
+            "lane": torch.from_numpy(lane)[:, None].expand(row.shape),
+            "row": row,
+            "age": training_lanes * (self.store.rows - 1 - row).float(),
+            "weight": torch.from_numpy(weight)[:, None].expand(row.shape),
+        }
+        return batch.replace(extras=batch.extras | found)
+
+    def update_priorities(self, batch: Batch, priority: Tensor) -> None:
+        """Set what the windows of a batch have to teach, (B,); it must have been drawn by priority."""
+        assert self.priorities is not None
+        lane, row = (batch.extras[name][:, 0].cpu().numpy() for name in ("lane", "row"))
+        self.priorities.update(lane, row, priority.detach().cpu().numpy())
 
     def openings(self, num: int, sequence_length: int) -> Batch | None:
         """Draw at most so many different training windows that begin with an episode; None where there are none.
@@ -282,7 +326,10 @@ class ReplayData(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return every rank's cursor and generator; rows stay on disk."""
         assert self.store is not None
-        return {"ranks": gather({"rows": self.store.rows, "generator": self.generator.bit_generator.state})}
+        state = {"rows": self.store.rows, "generator": self.generator.bit_generator.state}
+        if self.priorities is not None:
+            state["priorities"] = self.priorities.state_dict()
+        return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Cut the store back to the cursor and go on drawing where the run stopped."""
@@ -292,6 +339,8 @@ class ReplayData(LightningDataModule, ABC):
         self.generator.bit_generator.state = state["generator"]
         if self.store.writable:
             self.store.truncate(state["rows"])
+        if self.priorities is not None and "priorities" in state:
+            self.priorities.load_state_dict(state["priorities"])
 
     def teardown(self, stage: str) -> None:
         """Stop the environments and let go of the store."""
@@ -299,6 +348,6 @@ class ReplayData(LightningDataModule, ABC):
             self.environment.close()
         if self.store is not None:
             self.store.close()
-        for name in ("environment", "collector"):
+        for name in ("environment", "collector", "priorities"):
             self.__dict__.pop(name, None)
         self.store = None

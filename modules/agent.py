@@ -259,3 +259,13 @@ def world_model(module: LightningModule) -> WorldModel:
     if not isinstance(model, WorldModel):
         raise UserError(f"a world model is needed, by itself or in an Agent: got {type(module).__name__}")
     return model
+
+
+def policy_of(module: LightningModule) -> Policy:
+    """Return the policy that acts for a module: an agent's, or the one that a world model has of its own."""
+    policy = getattr(module, "policy", None)
+    if not isinstance(policy, Policy):
+        raise UserError(
+            f"a policy is needed, an Agent's or a world model's own such as MuZero's: {type(module).__name__} has none"
+        )
+    return policy

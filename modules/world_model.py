@@ -139,6 +139,9 @@ class WorldModel(lightning.LightningModule):
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor | None:
         """Learn from real rows."""
         loss, parts, _ = self.loss(batch["real"])
+        priority = parts.pop("priority", None)  # (B,), of windows that were drawn by it
+        if priority is not None:
+            self.trainer.datamodule.update_priorities(batch["real"], priority)  # type: ignore[attr-defined]
         # Lightning's bookkeeping costs a millisecond per value: only where its loggers write.
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=1)

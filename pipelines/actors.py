@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
+from pipelines.search.evaluators import NetworkEvaluator
+from pipelines.search.rules import Gumbel
+from pipelines.search.search import Result, Search
 
 
 class RandomActor:
@@ -48,6 +52,7 @@ class RandomActor:
         if len(self.left) != len(drawn):
             self.held, self.left = drawn, np.zeros_like(drawn)
         renewed = is_first | (self.left == 0)
+        assert self.persistence is not None
         durations = self.generator.zipf(self.persistence, size=len(drawn))
         self.held = np.where(renewed, drawn, self.held)
         self.left = np.where(renewed, durations, self.left) - 1
@@ -62,30 +67,19 @@ class RandomActor:
         self.generator.bit_generator.state = state["generator"]
 
 
-class PolicyActor:
-    """A policy on the states of a world model, which observes whatever happens.
+class ModelActor(ABC):
+    """Who acts on the states of a world model, which observes whatever happens.
 
     Args:
         model: built, with its spec.
         policy: acts by the model's features.
         generator: of the draws.
-        greedy: always take the likeliest action.
-        epsilon: probability of a random action instead.
     """
 
-    def __init__(
-        self,
-        model: WorldModel,
-        policy: Policy,
-        generator: np.random.Generator,
-        greedy: bool = False,
-        epsilon: float = 0.0,
-    ) -> None:
+    def __init__(self, model: WorldModel, policy: Policy, generator: np.random.Generator) -> None:
         self.model = model
         self.policy = policy
         self.generator = generator
-        self.greedy = greedy
-        self.epsilon = epsilon
         self.observation: Tensor | None = None
         self.state: Tensor | None = None
 
@@ -93,30 +87,20 @@ class PolicyActor:
     def act(
         self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Observe single frames (N, *observation_shape) and choose actions (N,) int64.
-
-        Returns:
-            The actions, and the columns log_prob and value (N,) float32, of the policy itself: random actions of
-            `epsilon` do not count in log_prob.
-        """
+        """Observe single frames (N, *observation_shape) and choose actions (N,) int64 and the columns of their rows."""
         frames, first = self._stack(observations, is_first)
         if self.state is None:
             state, action = self.model.initial(len(observations)), torch.zeros(len(observations), dtype=torch.int64)
             self.state, self.action = state, action.to(state.device)
         with evaluating(self.model, self.policy):
             self.state = self.model.observe(self.state, self.action.masked_fill(first, 0), frames, first)
-            logits, value = self.policy(self.model.features(self.state))
-        log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
-        scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)
-        if self.epsilon:
-            random = self.generator.random(len(scores)) < self.epsilon
-            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
-        if legal_actions is not None:
-            scores = np.where(legal_actions, scores, -np.inf)
-        actions = scores.argmax(axis=1)
+            actions, extras = self.choose(self.state, legal_actions)
         self.action = torch.from_numpy(actions).to(self.state.device)
-        log_prob = np.take_along_axis(log_probs, actions[:, None], axis=1)[:, 0]
-        return actions, {"log_prob": log_prob, "value": value.float().cpu().numpy()}
+        return actions, extras
+
+    @abstractmethod
+    def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Map the model's states (N, *state_shape) to actions (N,) int64, and to the extra columns of their rows."""
 
     def _stack(self, observations: np.ndarray, is_first: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return observations (N, stack * C, H, W) on the model's device, and is_first there."""
@@ -140,3 +124,89 @@ class PolicyActor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on drawing where `state_dict` was taken."""
         self.generator.bit_generator.state = state["generator"]
+
+
+class PolicyActor(ModelActor):
+    """A policy on the states of a world model.
+
+    It leaves the columns log_prob and value (N,) float32, of the policy itself: random actions of `epsilon` do not
+    count in log_prob.
+
+    Args:
+        model: built, with its spec.
+        policy: acts by the model's features.
+        generator: of the draws.
+        greedy: always take the likeliest action.
+        epsilon: probability of a random action instead.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        generator: np.random.Generator,
+        greedy: bool = False,
+        epsilon: float = 0.0,
+    ) -> None:
+        super().__init__(model, policy, generator)
+        self.greedy = greedy
+        self.epsilon = epsilon
+
+    def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Draw by the policy's probabilities."""
+        logits, value = self.policy(self.model.features(state))
+        log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
+        scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)
+        if self.epsilon:
+            random = self.generator.random(len(scores)) < self.epsilon
+            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
+        if legal_actions is not None:
+            scores = np.where(legal_actions, scores, -np.inf)
+        actions = scores.argmax(axis=1)
+        log_prob = np.take_along_axis(log_probs, actions[:, None], axis=1)[:, 0]
+        return actions, {"log_prob": log_prob, "value": value.float().cpu().numpy()}
+
+
+class SearchActor(ModelActor):
+    """A search in a world model from whatever it observes, guided by a policy's probabilities and values.
+
+    It leaves the columns search_policy (N, A) and root_value (N,) float32: what the search found out, to learn from.
+
+    Args:
+        model: built, with its spec; it plans in its `step`.
+        policy: prior and value.
+        search: how it plans.
+        generator: of the noise and the draws.
+        greedy: play the best move, without noise.
+        temperature: moves are drawn by visits^(1 / temperature); a Gumbel search draws by its own noise instead.
+
+    Raises:
+        UserError: the model does not predict states and rewards.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        search: Search,
+        generator: np.random.Generator,
+        greedy: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(model, policy, generator)
+        if missing := {"step", "reward"} - model.capabilities:
+            raise UserError(
+                f"a search needs a world model that predicts states and rewards: {type(model).__name__} has no "
+                f"{' and no '.join(sorted(missing, reverse=True))}"
+            )
+        self.search = search.greedy() if greedy else search
+        self.temperature = 0.0 if greedy or isinstance(search.rule, Gumbel) else temperature
+        self.evaluate = NetworkEvaluator(model, policy)
+        self.found: Result | None = None
+        """What the last search found."""
+
+    def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Search, and play what it found."""
+        found = self.search.run(state, self.model, self.evaluate, legal=legal_actions, generator=self.generator)
+        self.found = found
+        return found.draw(self.temperature, self.generator), {"search_policy": found.policy, "root_value": found.value}

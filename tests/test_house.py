@@ -54,11 +54,16 @@ def test_arrows_run_one_way(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
+# numba's cache on disk does not notice that a function of another file has changed.
+LONG = {"pipelines/search/compiled.py": 800}
+
+
 @pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks"])
 def test_files_stay_short(folder):
     for file in sorted((ROOT / folder).rglob("*.py")):
         length = len(file.read_text().splitlines())
-        assert length <= 400, f"{file.relative_to(ROOT)} has {length} lines: split it"
+        limit = LONG.get(str(file.relative_to(ROOT)), 400)
+        assert length <= limit, f"{file.relative_to(ROOT)} has {length} lines: split it"
 
 
 def test_the_wheel_holds_the_four_packages_and_no_more():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.collector import Actor
 from datamodules.ranks import gather, generator
-from modules.agent import Agent
+from modules.agent import Agent, policy_of, world_model
 from modules.errors import UserError
-from pipelines.actors import PolicyActor, RandomActor
+from pipelines.actors import PolicyActor, RandomActor, SearchActor
 from pipelines.progress import counter
+from pipelines.search.rules import Gumbel
+from pipelines.search.search import Search
 
 
 class Collect(Callback):
@@ -29,6 +32,9 @@ class Collect(Callback):
         random_prefill: play the prefill at random; false lets the untrained policy play it.
         random_persistence: random play holds its actions, for n steps with a probability of n to the minus so much
             (Dabney et al. 2021): it gets further than actions that cancel out. Null draws every action anew.
+        search: plan every move of an agent, or of a world model that has a policy of its own, such as MuZero. What the
+            search finds may be kept in the columns search_policy and root_value.
+        temperatures: of the moves drawn by visits, one for each of as many equal parts of the run.
     """
 
     def __init__(
@@ -38,7 +44,11 @@ class Collect(Callback):
         steps_per_round: int = 0,
         random_prefill: bool = True,
         random_persistence: float | None = None,
+        search: Search | None = None,
+        temperatures: Sequence[float] = (1.0,),
     ) -> None:
+        if not temperatures or min(temperatures) < 0:
+            raise UserError(f"collect needs temperatures of at least 0: got {list(temperatures)}")
         if prefill < 1 or min(steps_per_update, steps_per_round) < 0:
             raise UserError(
                 "collect needs prefill >= 1, steps_per_update >= 0 and steps_per_round >= 0: "
@@ -49,6 +59,8 @@ class Collect(Callback):
         self.steps_per_round = steps_per_round
         self.random_prefill = random_prefill
         self.random_persistence = random_persistence
+        self.search = search
+        self.temperatures = temperatures
         self.actor_states: list[dict[str, Any] | None] = [None]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,18 +93,25 @@ class Collect(Callback):
         def source(name: str) -> np.random.Generator:
             return generator(trainer.global_rank, name)
 
-        random = RandomActor(data.environment.num_actions, source("actor"), self.random_persistence)
-        columns = ("log_prob", "value") if isinstance(pl_module, Agent) else ()
+        actor: Actor = RandomActor(data.environment.num_actions, source("actor"), self.random_persistence)
+        prefill, columns = actor, set()
+        if self.search is not None:
+            policy = policy_of(pl_module)
+            actor = SearchActor(world_model(pl_module), policy, self.search, source("search"))
+            columns = {"search_policy", "root_value"}
+        elif isinstance(pl_module, Agent):
+            actor = PolicyActor(pl_module.world_model, pl_module.policy, source("policy"))
+            columns = {"log_prob", "value"}
         if unknown := [name for name in data.extras if name not in columns]:
-            raise UserError(f"data.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value")
-        if not isinstance(pl_module, Agent):
-            return {"prefill": random, "play": random}
-        policy = PolicyActor(pl_module.world_model, pl_module.policy, source("policy"))
+            raise UserError(
+                f"data.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value, a search's are "
+                "search_policy and root_value"
+            )
         if self.random_prefill and data.extras:
             raise UserError(
-                f"the columns {', '.join(data.extras)} are a policy's own: set random_prefill of Collect to false"
+                f"the columns {', '.join(data.extras)} are left by who plays: set random_prefill of Collect to false"
             )
-        return {"prefill": random if self.random_prefill else policy, "play": policy}
+        return {"prefill": prefill if self.random_prefill else actor, "play": actor}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Catch up with the updates."""
@@ -118,6 +137,7 @@ class Collect(Callback):
             counter(f"playing {data.name}", target - begin, "steps", show and trainer.is_global_zero) as advance,
             trainer.precision_plugin.forward_context(),
         ):
+            self._anneal(trainer)
             while data.env_steps < target:
                 data.collector.step(self.actors["prefill" if data.env_steps < self.start else "play"])
                 advance(data.num_envs)
@@ -126,6 +146,13 @@ class Collect(Callback):
         if data.collector.returns:
             self._log_returns(trainer, data.collector.returns)
             data.collector.returns.clear()
+
+    def _anneal(self, trainer: Trainer) -> None:
+        """Set the temperature of this part of the run."""
+        actor = self.actors["play"]
+        if isinstance(actor, SearchActor) and not isinstance(actor.search.rule, Gumbel):
+            part = len(self.temperatures) * trainer.global_step // max(1, trainer.max_steps)
+            actor.temperature = self.temperatures[min(part, len(self.temperatures) - 1)]
 
     def _log_returns(self, trainer: Trainer, returns: list[float]) -> None:
         for logger in trainer.loggers:

@@ -8,10 +8,11 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
-from modules.agent import Agent
+from modules.agent import Agent, policy_of
 from modules.errors import UserError
 from pipelines.evaluation.episodes import evaluate, tell
 from pipelines.evaluation.results import append, human_normalized
+from pipelines.search.search import Search
 
 
 class Evaluate(Callback):
@@ -26,6 +27,7 @@ class Evaluate(Callback):
         final_episodes: of the one at the end of training.
         greedy: play the likeliest action; false draws as in training.
         epsilon: probability of a random action instead.
+        search: plan every move, and play the best one.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
     """
 
@@ -36,6 +38,7 @@ class Evaluate(Callback):
         final_episodes: int = 30,
         greedy: bool = True,
         epsilon: float = 0.0,
+        search: Search | None = None,
         max_steps: int | None = None,
     ) -> None:
         if every < 0 or min(episodes, final_episodes) < 1 or not 0 <= epsilon <= 1:
@@ -48,19 +51,18 @@ class Evaluate(Callback):
         self.final_episodes = final_episodes
         self.greedy = greedy
         self.epsilon = epsilon
+        self.search = search
         self.max_steps = max_steps
         self.evaluated_at = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that somebody can play."""
-        if not isinstance(pl_module, Agent):
-            raise UserError(f"Evaluate needs an agent with a policy: got {type(pl_module).__name__}")
+        policy_of(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
-        assert isinstance(pl_module, Agent)
         env_steps = trainer.datamodule.env_steps * trainer.world_size  # type: ignore[attr-defined]
-        over = pl_module.rounds.ends(trainer.global_step)
+        over = not isinstance(pl_module, Agent) or pl_module.rounds.ends(trainer.global_step)
         if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = env_steps
             self.evaluate(trainer, pl_module, self.episodes)
@@ -69,7 +71,7 @@ class Evaluate(Callback):
         """Evaluate what training made."""
         self.evaluate(trainer, pl_module, self.final_episodes, final=True)
 
-    def evaluate(self, trainer: Trainer, agent: Any, episodes: int, final: bool = False) -> None:
+    def evaluate(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool = False) -> None:
         """Play, write the evaluation down and log it."""
         if not trainer.is_global_zero:
             return
@@ -77,12 +79,13 @@ class Evaluate(Callback):
         folder = Path(trainer.default_root_dir)
         with trainer.precision_plugin.forward_context():
             evaluation = evaluate(
-                agent,
+                module,
                 data,
                 episodes=episodes,
                 seed=int(generator(0, f"evaluation {data.env_steps}").integers(2**31)),
                 greedy=self.greedy,
                 epsilon=self.epsilon,
+                search=self.search,
                 max_steps=self.max_steps,
                 show=final,
                 env_steps=data.env_steps * trainer.world_size,

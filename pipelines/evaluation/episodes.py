@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning import LightningModule
 from rich.console import Console
 
 from datamodules.collector import Actor
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.replay_data import ReplayData
-from modules.agent import Agent
-from pipelines.actors import PolicyActor
+from modules.agent import policy_of, world_model
+from pipelines.actors import PolicyActor, SearchActor
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
 from pipelines.progress import counter
+from pipelines.search.search import Search
 
 
 def play(
@@ -54,34 +56,39 @@ def play(
 
 
 def evaluate(
-    agent: Agent,
+    module: LightningModule,
     data: ReplayData,
     episodes: int,
     seed: int,
     greedy: bool = True,
     epsilon: float = 0.0,
+    search: Search | None = None,
     max_steps: int | None = None,
     show: bool = True,
     *,
     run_seed: int,
     **moment: Any,
 ) -> Evaluation:
-    """Let an agent play whole episodes under the evaluation variant of its protocol.
+    """Let a module play whole episodes under the evaluation variant of its protocol.
 
     Args:
-        agent: who plays.
+        module: who plays: an agent, or a world model that has a policy of its own.
         data: of the world that it learned.
         episodes: to play.
-        seed: of the episodes and of the agent's own draws.
+        seed: of the episodes and of its own draws.
         greedy: play the likeliest action; false draws as in training.
         epsilon: probability of a random action instead.
+        search: plan every move, and play the best one.
         max_steps: agent steps after which an episode is given up as unfinished.
         show: a progress bar.
-        run_seed: of the run that trained the agent.
+        run_seed: of the run that trained it.
         **moment: fields of the Evaluation that say when in that run it is.
     """
     environment = data.evaluation_environment(episodes, seed)
-    actor = PolicyActor(agent.world_model, agent.policy, np.random.default_rng(seed), greedy=greedy, epsilon=epsilon)
+    model, policy, draws = world_model(module), policy_of(module), np.random.default_rng(seed)
+    actor: Actor = PolicyActor(model, policy, draws, greedy=greedy, epsilon=epsilon)
+    if search is not None:
+        actor = SearchActor(model, policy, search, draws, greedy=True)
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
         played = play(environment, actor, max_steps, advance)
     environment.close()
@@ -91,7 +98,9 @@ def evaluate(
         environment=description["environment"],
         game=description.get("game") or description["id"],
         protocol=description["protocol"],
-        policy=("greedy" if greedy else "sampled") + (f", epsilon {epsilon:g}" if epsilon else ""),
+        policy=str(search)
+        if search is not None
+        else ("greedy" if greedy else "sampled") + (f", epsilon {epsilon:g}" if epsilon else ""),
         episodes=played,
         **moment,
     )

@@ -1,0 +1,300 @@
+"""A model of what matters alone: rewards, values and policies in a latent space that search plans in (MuZero).
+
+Schrittwieser et al. 2020 (Nature; arXiv 1911.08265), with the additions of EfficientZero (Ye et al. 2021), each on a
+switch of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.imagination import evaluating
+from modules.latents.muzero_networks import SIZES, MuZeroNetworks, Prediction, head
+from modules.latents.muzero_targets import Targets, make_targets
+from modules.layers.augmentation import brighten, shift
+from modules.world_model import Spec, Step, WorldModel
+
+
+class MuZero(WorldModel):
+    """h represents an observation, g steps, f predicts policy and value; `policy` is f.
+
+    Its state is one row of float32: the latent, and for a value prefix h and c of the LSTM, the sum so far and its
+    steps beside it. It is trained alone, from rows that a search left its policy and value beside (`search_policy`,
+    `root_value`): whatever the search improves, MuZero's policy or Gumbel MuZero's, is what f learns.
+
+    Args:
+        size: of the networks: "vector", or for pictures "debug", "tiny" and "small" (CPU), "efficientzero" and "muzero"
+            (the papers', for 96 x 96).
+        support: integers of the distributions of value and reward, odd: 601 in the paper, 51 reach 642.
+        norm: "batch" or "layer". Batch normalisation searches by running statistics.
+        state_norm: "minmax" scales every latent to [0, 1], as MuZero does; EfficientZero does without ("none").
+        unroll: K steps that the model is trained on its own states.
+        n_step: rewards that a value target sums before it bootstraps.
+        discount: of returns, the search's as well.
+        bootstrap: value targets end in the search's "root_value", or in the value of the "target" network.
+        target_every: updates between two copies of the networks into the target network, which bootstraps and
+            reanalyses; 0 keeps none, the networks themselves do both.
+        value_weight: of the value's loss, beside those of reward and policy.
+        consistency_weight: of EfficientZero's loss that unrolled latents agree with those of what was observed then;
+            0 turns it off, 2 in the paper.
+        augment: shift pictures by up to 4 pixels and change their brightness while training.
+        value_prefix: steps over which rewards are summed and predicted as a sum, 5 in EfficientZero; 0 predicts each.
+        off_policy_correction: real steps of age for which a value target sums one reward less, 30,000 in EfficientZero;
+            0 does not correct. It needs data.prioritised.
+        entropy_weight: of a bonus for the policy's entropy.
+        clip_rewards: learn from rewards clipped to [-1, 1].
+        optimizer: "adamw", or "sgd" with a momentum of 0.9, as in the papers.
+        compile: compile the networks with torch.compile.
+        lr: peak learning rate.
+        weight_decay: on weights of two or more dimensions.
+        warmup: updates over which the learning rate rises.
+        decay: let the learning rate fall to 0 along a cosine over the run.
+    """
+
+    capabilities = frozenset({"step", "reward"})
+
+    def __init__(
+        self,
+        size: Literal["vector", "debug", "tiny", "small", "efficientzero", "muzero"] = "small",
+        support: int = 51,
+        norm: Literal["batch", "layer"] = "layer",
+        state_norm: Literal["minmax", "none"] = "minmax",
+        unroll: int = 5,
+        n_step: int = 5,
+        discount: float = 0.997,
+        bootstrap: Literal["root_value", "target"] = "target",
+        target_every: int = 200,
+        value_weight: float = 0.25,
+        consistency_weight: float = 0.0,
+        augment: bool = False,
+        value_prefix: int = 0,
+        off_policy_correction: int = 0,
+        entropy_weight: float = 0.0,
+        clip_rewards: bool = False,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        compile: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        warmup: int = 0,
+        decay: bool = False,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        if min(unroll, n_step) < 1 or min(target_every, value_prefix, off_policy_correction) < 0:
+            raise UserError(
+                "MuZero needs unroll and n_step of at least 1, and target_every, value_prefix and "
+                f"off_policy_correction of at least 0: got {unroll}, {n_step}, {target_every}, {value_prefix} and "
+                f"{off_policy_correction}"
+            )
+        if not 0 <= discount <= 1:
+            raise UserError(f"discount must lie between 0 and 1: got {discount}")
+        self.size, self.support, self.norm, self.state_norm = size, support, norm, state_norm
+        self.unroll, self.n_step, self.discount = unroll, n_step, discount
+        self.bootstrap, self.target_every = bootstrap, target_every
+        self.value_weight, self.entropy_weight = value_weight, entropy_weight
+        self.consistency_weight, self.augment = consistency_weight, augment
+        self.value_prefix, self.off_policy_correction = value_prefix, off_policy_correction
+        self.clip_rewards, self.optimizer = clip_rewards, optimizer
+        self.compile_networks = compile
+        self.updates = 0
+
+    def build(self, spec: Spec) -> None:
+        """Make the networks for stacks of frames, or for vectors."""
+        size = SIZES[self.size]
+        self.networks = MuZeroNetworks(spec, size, self.norm, self.state_norm, self.support, self.value_prefix)
+        self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
+        if self.consistency_weight:
+            projection, hidden = size.projection
+            self.projector = head(self.networks.latent_width, projection, projection, self.norm)
+            self.predictor = head(projection, hidden, projection, self.norm)
+            for last in (self.projector[-1], self.predictor[-1]):
+                assert isinstance(last, nn.Linear)
+                last.reset_parameters()  # 0 agrees with everything
+        if self.target_every:
+            self.target = copy.deepcopy(self.networks).requires_grad_(False)
+        if self.compile_networks:
+            for network in (self.networks.representation, self.networks.transition, self.networks.policy):
+                network.compile()
+
+    @property
+    def policy(self) -> Prediction:
+        """f: what acts, by itself or as the prior of a search."""
+        return self.networks.policy
+
+    @property
+    def steady(self) -> MuZeroNetworks:
+        """The networks that bootstrap and reanalyse: the target network, if there is one."""
+        return self.target if self.target_every else self.networks
+
+    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+        """Standardise vectors by what a fresh model is shown; a trained one would see another world."""
+        assert batch.observation is not None
+        if self.updates or batch.observation.ndim != 3:
+            return
+        scale, mean = torch.std_mean(batch.observation.flatten(0, 1), dim=0)
+        for networks in {self.networks, self.steady}:
+            networks.representation.mean.copy_(mean)
+            networks.representation.scale.copy_(scale.clamp(min=1e-3))
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Return zeros."""
+        return torch.zeros(batch_size, *self.state_shape, device=self.device)
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
+        """h: return the state of an observation; nothing before it counts."""
+        return self.networks.represent(observation)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the states of all observations at once."""
+        assert batch.observation is not None
+        return self.networks.represent(batch.observation.flatten(0, 1)).unflatten(0, batch.shape)
+
+    def step(self, state: Tensor, action: Tensor) -> Step:
+        """g."""
+        return self.networks.step(state, action)
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return the latents (B, *feature_shape)."""
+        return self.networks.features(state)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
+        """Unroll K steps from every window's first row.
+
+        Rows that were drawn with an importance weight also give `priority` (B,): how far the root's value is from its
+        target.
+        """
+        self._check(batch)
+        assert batch.observation is not None
+        targets = self.targets(batch)
+        states, outcomes = [self.networks.represent(self.augmented(batch.observation[:, 0]))], []
+        for k in range(self.unroll):
+            # Half the gradient at every step: what reaches h stays as large however far it was unrolled.
+            state, outcome, _ = self.networks.advance(scale_gradient(states[-1], 0.5), batch.action[:, k])
+            states.append(state)
+            outcomes.append(outcome)
+        unrolled = torch.stack(states, dim=1)
+        logits, values = (
+            output.float().unflatten(0, unrolled.shape[:2])
+            for output in self.policy.heads(self.features(unrolled.flatten(0, 1)))
+        )
+        log_policy = logits.log_softmax(dim=2)
+        searched = batch.extras["search_policy"][:, : self.unroll + 1]
+        support = self.policy.support
+        # Each is (B, K + 1); what unrolled steps teach is their mean.
+        share = torch.full_like(targets.value, 1 / self.unroll)
+        share[:, 0] = 1
+        reward_losses = support.losses(torch.stack(outcomes, dim=1), targets.reward) * targets.reward_known
+        losses = {
+            "value": support.losses(values, targets.value) * targets.value_known,
+            "reward": F.pad(reward_losses, (1, 0)),
+            "policy": -(searched * log_policy).sum(dim=2) * targets.alive,
+            "entropy": -(log_policy.exp() * log_policy).sum(dim=2) * targets.alive,
+        }
+        if self.consistency_weight:
+            losses["consistency"] = F.pad(self.consistency_losses(batch, unrolled) * targets.alive[:, 1:], (1, 0))
+        weights = {
+            "value": self.value_weight, "reward": 1.0, "policy": 1.0,
+            "entropy": -self.entropy_weight, "consistency": self.consistency_weight,
+        }  # fmt: skip
+        per_window = {name: (share * each).sum(dim=1) for name, each in losses.items()}
+        totals = torch.stack([weights[name] * each for name, each in per_window.items()]).sum(dim=0)
+        importance = batch.extras.get("weight")
+        loss = (totals if importance is None else totals * importance[:, 0]).mean()
+        parts = {name: each.mean().detach() for name, each in per_window.items()}
+        value = support.decode(values[:, 0].detach())
+        # A policy cannot fall below the entropy of what it learns from.
+        floor = -(searched * searched.clamp(min=1e-9).log()).sum(dim=2)
+        parts |= {"loss": loss.detach(), "root_value": value.mean(), "target_value": targets.value[:, 0].mean()}
+        parts["search_entropy"] = (share * floor * targets.alive).sum(dim=1).mean()
+        if importance is not None:
+            parts["priority"] = (value - targets.value[:, 0]).abs() * targets.value_known[:, 0]
+        return loss, parts, None
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Targets:
+        """Make the targets of a batch."""
+        n_step: int | Tensor = self.n_step
+        if self.off_policy_correction:
+            late = (batch.extras["age"][:, 0] / self.off_policy_correction).long()
+            n_step = (self.n_step - late).clamp(min=1)
+        if self.bootstrap == "root_value":
+            values = batch.extras["root_value"]
+        else:
+            assert batch.observation is not None
+            with evaluating(self.steady):
+                states = self.steady.represent(batch.observation.flatten(0, 1))
+                _, flat = self.steady.policy(self.steady.features(states))
+            values = flat.unflatten(0, batch.shape)
+        reward = batch.reward.clamp(-1, 1) if self.clip_rewards else batch.reward
+        return make_targets(batch, reward, values, self.unroll, n_step, self.discount, self.value_prefix)
+
+    def consistency_losses(self, batch: Batch, unrolled: Tensor) -> Tensor:
+        """Return how little each unrolled latent agrees with that of the observation made then, (B, K), from 0 to 2.
+
+        Negative cosine similarity, plus 1; no gradient reaches what was observed (Ye et al. 2021, section 4.1).
+        """
+        assert batch.observation is not None
+        observed = self.augmented(batch.observation[:, 1 : self.unroll + 1].flatten(0, 1))
+        width = self.networks.latent_width
+        with torch.no_grad():
+            goal = self.projector(self.networks.represent(observed)[:, :width])
+        guess = self.predictor(self.projector(unrolled[:, 1:, :width].flatten(0, 1)))
+        return (1 - F.cosine_similarity(guess, goal, dim=1)).unflatten(0, (batch.shape[0], self.unroll))
+
+    def augmented(self, observation: Tensor) -> Tensor:
+        """Shift and brighten pictures (B, C, H, W) while training."""
+        if not (self.augment and self.training and observation.ndim == 4):
+            return observation
+        return brighten(shift(observation.float() / 255))
+
+    def _check(self, batch: Batch) -> None:
+        needed = self.unroll + self.n_step + 1
+        if batch.shape[1] < needed:
+            raise UserError(
+                f"MuZero learns from windows of unroll + n_step + 1 = {needed} rows: data.sequence_length is "
+                f"{batch.shape[1]}"
+            )
+        columns = ["search_policy", *(["root_value"] if self.bootstrap == "root_value" else [])]
+        if missing := [name for name in columns if name not in batch.extras]:
+            raise UserError(
+                f"MuZero learns from what a search found: data.extras must name {missing[0]}, and Collect needs search"
+            )
+        if self.off_policy_correction and "age" not in batch.extras:
+            raise UserError(
+                "model.off_policy_correction needs the age of rows: set data.prioritised, with alpha 0 if need be"
+            )
+
+    def updated(self) -> None:
+        """Count, and copy the networks into the target network where it is time."""
+        self.updates += 1
+        if self.target_every and self.updates % self.target_every == 0:
+            self.target.load_state_dict(self.networks.state_dict())
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, or SGD with momentum, with a schedule."""
+        configured = super().configure_optimizers()
+        if self.optimizer == "adamw":
+            return configured
+        optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9)
+        factor = self.learning_rate_factor(self.trainer)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return configured | {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what the checkpoint keeps beside the weights."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on counting where it stopped."""
+        self.updates = state["updates"]
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return x as it is; its gradient is scaled."""
+    return scale * x + (1 - scale) * x.detach()

@@ -1,0 +1,100 @@
+"""Searching replayed positions again, by what was learned since (MuZero Reanalyse)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.ranks import gather, generator
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.imagination import evaluating
+from modules.latents.muzero import MuZero
+from pipelines.search.evaluators import NetworkEvaluator
+from pipelines.search.search import Search
+
+
+class Reanalyse(Callback):
+    """Gives a fraction of every batch's windows fresh `search_policy` and `root_value` (Schrittwieser et al. 2021).
+
+    The target network searches all their rows that targets are made of in one go: the unrolled rows, and every row
+    where MuZero bootstraps from the search's root values. The store keeps what was found first.
+
+    Args:
+        fraction: of the windows of a batch; 1 learns from fresh targets alone.
+        search: how. Without noise at the root, targets are as good as they can be.
+    """
+
+    def __init__(self, fraction: float, search: Search) -> None:
+        if not 0 < fraction <= 1:
+            raise UserError(f"reanalyse.fraction must be above 0 and at most 1: got {fraction}")
+        self.fraction = fraction
+        self.search = search
+        self.searched = 0
+        """Positions."""
+        self.generator_states: list[dict[str, Any] | None] = [None]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the model searches in its own latents, and looks as far ahead as the search."""
+        if not isinstance(pl_module, MuZero):
+            raise UserError(
+                f"Reanalyse needs a model that learns from searches, MuZero: got {type(pl_module).__name__}"
+            )
+        if self.search.discount != pl_module.discount:
+            raise UserError(
+                f"the discount of the search is {self.search.discount}, that of the model {pl_module.discount}: "
+                "they must be the same"
+            )
+        self.generator = generator(trainer.global_rank, "reanalyse")
+        restored = self.generator_states[trainer.global_rank % len(self.generator_states)]
+        if restored is not None:
+            self.generator.bit_generator.state = restored
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
+    ) -> None:
+        """Overwrite what the searches of old found."""
+        assert isinstance(pl_module, MuZero)
+        with trainer.precision_plugin.forward_context():
+            batch["real"] = self.reanalyse(pl_module, batch["real"])
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("reanalysed", float(self.searched), batch_size=1)
+
+    @torch.no_grad()
+    def reanalyse(self, model: MuZero, batch: Batch) -> Batch:
+        """Return the batch with fresh extras in its first windows; they were drawn in no order."""
+        assert batch.observation is not None
+        windows = max(1, round(self.fraction * batch.shape[0]))
+        rows = batch.shape[1] if model.bootstrap == "root_value" else model.unroll + 1
+        networks = model.steady
+        with evaluating(networks):
+            roots = networks.represent(batch.observation[:windows, :rows].flatten(0, 1))
+            found = self.search.run(
+                roots, networks, NetworkEvaluator(networks, networks.policy), generator=self.generator
+            )
+        self.searched += windows * rows
+
+        def refreshed(name: str, values: np.ndarray) -> Tensor:
+            column = batch.extras[name].clone()
+            fresh = torch.from_numpy(np.ascontiguousarray(values)).to(column)
+            column[:windows, :rows] = fresh.unflatten(0, (windows, rows))
+            return column
+
+        fresh = {"search_policy": refreshed("search_policy", found.policy)}
+        if model.bootstrap == "root_value":
+            fresh["root_value"] = refreshed("root_value", found.value)
+        return batch.replace(extras=batch.extras | fresh)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the count and every rank's generator."""
+        state = self.generator.bit_generator.state if hasattr(self, "generator") else None
+        return {"searched": self.searched, "generators": gather(state)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, and remember the generators until the run starts."""
+        self.searched = state_dict["searched"]
+        self.generator_states = state_dict["generators"]

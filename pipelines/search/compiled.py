@@ -1,0 +1,728 @@
+"""The loops of the search over a batch of trees, compiled.
+
+A tree is three kinds of records: a node, an edge and what is kept once per root. Every node has its legal actions as
+consecutive edges of its tree's pool. Records keep together what a descent reads together, and are few arrays to hand
+over: a call with a tuple of two dozen columns costs microseconds, as much as the search itself at one root.
+
+All compiled code is in this one file: numba's cache on disk notices changes of a file for the functions in it, and not
+for their callers elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+UNVISITED, TERMINAL = -1, -2
+"""An edge's child that is no node."""
+UCT, PUCT, GUMBEL = 0, 1, 2
+"""Rules."""
+ZERO, PARENT, MEAN = 0, 1, 2
+"""What an unvisited edge is worth to PUCT."""
+TREE, NODE, RAW = 0, 1, 2
+"""Over what Q is normalised."""
+FINE, BAD_LOGITS, BAD_VALUE, BAD_REWARD, BAD_CONTINUATION, NO_ACTIONS = 0, 1, 2, 3, 4, 5
+"""What was wrong with the network's outputs for a root."""
+WINDOW = 32
+"""Simulations over which a converged root value stands still."""
+PATIENCE = 256
+"""Simulations of one root, at most, that one call runs without a model because they end where all is known."""
+
+EDGES = np.dtype(
+    [
+        ("action", np.int32),
+        ("child", np.int32),
+        ("visits", np.int32),
+        ("prior", np.float32),  # a probability; under Gumbel its logarithm
+        ("value", np.float32),  # mean return for the mover at the edge's node
+        ("reward", np.float32),
+        ("discount", np.float32),  # negative where the other player moves next
+        ("score", np.float32),  # scratch
+    ]
+)
+NODES = np.dtype(
+    [
+        ("parent", np.int32),
+        ("edge", np.int32),  # that leads here
+        ("start", np.int32),
+        ("count", np.int32),
+        ("visits", np.int32),  # its own evaluation counts
+        ("depth", np.int32),
+        ("value", np.float32),  # mean return, its own evaluation included
+        ("network_value", np.float32),
+    ]
+)
+PROOFS = np.dtype([("lower", np.float32), ("upper", np.float32)])
+ROOTS = np.dtype(
+    [
+        ("nodes", np.int32),
+        ("edges", np.int32),  # of the pool that are taken
+        ("simulations", np.int32),  # of this run
+        ("waiting", np.int32),  # a leaf for the model
+        ("leaf", np.int32),  # the node that it hangs on, and the edge
+        ("leaf_edge", np.int32),
+        ("row", np.int32),  # of the model's batch
+        ("stopped", np.int32),
+        ("error", np.int32),
+        ("considered", np.int32),  # actions, by Gumbel
+        ("depths", np.int64),  # sum over the simulations
+        ("deepest", np.int32),
+        ("low", np.float32),  # smallest and largest Q of the tree
+        ("high", np.float32),
+        ("window_low", np.float32),  # of the root's value
+        ("window_high", np.float32),
+        ("lower", np.float32),  # bounds of the root's exact value
+        ("upper", np.float32),
+    ]
+)
+CANDIDATES = np.dtype([("gumbel", np.float32), ("before", np.int32)])
+"""A root's edge under Gumbel: its noise, and its visits before this run."""
+SETTINGS = np.dtype(
+    [
+        ("rule", np.int32),
+        ("exploration", np.float64),
+        ("c1", np.float64),
+        ("c2", np.float64),
+        ("first_visit", np.int32),
+        ("normalise", np.int32),
+        ("epsilon", np.float64),
+        ("c_visit", np.float64),
+        ("c_scale", np.float64),
+        ("discount", np.float64),
+        ("sign", np.float64),  # -1 where players alternate
+        ("max_depth", np.int32),
+        ("low", np.float64),  # known bounds of values
+        ("high", np.float64),
+        ("bounded", np.int32),
+        ("prove", np.int32),
+        ("simulations", np.int64),
+        ("remaining", np.int64),  # simulations that the clock still allows
+        ("decided", np.int32),
+        ("converged", np.float64),
+        ("stop_proven", np.int32),
+        ("compact", np.int32),  # the model is asked for waiting roots alone
+    ]
+)
+
+compiled = njit(cache=True, error_model="numpy")
+
+
+# Rules: each picks an edge of one node of one tree.
+
+
+@compiled
+def best_lower(b, node, proofs):
+    """Return the value that the mover at a node can be sure of."""
+    best = -np.inf
+    for e in range(node.start, node.start + node.count):
+        best = max(best, proofs[b, e].lower)
+    return best
+
+
+@compiled
+def dominated(proof, lower):
+    """Tell whether an edge can be no better than another, whose lower bound is given."""
+    return proof.upper < lower or (proof.upper == lower and proof.lower < lower)
+
+
+@compiled
+def scaling(b, node, settings, root, edges):
+    """Return (low, scale): Q is normalised to (Q - low) * scale."""
+    low, high = np.float64(root.low), np.float64(root.high)
+    if settings.normalise == RAW:
+        return 0.0, 1.0
+    if settings.normalise == NODE and not settings.bounded:
+        low = high = np.float64(node.value)
+        for e in range(node.start, node.start + node.count):
+            if edges[b, e].visits > 0:
+                low, high = min(low, np.float64(edges[b, e].value)), max(high, np.float64(edges[b, e].value))
+    if low > high:
+        return 0.0, 1.0
+    return low, 1.0 / max(high - low, settings.epsilon)
+
+
+@compiled
+def uct(b, node, settings, root, edges, proofs):
+    """Q + c sqrt(ln N / n), unvisited first (Kocsis and Szepesvari 2006)."""
+    lower = best_lower(b, node, proofs) if settings.prove else 0.0
+    low, scale = scaling(b, node, settings, root, edges)
+    log_visits = math.log(node.visits)
+    choice, best = -1, -np.inf
+    for e in range(node.start, node.start + node.count):
+        if settings.prove and dominated(proofs[b, e], lower):
+            continue
+        edge = edges[b, e]
+        if edge.visits == 0:
+            return e
+        score = (edge.value - low) * scale + settings.exploration * math.sqrt(log_visits / edge.visits)
+        if score > best:
+            choice, best = e, score
+    return choice
+
+
+@compiled
+def sibling_mean(b, node, estimate, edges):
+    """Return EfficientZero's worth of an unvisited edge: the mean of visited siblings and the parent's estimate."""
+    total, visited = 0.0, 0
+    for e in range(node.start, node.start + node.count):
+        if edges[b, e].visits > 0:
+            total += edges[b, e].value
+            visited += 1
+    if node.parent < 0 and visited > 0:
+        return total / visited
+    return (estimate + total) / (1 + visited)
+
+
+@compiled
+def puct(b, node, estimate, settings, root, edges, proofs):
+    """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
+
+    N counts the node's own visit, so that a fresh node takes its highest prior.
+    """
+    lower = best_lower(b, node, proofs) if settings.prove else 0.0
+    low, scale = scaling(b, node, settings, root, edges)
+    unvisited = 0.0
+    if settings.first_visit == PARENT:
+        unvisited = (node.value - low) * scale
+    elif settings.first_visit == MEAN:
+        unvisited = (estimate - low) * scale
+    if settings.normalise != RAW:
+        unvisited = min(max(unvisited, 0.0), 1.0)
+    visits = np.float64(node.visits)
+    factor = math.sqrt(visits) * (settings.c1 + math.log((visits + settings.c2 + 1) / settings.c2))
+    choice, best = -1, -np.inf
+    for e in range(node.start, node.start + node.count):
+        if settings.prove and dominated(proofs[b, e], lower):
+            continue
+        edge = edges[b, e]
+        q = (edge.value - low) * scale if edge.visits > 0 else unvisited
+        score = q + factor * edge.prior / (1 + edge.visits)
+        if score > best:
+            choice, best = e, score
+    return choice
+
+
+@compiled
+def improve(b, node, settings, root, edges):
+    """Write logits + sigma(completed Q) to the edges' scores and return their largest (Gumbel MuZero, section 4)."""
+    stop = node.start + node.count
+    total, most, mass, weighted = 0, 0, 0.0, 0.0
+    for e in range(node.start, stop):
+        edge = edges[b, e]
+        if edge.visits > 0:
+            total += edge.visits
+            most = max(most, edge.visits)
+            probability = math.exp(edge.prior) + 1e-30
+            mass += probability
+            weighted += probability * edge.value
+    mixed = np.float64(node.network_value)  # v_mix, appendix D
+    if total > 0:
+        mixed = (mixed + total * weighted / mass) / (1 + total)
+    low, high = settings.low, settings.high
+    if not settings.bounded:
+        low, high = np.inf, -np.inf
+        for e in range(node.start, stop):
+            q = np.float64(edges[b, e].value) if edges[b, e].visits > 0 else mixed
+            low, high = min(low, q), max(high, q)
+    factor = (settings.c_visit + most) * settings.c_scale / max(high - low, 1e-8)
+    best = -np.inf
+    for e in range(node.start, stop):
+        q = np.float64(edges[b, e].value) if edges[b, e].visits > 0 else mixed
+        edges[b, e].score = edges[b, e].prior + factor * (q - low)
+        best = max(best, np.float64(edges[b, e].score))
+    return best
+
+
+@compiled
+def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
+    """Sequential halving: the best g + logits + sigma(Q) among the actions with the wanted number of visits."""
+    lower = best_lower(b, node, proofs) if settings.prove else 0.0
+    improve(b, node, settings, root, edges)
+    choice, best, other, other_best = -1, -np.inf, -1, -np.inf
+    for i in range(node.count):
+        e = node.start + i
+        if settings.prove and dominated(proofs[b, e], lower):
+            continue
+        score = max(np.float64(candidates[b, i].gumbel) + edges[b, e].score, -1e30)
+        if edges[b, e].visits - candidates[b, i].before == wanted:
+            if score > best:
+                choice, best = e, score
+        elif score > other_best:
+            other, other_best = e, score
+    # Where proofs have taken all that is wanted, the best of the rest.
+    return choice if choice >= 0 else other
+
+
+@compiled
+def gumbel_interior(b, node, settings, root, edges, proofs):
+    """The action whose share of visits lags most behind the improved policy: argmax pi' - n / (1 + sum n)."""
+    lower = best_lower(b, node, proofs) if settings.prove else 0.0
+    largest = improve(b, node, settings, root, edges)
+    total = 0.0
+    for e in range(node.start, node.start + node.count):
+        edges[b, e].score = math.exp(edges[b, e].score - largest)
+        total += edges[b, e].score
+    choice, best = -1, -np.inf
+    for e in range(node.start, node.start + node.count):
+        if settings.prove and dominated(proofs[b, e], lower):
+            continue
+        score = edges[b, e].score / total - edges[b, e].visits / np.float64(node.visits)
+        if score > best:
+            choice, best = e, score
+    return choice
+
+
+# One simulation: descend, ask the model, expand, back up.
+
+
+@compiled
+def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
+    """Return (node, edge): where a simulation leaves the part of the tree that is open."""
+    root = roots[b]
+    index, depth, estimate = 0, 0, 0.0
+    while True:
+        node = nodes[b, index]
+        if settings.rule == PUCT:
+            if settings.first_visit == MEAN:
+                estimate = sibling_mean(b, node, settings.sign * estimate, edges)
+            choice = puct(b, node, estimate, settings, root, edges, proofs)
+        elif settings.rule == UCT:
+            choice = uct(b, node, settings, root, edges, proofs)
+        elif index == 0:
+            wanted = table[root.considered, root.simulations]
+            choice = gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted)
+        else:
+            choice = gumbel_interior(b, node, settings, root, edges, proofs)
+        depth += 1
+        child = edges[b, choice].child
+        if (
+            child < 0
+            or depth == settings.max_depth
+            or nodes[b, child].count == 0
+            or (settings.prove and proofs[b, choice].lower == proofs[b, choice].upper)
+        ):
+            root.depths += depth
+            root.deepest = max(root.deepest, depth)
+            return index, choice
+        index = child
+
+
+@compiled
+def bounds_of(b, node, proofs):
+    """Return the bounds of a node's exact value: the largest of its edges'."""
+    lower, upper = -np.inf, -np.inf
+    for e in range(node.start, node.start + node.count):
+        lower = max(lower, np.float64(proofs[b, e].lower))
+        upper = max(upper, np.float64(proofs[b, e].upper))
+    return lower, upper
+
+
+@compiled
+def bound_edge(b, e, lower, upper, settings, edges, proofs):
+    """Bound an edge by the bounds of its child, and tell whether that is news."""
+    edge, proof = edges[b, e], proofs[b, e]
+    one, other = edge.reward + edge.discount * lower, edge.reward + edge.discount * upper
+    low, high = np.float32(min(one, other)), np.float32(max(one, other))
+    news = False
+    if low > proof.lower:
+        proof.lower = min(low, proof.upper)
+        news = True
+    if high < proof.upper:
+        proof.upper = max(high, proof.lower)
+        news = True
+    return news
+
+
+@compiled
+def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
+    """Carry a value of the edge's child to the root; where there is news of bounds, those too.
+
+    The bounds of a node are the largest of its edges' (Cazenave and Saffidine 2010); a proven value replaces means.
+    """
+    root = roots[b]
+    while index >= 0:
+        edge, node = edges[b, e], nodes[b, index]
+        value = edge.reward + edge.discount * value
+        edge.visits += 1
+        edge.value += (value - edge.value) / edge.visits
+        if settings.prove:
+            proof = proofs[b, e]
+            if proof.lower == proof.upper:
+                value = np.float64(proof.lower)
+                edge.value = proof.lower
+        root.low, root.high = min(root.low, edge.value), max(root.high, edge.value)
+        node.visits += 1
+        node.value += (value - node.value) / node.visits
+        e = node.edge
+        if news:
+            lower, upper = bounds_of(b, node, proofs)
+            if lower == upper:
+                value = lower
+            if index == 0:
+                root.lower, root.upper = lower, upper
+            else:
+                news = bound_edge(b, e, lower, upper, settings, edges, proofs)
+        index = node.parent
+
+
+@compiled
+def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edges, proofs):
+    """Give a node an edge per legal action and return what was wrong with its logits."""
+    root, node = roots[b], nodes[b, index]
+    start = root.edges
+    count, largest = 0, -np.inf
+    for k in range(logits.shape[1]):
+        logit = np.float64(logits[row, k])
+        action = k if actions.shape[0] == 0 else actions[row, k]
+        if action < 0 or (legal.shape[0] > 0 and not legal[b, action]):
+            continue
+        if logit != logit:
+            return BAD_LOGITS
+        edge = edges[b, start + count]
+        edge.action, edge.child, edge.visits = action, UNVISITED, 0
+        edge.prior, edge.value, edge.reward, edge.discount = logit, 0.0, 0.0, 0.0
+        if settings.prove:
+            proofs[b, start + count].lower, proofs[b, start + count].upper = settings.low, settings.high
+        largest = max(largest, logit)
+        count += 1
+    node.start, node.count = start, count
+    if count > 0 and not math.isfinite(largest):
+        return BAD_LOGITS
+    total = 0.0
+    for e in range(start, start + count):
+        total += math.exp(edges[b, e].prior - largest)
+    for e in range(start, start + count):
+        logarithm = edges[b, e].prior - largest - math.log(total)
+        edges[b, e].prior = logarithm if settings.rule == GUMBEL else math.exp(logarithm)
+    root.edges = start + count
+    return FINE
+
+
+@compiled
+def expand(b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs):
+    """Hang what the model said of a leaf into its tree, and back it up."""
+    root = roots[b]
+    row, parent, e = root.row, root.leaf, root.leaf_edge
+    if not math.isfinite(reward[row]):
+        return BAD_REWARD
+    if not math.isfinite(continuation[row]):
+        return BAD_CONTINUATION
+    edge = edges[b, e]
+    edge.reward = reward[row]
+    edge.discount = settings.discount * settings.sign * continuation[row]
+    if continuation[row] == 0:
+        edge.child = TERMINAL
+        news = settings.prove and bound_edge(b, e, 0.0, 0.0, settings, edges, proofs)
+        backup(b, parent, e, 0.0, news, settings, roots, nodes, edges, proofs)
+        return FINE
+    if not math.isfinite(value[row]):
+        return BAD_VALUE
+    node = nodes[b, slot]
+    error = add_edges(b, slot, row, logits, actions, np.empty((0, 0), np.bool_), settings, roots, nodes, edges, proofs)
+    if error:
+        return error
+    node.parent, node.edge, node.depth = parent, e, nodes[b, parent].depth + 1
+    node.visits, node.value, node.network_value = 1, value[row], value[row]
+    root.nodes += 1
+    edge.child = slot
+    news = settings.prove and bound_edge(b, e, settings.low, settings.high, settings, edges, proofs)
+    backup(b, parent, e, np.float64(value[row]), news, settings, roots, nodes, edges, proofs)
+    return FINE
+
+
+@compiled
+def has_stopped(b, settings, roots, nodes, edges):
+    """Tell whether any stopping rule holds for a root."""
+    root, node = roots[b], nodes[b, 0]
+    if root.simulations >= settings.simulations:
+        return True
+    if settings.stop_proven and settings.prove and root.lower == root.upper:
+        return True
+    if settings.decided:
+        first, second = 0, -1
+        for e in range(node.start, node.start + node.count):
+            visits = edges[b, e].visits
+            if visits > first:
+                first, second = visits, first
+            elif visits > second:
+                second = visits
+        left = min(settings.simulations - root.simulations, settings.remaining)
+        if node.count == 1 or first - second > left:
+            return True
+    if settings.converged > 0 and root.simulations > 0:
+        root.window_low = min(root.window_low, node.value)
+        root.window_high = max(root.window_high, node.value)
+        if root.simulations % WINDOW == 0:
+            if root.window_high - root.window_low < settings.converged:
+                return True
+            root.window_low = root.window_high = node.value
+    return False
+
+
+@compiled
+def advance_root(
+    b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates
+):
+    """Finish a root's simulation with what the model said, and go on until it needs the model again, or stops."""
+    root = roots[b]
+    if root.waiting:
+        root.waiting = 0
+        root.error = expand(
+            b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs
+        )
+        root.simulations += 1
+        if root.error:
+            return
+    for _ in range(PATIENCE):
+        if root.stopped or has_stopped(b, settings, roots, nodes, edges):
+            root.stopped = 1
+            return
+        index, e = descend(b, settings, roots, nodes, edges, proofs, table, candidates)
+        child = edges[b, e].child
+        if child == UNVISITED:
+            root.waiting, root.leaf, root.leaf_edge = 1, index, e
+            return
+        known = np.float64(nodes[b, child].network_value) if child >= 0 else 0.0
+        backup(b, index, e, known, False, settings, roots, nodes, edges, proofs)
+        root.simulations += 1
+
+
+@compiled
+def gather(settings, roots, edges, leaves):
+    """Write the leaves (states' flat indices, actions) that wait for the model; return (their number, root that erred,
+    roots that go on).
+    """
+    waiting, erred, going = 0, -1, 0
+    for b in range(len(roots)):
+        root = roots[b]
+        if root.error and erred < 0:
+            erred = b
+        going += not root.stopped
+        if root.waiting:
+            root.row = waiting if settings.compact else b
+            leaves[0, root.row] = root.leaf * len(roots) + b
+            leaves[1, root.row] = edges[b, root.leaf_edge].action
+            waiting += 1
+        elif not settings.compact:
+            # An idle row goes along: the shapes stay as they are.
+            leaves[0, b], leaves[1, b] = b, edges[b, 0].action
+    return waiting, erred, going
+
+
+@compiled
+def simulate(
+    slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates, leaves
+):
+    """Finish every root's simulation and begin the next: return `gather`'s numbers.
+
+    Args:
+        slot: index of the nodes that the model's states become.
+        logits: (rows, K) float32, and value, reward, continuation (rows,) float32: of the leaves asked for last.
+        actions: (rows, K) int64 padded with -1, or (0, 0): all.
+        leaves: (2, B) int64, written: indices into the flat states, and actions.
+    """
+    for b in range(len(roots)):
+        advance_root(
+            b, slot, logits, actions, value, reward, continuation,
+            settings[0], roots, nodes, edges, proofs, table, candidates,
+        )  # fmt: skip
+    return gather(settings[0], roots, edges, leaves)
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def simulate_parallel(
+    slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates, leaves
+):
+    """Do as `simulate` does, the roots on several threads.
+
+    The interpreter's lock is held all the while, so no two threads ever start numba's pool at once: its simplest
+    layer, workqueue, would not survive that.
+    """
+    for b in prange(len(roots)):
+        advance_root(
+            b, slot, logits, actions, value, reward, continuation,
+            settings[0], roots, nodes, edges, proofs, table, candidates,
+        )  # fmt: skip
+    return gather(settings[0], roots, edges, leaves)
+
+
+# Before and after.
+
+
+@compiled
+def plant(logits, actions, value, legal, settings, roots, nodes, edges, proofs):
+    """Make the roots of trees that have none (no nodes yet), and open all of them for a new run.
+
+    Args:
+        logits: (B, K) float32, actions (B, K) int64 or (0, 0), value (B,) float32, as for `simulate`.
+        legal: (B, A) bool, or (0, 0): all that `actions` says.
+
+    Returns:
+        The first root with an error, or -1.
+    """
+    options = settings[0]
+    for b in range(len(roots)):
+        root, node = roots[b], nodes[b, 0]
+        if root.nodes == 0:
+            root.edges = 0
+            if not math.isfinite(value[b]):
+                root.error = BAD_VALUE
+                return b
+            root.error = add_edges(b, 0, b, logits, actions, legal, options, roots, nodes, edges, proofs)
+            node.parent, node.edge, node.depth = -1, -1, 0
+            node.visits, node.value, node.network_value = 1, value[b], value[b]
+            root.nodes = 1
+            root.low, root.high = np.inf, -np.inf
+            root.lower, root.upper = options.low, options.high
+            if options.bounded:
+                root.low, root.high = options.low, options.high
+        else:
+            root.error = FINE
+        if root.error == FINE and node.count == 0:
+            root.error = NO_ACTIONS
+        if root.error:
+            return b
+        root.simulations = root.waiting = root.stopped = root.deepest = root.depths = 0
+        root.row = b
+        root.window_low = root.window_high = node.value
+    return -1
+
+
+@compiled
+def drop(legal, settings, roots, nodes, edges, proofs):
+    """Take the illegal edges (legal: (B, A) bool) and their subtrees' visits from roots that were searched before."""
+    for b in range(len(roots)):
+        node = nodes[b, 0]
+        if roots[b].nodes == 0 or legal.shape[0] == 0:
+            continue
+        kept, visits, total, mass = 0, 1, np.float64(node.network_value), 0.0
+        gumbel = settings[0].rule == GUMBEL
+        for e in range(node.start, node.start + node.count):
+            edge = edges[b, e]
+            if not legal[b, edge.action]:
+                continue
+            to = node.start + kept
+            edges[b, to] = edge
+            if settings[0].prove:
+                proofs[b, to] = proofs[b, e]
+            if edge.child >= 0:
+                nodes[b, edge.child].edge = to
+            visits += edge.visits
+            total += edge.visits * np.float64(edge.value)
+            mass += math.exp(edge.prior) if gumbel else edge.prior
+            kept += 1
+        if kept < node.count:
+            node.count, node.visits, node.value = kept, visits, total / visits
+            for e in range(node.start, node.start + kept):
+                if gumbel:
+                    edges[b, e].prior -= math.log(mass)
+                else:
+                    edges[b, e].prior = edges[b, e].prior / mass if mass > 0 else 1 / kept
+            if settings[0].prove:
+                roots[b].lower, roots[b].upper = bounds_of(b, node, proofs)
+
+
+@compiled
+def keep(actions, settings, roots, nodes, edges, proofs, new_roots, new_nodes, new_edges, new_proofs, origin):
+    """Copy the subtrees under the roots' actions (B,) to the front of new trees, breadth first.
+
+    Args:
+        origin: (nodes, B) int64, written: which node of the old tree a new one was.
+
+    Returns:
+        The largest number of nodes kept in a tree.
+    """
+    options = settings[0]
+    most = 0
+    for b in range(len(roots)):
+        root, new_root = roots[b], new_roots[b]
+        new_root.nodes = new_root.edges = 0
+        first = UNVISITED
+        if root.nodes > 0:
+            for e in range(nodes[b, 0].start, nodes[b, 0].start + nodes[b, 0].count):
+                if edges[b, e].action == actions[b]:
+                    first = edges[b, e].child
+        if first < 0:
+            continue
+        origin[0, b] = first
+        new_nodes[b, 0].parent = new_nodes[b, 0].edge = -1
+        above = nodes[b, first].depth
+        low, high = np.inf, -np.inf
+        count, used, i = 1, 0, 0
+        while i < count:
+            node, new_node = nodes[b, origin[i, b]], new_nodes[b, i]
+            new_node.start, new_node.count, new_node.depth = used, node.count, node.depth - above
+            new_node.visits, new_node.value, new_node.network_value = node.visits, node.value, node.network_value
+            for e in range(node.start, node.start + node.count):
+                new_edges[b, used] = edges[b, e]
+                if options.prove:
+                    new_proofs[b, used] = proofs[b, e]
+                if edges[b, e].visits > 0:
+                    low, high = min(low, edges[b, e].value), max(high, edges[b, e].value)
+                if edges[b, e].child >= 0:
+                    origin[count, b] = edges[b, e].child
+                    new_edges[b, used].child = count
+                    new_nodes[b, count].parent, new_nodes[b, count].edge = i, used
+                    count += 1
+                used += 1
+            i += 1
+        new_root.nodes, new_root.edges = count, used
+        new_root.low, new_root.high = low, high
+        if options.bounded:
+            new_root.low, new_root.high = options.low, options.high
+        new_root.lower, new_root.upper = options.low, options.high
+        if options.prove:
+            lower, upper = -np.inf, -np.inf
+            for e in range(new_nodes[b, 0].count):
+                lower, upper = max(lower, new_proofs[b, e].lower), max(upper, new_proofs[b, e].upper)
+            new_root.lower, new_root.upper = lower, upper
+        most = max(most, count)
+    return most
+
+
+@compiled
+def summarise(settings, roots, nodes, edges, proofs, candidates, visits, q, prior, policy, value, action):
+    """Read off what the search of every root found, (B, A), its value (B,) and the action to play (B,).
+
+    The action is the most visited of those that are not proven worse than another, the one of highest Q among equals;
+    under Gumbel the highest g + logits + sigma(Q) of the most visited.
+    """
+    options = settings[0]
+    gumbel = options.rule == GUMBEL
+    for b in range(len(roots)):
+        node = nodes[b, 0]
+        start, stop = node.start, node.start + node.count
+        lower = best_lower(b, node, proofs) if options.prove else 0.0
+        largest = improve(b, node, options, roots[b], edges) if gumbel else 0.0
+        total, mass, most, best, choice = 0, 0.0, np.int64(-1), np.float64(-np.inf), start
+        for e in range(start, stop):
+            edge, i = edges[b, e], e - start
+            a = edge.action
+            visits[b, a] = edge.visits
+            prior[b, a] = math.exp(edge.prior) if gumbel else edge.prior
+            if edge.visits > 0:
+                q[b, a] = edge.value
+            if options.prove and dominated(proofs[b, e], lower):
+                continue
+            count, score = np.int64(edge.visits), np.float64(edge.value)
+            weight = float(edge.visits)
+            if gumbel:
+                weight = math.exp(edge.score - largest)
+                count -= candidates[b, i].before
+                score = np.float64(candidates[b, i].gumbel) + edge.score
+            elif edge.visits == 0:
+                score = np.float64(edge.prior)
+            policy[b, a] = weight
+            total += edge.visits
+            mass += weight
+            if count > most or (count == most and score > best):
+                most, best, choice = count, score, e
+        for e in range(start, stop):
+            a = edges[b, e].action
+            policy[b, a] = policy[b, a] / mass if mass > 0 else prior[b, a]
+        action[b] = edges[b, choice].action
+        value[b] = node.value
+        if options.prove and roots[b].lower == roots[b].upper:
+            value[b] = roots[b].lower

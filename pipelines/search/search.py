@@ -1,0 +1,339 @@
+"""A batched tree search: one tree per root, one step and one evaluation per simulation for all of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+import torch
+
+from modules.errors import UserError
+from pipelines.search import compiled
+from pipelines.search.contract import Dynamics, Evaluate, Expand, States
+from pipelines.search.leaves import ALL_ACTIONS, Leaves, Outputs
+from pipelines.search.rules import Dirichlet, Gumbel, Puct, Rule, Stop, considered_visits
+from pipelines.search.tree import Tree
+
+ROOTS_PER_THREAD = 128
+"""Fewer are not worth a thread: where another process is busy, waiting for it takes longer than they do."""
+_NO_MASK = np.empty((0, 0), np.bool_)
+_ENDLESS = 2**40
+_NO_CANDIDATES = np.zeros((1, 1), compiled.CANDIDATES)
+_ZERO = np.zeros(1, np.float32)
+_NOTHING = Outputs(np.zeros((1, 0), np.float32), ALL_ACTIONS, _ZERO, _ZERO, _ZERO)
+_OUTPUTS = {
+    compiled.BAD_LOGITS: "logits",
+    compiled.BAD_VALUE: "value",
+    compiled.BAD_REWARD: "reward",
+    compiled.BAD_CONTINUATION: "continuation",
+}
+
+
+@dataclass
+class Result:
+    """What a search found; A actions, by their ids."""
+
+    visits: np.ndarray
+    """(B, A) int32"""
+    q: np.ndarray
+    """(B, A) float32 mean return for the mover at the root; NaN where never visited."""
+    prior: np.ndarray
+    """(B, A) float32, of the evaluation, without noise; 0 where illegal."""
+    policy: np.ndarray
+    """(B, A) float32, the target to learn: the visits' shares, or Gumbel's improved policy. Moves that are proven to be
+    no better than another have none.
+    """
+    value: np.ndarray
+    """(B,) float32 of the root: mean return, the evaluation included; exact where proven."""
+    network_value: np.ndarray
+    """(B,) float32, of the evaluation."""
+    action: np.ndarray
+    """(B,) int64 to play: the most visited of those that are not proven worse than another (ties: the highest Q, then
+    the first), or Gumbel's winner.
+    """
+    proven: np.ndarray
+    """(B,) bool: value is exact."""
+    simulations: np.ndarray
+    """(B,) of this run."""
+    depth: np.ndarray
+    """(B,) mean length of the simulations."""
+    max_depth: np.ndarray
+    """(B,) of the longest."""
+    tree: Tree
+
+    def draw(self, temperature: float, generator: np.random.Generator) -> np.ndarray:
+        """Draw actions (B,) in proportion to policy^(1 / temperature); 0 is `action`."""
+        if temperature == 0:
+            return self.action
+        with np.errstate(divide="ignore"):
+            scores = np.log(self.policy) / temperature
+        return (scores + generator.gumbel(size=scores.shape)).argmax(axis=1)
+
+
+class Search:
+    """The settings of a search, which runs from any roots in any dynamics.
+
+    Args:
+        rule: how a simulation chooses: Uct, Puct or Gumbel; null is Puct.
+        stop: when a root is done.
+        discount: of the next state's value.
+        players: 1, or 2 who alternate: values are for the mover, and change their sign from move to move.
+        noise: on the prior of the roots.
+        max_depth: length of the longest simulations; those go no further and return the value found there before.
+        bounds: smallest and largest value of any state. They normalise Q, and prove outcomes (score-bounded search,
+            Cazenave and Saffidine 2010), so they are for exact rules without chance alone.
+
+    Raises:
+        UserError: for settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        rule: Rule | None = None,
+        stop: Stop = Stop(),  # noqa: B008
+        discount: float = 0.997,
+        players: int = 1,
+        noise: Dirichlet | None = None,
+        max_depth: int | None = None,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        rule = Puct() if rule is None else rule
+        if players not in (1, 2):
+            raise UserError(f"players is {players}, expected 1 or 2")
+        if max_depth is not None and max_depth < 1:
+            raise UserError(f"max_depth is {max_depth}, expected 1 or more")
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise UserError(f"bounds are {list(bounds)}, expected the smallest value and then the largest")
+        if isinstance(rule, Gumbel) and stop.simulations is None:
+            raise UserError("Gumbel plans its simulations ahead: set stop.simulations")
+        if isinstance(rule, Gumbel) and noise is not None:
+            raise UserError("Gumbel brings its own noise: set noise to null")
+        self.rule = rule
+        self.stop = stop
+        self.discount = discount
+        self.players = players
+        self.noise = noise
+        self.max_depth = max_depth
+        self.bounds = bounds
+        self.settings = _settings(self)
+        self.table = np.zeros((1, 1), np.int32)
+        if isinstance(rule, Gumbel):
+            assert stop.simulations is not None
+            self.table = considered_visits(min(rule.considered, stop.simulations), stop.simulations)
+
+    def __str__(self) -> str:
+        """Return it in a few words."""
+        ends = [f"{self.stop.simulations} simulations"] if self.stop.simulations else []
+        ends += [f"{self.stop.seconds:g} s"] if self.stop.seconds else []
+        return f"search by {type(self.rule).__name__}, {' or '.join(ends)}"
+
+    def greedy(self) -> Search:
+        """Return the same search without noise, for evaluation."""
+        rule = replace(self.rule, scale=0.0) if isinstance(self.rule, Gumbel) else self.rule
+        return Search(rule, self.stop, self.discount, self.players, None, self.max_depth, self.bounds)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        roots: States,
+        dynamics: Dynamics | None,
+        evaluate: Evaluate,
+        *,
+        legal: np.ndarray | None = None,
+        generator: np.random.Generator | None = None,
+        tree: Tree | None = None,
+        expand: Expand | None = None,
+    ) -> Result:
+        """Search from states.
+
+        Args:
+            roots: (B, *state_shape) tensor, or (B,) object array.
+            dynamics: takes the actions; None where `expand` does.
+            evaluate: judges the states.
+            legal: (B, A) bool, of the roots alone; None where evaluate says it, or all are.
+            generator: of the noise.
+            tree: to go on from: `result.tree`, or its `advance(actions)` after a move. Visits stay; noise is new.
+            expand: one call for the step and the evaluation.
+
+        Raises:
+            UserError: for a root without legal actions, an output of the network that is not finite, or a tree that
+                does not fit in memory.
+        """
+        start = time.perf_counter()
+        batch = len(roots)
+        leaves = Leaves(roots, dynamics, evaluate, expand)
+        if tree is None:
+            tree = Tree(batch)
+        assert len(tree.roots) == batch, f"a tree of {len(tree.roots)} roots does not go on from {batch}"
+        tree.settings = self.settings.copy()
+        tree.settings["compact"] = not isinstance(roots, torch.Tensor)
+        self._plant(tree, leaves, legal)
+        clean = tree.root_edges()["prior"].copy()
+        candidates = self._sow(tree, generator)
+        self._grow(tree, leaves, candidates, start)
+        if self.noise is not None:
+            np.copyto(tree.root_edges()["prior"], clean, where=tree.root_mask())
+        return _result(tree, candidates, 0 if legal is None else legal.shape[1])
+
+    def _plant(self, tree: Tree, leaves: Leaves, legal: np.ndarray | None) -> None:
+        """Make room, evaluate the roots that are new, and open all for another run."""
+        batch = len(tree.roots)
+        if legal is not None:
+            legal = np.ascontiguousarray(legal, np.bool_)
+            if legal.ndim != 2 or len(legal) != batch:
+                raise UserError(f"legal has the shape {legal.shape}, expected ({batch} roots, actions)")
+        new = not tree.roots["nodes"].all()
+        if not new and legal is not None:
+            _check_legal(legal, int(tree.root_edges()["action"][tree.root_mask()].max(initial=-1)))
+            compiled.drop(legal, tree.settings, *tree.arrays())
+        outputs = _NOTHING
+        if new:
+            outputs = leaves.evaluate_roots()
+            tree.width = max(tree.width, outputs.logits.shape[1])
+            tree.dense = not len(outputs.actions)
+            if legal is not None:
+                _check_legal(legal, int(outputs.actions.max()) if len(outputs.actions) else tree.width - 1)
+                compiled.drop(legal, tree.settings, *tree.arrays())
+        simulations = self.stop.simulations or 64
+        tree.slots = max(tree.slots, 1)
+        # Where legal actions are listed, a node has fewer than it might: the pool starts small and doubles.
+        full_nodes = simulations + 1 if tree.dense else min(simulations + 1, 8)
+        edges = int(tree.roots["edges"].max()) + tree.width * full_nodes
+        tree.reserve(tree.slots + simulations, edges, leaves.roots)
+        tree.states[0] = leaves.roots  # type: ignore[assignment,call-overload]
+        mask = _NO_MASK if legal is None else legal
+        wrong = compiled.plant(outputs.logits, outputs.actions, outputs.value, mask, tree.settings, *tree.arrays())
+        if wrong >= 0:
+            raise _error(tree, wrong, 0)
+
+    def _sow(self, tree: Tree, generator: np.random.Generator | None) -> np.ndarray:
+        """Put noise on the roots' edges, and return Gumbel's candidates (B, edges)."""
+        rule, noise = self.rule, self.noise
+        if noise is not None:
+            edges, there = tree.root_edges(), tree.root_mask()
+            generator = generator or np.random.default_rng()
+            drawn = np.where(there, generator.standard_gamma(noise.alpha, there.shape), 0)
+            drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), 1e-30)
+            mixed = (1 - noise.fraction) * edges["prior"] + noise.fraction * drawn
+            # Behind a root's own edges lie its children's.
+            np.copyto(edges["prior"], mixed, where=there, casting="same_kind")
+        if not isinstance(rule, Gumbel):
+            return _NO_CANDIDATES
+        there = tree.root_mask()
+        candidates = np.zeros(there.shape, compiled.CANDIDATES)
+        if rule.scale:
+            generator = generator or np.random.default_rng()
+            candidates["gumbel"] = rule.scale * generator.gumbel(size=there.shape)
+        candidates["before"] = np.where(there, tree.root_edges()["visits"], 0)
+        tree.roots["considered"] = np.minimum(there.sum(axis=1), len(self.table) - 1)
+        return candidates
+
+    def _grow(self, tree: Tree, leaves: Leaves, candidates: np.ndarray, start: float) -> None:
+        """Run the simulations."""
+        simulate = compiled.simulate
+        threads = threads_for(len(tree.roots))
+        if threads > 1:
+            numba.set_num_threads(threads)
+            simulate = compiled.simulate_parallel
+        outputs = _NOTHING
+        pending = False
+        calls, edges = 0, int(tree.roots["edges"].max())
+        arrays = (tree.settings, *tree.arrays(), self.table, candidates, leaves.indices)
+        seconds, decided = self.stop.seconds, self.stop.decided
+        while True:
+            edges += outputs.logits.shape[1]
+            if edges > tree.edge_pool.shape[1]:
+                edges = int(tree.roots["edges"].max()) + outputs.logits.shape[1]
+                if edges > tree.edge_pool.shape[1]:
+                    tree.reserve(0, max(edges, 2 * tree.edge_pool.shape[1]), leaves.roots)
+                    arrays = (tree.settings, *tree.arrays(), self.table, candidates, leaves.indices)
+            waiting, erred, going = simulate(tree.slots, *outputs, *arrays)
+            tree.slots += pending
+            pending = False
+            if erred >= 0:
+                raise _error(tree, erred, calls)
+            if not going:
+                return
+            if seconds is not None:
+                elapsed = time.perf_counter() - start
+                if elapsed >= seconds:
+                    tree.roots["waiting"] = 0
+                    return
+                if decided:
+                    done = int(tree.roots["simulations"].max())
+                    tree.settings["remaining"] = int(done * (seconds - elapsed) / elapsed) + 1
+            if waiting:
+                if tree.slots == tree.node_pool.shape[1]:
+                    tree.reserve(2 * tree.slots, 0, leaves.roots)
+                    arrays = (tree.settings, *tree.arrays(), self.table, candidates, leaves.indices)
+                outputs = leaves.ask(tree, waiting)
+                pending = True
+                calls += 1
+
+
+def threads_for(batch: int) -> int:
+    """Return how many threads are worth their waking for so many roots."""
+    return max(1, min(batch // ROOTS_PER_THREAD, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def _settings(search: Search) -> np.ndarray:
+    """Return the record (1,) that the compiled loops read."""
+    settings = np.zeros(1, compiled.SETTINGS)
+    record = settings[0]
+    rule, stop = search.rule, search.stop
+    for name, value in rule.settings().items():
+        record[name] = value
+    record["discount"], record["sign"] = search.discount, 1 if search.players == 1 else -1
+    record["max_depth"] = search.max_depth or -1
+    if search.bounds is not None:
+        record["bounded"], record["prove"] = True, search.max_depth is None
+        record["low"], record["high"] = search.bounds
+    record["simulations"] = stop.simulations or _ENDLESS
+    record["remaining"] = _ENDLESS
+    record["decided"], record["converged"], record["stop_proven"] = stop.decided, stop.converged or 0, stop.proven
+    return settings
+
+
+def _check_legal(legal: np.ndarray, largest: int) -> None:
+    if largest >= legal.shape[1]:
+        raise UserError(f"legal has {legal.shape[1]} actions, but the evaluation names action {largest}")
+
+
+def _error(tree: Tree, root: int, simulation: int) -> UserError:
+    """Say what a root's `error` means."""
+    error = tree.roots[root]["error"]
+    if error == compiled.NO_ACTIONS:
+        return UserError(f"root {root} has no legal action: search from positions that are not over")
+    where = f"simulation {simulation}" if simulation else "the evaluation of the roots"
+    return UserError(f"the network's {_OUTPUTS[error]} of root {root} in {where} is NaN or infinite: did it diverge?")
+
+
+def _result(tree: Tree, candidates: np.ndarray, num_actions: int) -> Result:
+    """Read the result off the trees."""
+    batch = len(tree.roots)
+    roots, root_nodes = tree.roots, tree.node_pool[:, 0]
+    if not num_actions:
+        num_actions = tree.width
+        if not tree.dense:
+            num_actions = int(tree.root_edges()["action"][tree.root_mask()].max()) + 1
+    shape = (batch, num_actions)
+    visits, q = np.zeros(shape, np.int32), np.full(shape, np.nan, np.float32)
+    prior, policy = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    value, action = np.zeros(batch, np.float32), np.zeros(batch, np.int64)
+    compiled.summarise(tree.settings, *tree.arrays(), candidates, visits, q, prior, policy, value, action)
+    return Result(
+        visits,
+        q,
+        prior,
+        policy,
+        value,
+        root_nodes["network_value"].copy(),
+        action,
+        (roots["lower"] == roots["upper"]) & bool(tree.settings[0]["prove"]),
+        roots["simulations"].copy(),
+        roots["depths"] / np.maximum(roots["simulations"], 1),
+        roots["deepest"].copy(),
+        tree,
+    )

@@ -1,0 +1,215 @@
+"""The trees of a batch of roots, and what is read off them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.errors import UserError
+from pipelines.search import compiled
+from pipelines.search.contract import States
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node for drawing."""
+
+    index: int
+    parent: int
+    """-1 at the root."""
+    action: int
+    """That led here; -1 at the root."""
+    visits: int
+    value: float
+    """Mean return for whoever moves here, or the exact value where it is proven."""
+    reward: float
+    """Of the action that led here, for whoever took it."""
+    prior: float
+    """Of the action that led here."""
+    depth: int
+    proven: bool
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this machine can still give, or None where it does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def gather(states: States, indices: np.ndarray) -> States:
+    """Return rows of states (N, B, ...) by indices (M,) int64 into their first two dimensions as one."""
+    if isinstance(states, Tensor):
+        return states.flatten(0, 1).index_select(0, torch.from_numpy(indices).to(states.device))
+    return states.reshape(-1)[indices]
+
+
+class Tree:
+    """One tree per root, all in the same arrays, and the states of their nodes.
+
+    Args:
+        batch: B, the number of roots.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.settings = np.zeros(1, compiled.SETTINGS)
+        """(1,) record of the search that grows it."""
+        self.roots = np.zeros(batch, compiled.ROOTS)
+        """(B,) records; a root without nodes has not been evaluated."""
+        self.node_pool = np.empty((batch, 0), compiled.NODES)
+        self.edge_pool = np.empty((batch, 0), compiled.EDGES)
+        self.proofs = np.empty((batch, 0), compiled.PROOFS)
+        self.states: States = np.empty((0, batch), object)
+        """(N, B, *state_shape) on the model's device, or objects."""
+        self.slots = 0
+        """Nodes that the fullest tree may have: where the next one goes."""
+        self.width = 0
+        """Largest number of actions that a root was given."""
+        self.dense = True
+        """No legal actions were listed: every node has all."""
+
+    def reserve(self, nodes: int, edges: int, roots: States) -> None:
+        """Make room for so many nodes and edges per tree, and for states like those of the roots (B, ...).
+
+        Raises:
+            UserError: where that would not fit in memory.
+        """
+        batch = len(self.roots)
+        more_nodes = max(0, nodes - self.node_pool.shape[1])
+        more_edges = max(0, edges - self.edge_pool.shape[1])
+        proofs = compiled.PROOFS.itemsize if self.settings[0]["prove"] else 0
+        size = batch * (nodes * compiled.NODES.itemsize * (more_nodes > 0))
+        size += batch * (edges * (compiled.EDGES.itemsize + proofs) * (more_edges > 0))
+        if isinstance(roots, Tensor) and roots.device.type == "cpu" and more_nodes:
+            size += nodes * roots.nbytes
+        # Reading what is left takes as long as a small search.
+        left = available_memory() if size > 2**26 else None
+        if left is not None and size > left:
+            raise UserError(
+                f"a search of {batch} roots with {nodes} nodes and {edges} actions each takes {size / 2**30:.1f} GiB "
+                f"and {left / 2**30:.1f} GiB are free: return the legal actions from evaluate, or search fewer roots"
+            )
+        if more_nodes:
+            self.node_pool = _grown(self.node_pool, nodes)
+            self.states = _grown_states(self.states, nodes, roots)
+        if more_edges:
+            self.edge_pool = _grown(self.edge_pool, edges)
+            self.proofs = _grown(self.proofs, edges if proofs else 1)
+
+    def advance(self, actions: np.ndarray) -> Tree:
+        """Return the trees under actions (B,) with all that is known of them, for the next `Search.run`.
+
+        An action of -1, one that was never searched, or one that ended the game leaves a tree without nodes: its root
+        is evaluated anew.
+        """
+        batch, nodes = self.node_pool.shape
+        tree = Tree(batch)
+        tree.settings, tree.width, tree.dense = self.settings, self.width, self.dense
+        tree.node_pool = np.empty_like(self.node_pool)
+        tree.edge_pool = np.empty_like(self.edge_pool)
+        tree.proofs = np.empty_like(self.proofs)
+        origin = np.zeros((nodes, batch), np.int64)
+        tree.slots = compiled.keep(
+            np.ascontiguousarray(actions, np.int64), self.settings, *self.arrays(), *tree.arrays(), origin
+        )
+        indices = (origin[: tree.slots] * batch + np.arange(batch)).reshape(-1)
+        kept = gather(self.states, indices)
+        tree.states = kept.reshape(tree.slots, batch, *self.states.shape[2:])
+        # The states have no room to spare: it is made with the next search's nodes.
+        tree.node_pool = np.ascontiguousarray(tree.node_pool[:, : tree.slots])
+        return tree
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the compiled loops take."""
+        return self.roots, self.node_pool, self.edge_pool, self.proofs
+
+    def root_edges(self) -> np.ndarray:
+        """Return the records of the roots' edges (B, most that a root has), a view: they open their pools."""
+        return self.edge_pool[:, : self.node_pool[:, 0]["count"].max()]
+
+    def root_mask(self) -> np.ndarray:
+        """Tell which `root_edges` (B, most) are a root's own."""
+        counts = self.node_pool[:, 0]["count"]
+        mask: np.ndarray = np.arange(counts.max()) < counts[:, None]
+        return mask
+
+    def edges(self, b: int, node: int) -> np.ndarray:
+        """Return the records of a node's edges, a view."""
+        record = self.node_pool[b, node]
+        return self.edge_pool[b, record["start"] : record["start"] + record["count"]]
+
+    def proven(self, b: int, node: int) -> bool:
+        """Tell whether a node's exact value is known."""
+        if not self.settings[0]["prove"]:
+            return False
+        if node == 0:
+            return bool(self.roots[b]["lower"] == self.roots[b]["upper"])
+        proof = self.proofs[b, self.node_pool[b, node]["edge"]]
+        return bool(proof["lower"] == proof["upper"])
+
+    def nodes(self, b: int) -> list[Node]:
+        """Return the nodes of tree b, parents before children."""
+        found: list[Node] = []
+        queue = [0] if self.roots[b]["nodes"] else []
+        for index in queue:
+            record = self.node_pool[b, index]
+            value, proven = float(record["value"]), self.proven(b, index)
+            if proven:
+                lower, upper = compiled.bounds_of(b, record, self.proofs)
+                value = lower if lower == upper else value
+            action, reward, prior = -1, 0.0, 1.0
+            if index:
+                edge = self.edge_pool[b, record["edge"]]
+                action, reward, prior = int(edge["action"]), float(edge["reward"]), float(edge["prior"])
+                if self.settings[0]["rule"] == compiled.GUMBEL:
+                    prior = float(np.exp(prior))
+            parent, visits, depth = int(record["parent"]), int(record["visits"]), int(record["depth"])
+            found.append(Node(index, parent, action, visits, value, reward, prior, depth, proven))
+            children = self.edges(b, index)["child"]
+            queue.extend(int(child) for child in children[children >= 0])
+        return found
+
+    def state(self, b: int, node: int) -> Any:
+        """Return the state of a node, (*state_shape)."""
+        return self.states[node, b]
+
+    def principal(self, b: int) -> list[int]:
+        """Return the nodes of the line of most visits, from the root on."""
+        line = [0]
+        while len(edges := self.edges(b, line[-1])):
+            child = int(edges[edges["visits"].argmax()]["child"])
+            if child < 0:
+                break
+            line.append(child)
+        return line
+
+
+def _grown(pool: np.ndarray, size: int) -> np.ndarray:
+    grown = np.empty((len(pool), size), pool.dtype)
+    kept = min(pool.shape[1], size)
+    grown[:, :kept] = pool[:, :kept]
+    return grown
+
+
+def _grown_states(states: States, nodes: int, roots: States) -> States:
+    grown: Any
+    if isinstance(roots, Tensor):
+        grown = roots.new_empty((nodes, *roots.shape))
+    else:
+        grown = np.empty((nodes, *roots.shape), object)
+    if len(states):
+        grown[: len(states)] = states
+    return grown

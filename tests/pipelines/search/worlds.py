@@ -1,0 +1,95 @@
+"""Tiny worlds with exact answers: a table, and tic-tac-toe by open_spiel."""
+
+import numpy as np
+import pyspiel
+import torch
+
+from modules.world_model import Step
+from pipelines.search.contract import Evaluation
+
+
+class TableWorld:
+    """A deterministic decision process: states are int64 tensors (B,), all is looked up, and calls are counted."""
+
+    def __init__(self, num_states=12, num_actions=4, end=0.15, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        shape = (num_states, num_actions)
+        self.next = torch.randint(num_states, shape, generator=g)
+        self.reward = torch.rand(shape, generator=g)
+        self.continuation = (torch.rand(shape, generator=g) >= end).float()
+        self.logits = torch.randn(shape, generator=g)
+        self.value = torch.rand(num_states, generator=g)
+        self.steps = self.evaluations = 0
+
+    def step(self, states, actions):
+        self.steps += 1
+        at = (states, actions)
+        return Step(self.next[at], self.reward[at], self.continuation[at])
+
+    def evaluate(self, states):
+        self.evaluations += 1
+        return Evaluation(self.logits[states], self.value[states], None)
+
+    def solve(self, discount):
+        """Value iteration, as the search counts: returns the action values (S, A)."""
+        q = torch.zeros_like(self.reward, dtype=torch.float64)
+        for _ in range(2000):
+            q = self.reward + discount * self.continuation * q.max(dim=1).values[self.next]
+        return q.numpy()
+
+
+class Game:
+    """An open_spiel game for two, as dynamics over object arrays of states."""
+
+    def __init__(self, name):
+        self.game = pyspiel.load_game(name)
+        self.rows = []
+
+    def roots(self, states):
+        array = np.empty(len(states), object)
+        array[:] = states
+        return array
+
+    def step(self, states, actions):
+        self.rows.append(len(states))
+        children, reward, continuation = [], [], []
+        for state, action in zip(states, actions.tolist(), strict=True):
+            child = state.child(action)
+            over = child.is_terminal()
+            children.append(child)
+            reward.append(child.returns()[state.current_player()] if over else 0.0)
+            continuation.append(0.0 if over else 1.0)
+        return Step(self.roots(children), torch.tensor(reward), torch.tensor(continuation))
+
+    def evaluate(self, states):
+        legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
+        actions = np.full((len(states), max(1, *map(len, legal))), -1)
+        for row, ids in zip(actions, legal, strict=True):
+            row[: len(ids)] = ids
+        return Evaluation(np.zeros(actions.shape), np.zeros(len(states)), actions)
+
+
+def solve(state, known=None):
+    """Return the exact value of every position under `state`, for its mover, by its history-free string."""
+    known = {} if known is None else known
+    key = str(state)
+    if key not in known:
+        best = -1.0
+        for action in state.legal_actions():
+            child = state.child(action)
+            over = child.is_terminal()
+            best = max(best, child.returns()[state.current_player()] if over else -solve(child, known)[str(child)])
+        known[key] = best
+    return known
+
+
+def positions(state):
+    """Return every position that is not over and can be reached, once."""
+    found, queue = {str(state): state}, [state]
+    for at in queue:
+        for action in at.legal_actions():
+            child = at.child(action)
+            if not child.is_terminal() and str(child) not in found:
+                found[str(child)] = child
+                queue.append(child)
+    return list(found.values())
