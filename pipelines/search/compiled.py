@@ -39,7 +39,7 @@ EDGES = np.dtype(
         ("value", np.float32),  # mean return for the mover at the edge's node
         ("reward", np.float32),
         ("discount", np.float32),  # negative where the other player moves next
-        ("score", np.float32),  # scratch
+        ("score", np.float32),  # prior / (1 + visits); under Gumbel scratch
     ]
 )
 NODES = np.dtype(
@@ -106,6 +106,7 @@ SETTINGS = np.dtype(
     ]
 )
 
+ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
 
 
@@ -176,12 +177,12 @@ def sibling_mean(b, node, estimate, edges):
 
 
 @compiled
-def puct(b, node, estimate, settings, root, edges, proofs):
+def puct(b, node, estimate, settings, root, edges, proofs, table):
     """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
-    N counts the node's own visit, so that a fresh node takes its highest prior.
+    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is tabled, and
+    edges keep P / (1 + n).
     """
-    lower = best_lower(b, node, proofs) if settings.prove else 0.0
     low, scale = scaling(b, node, settings, root, edges)
     unvisited = 0.0
     if settings.first_visit == PARENT:
@@ -190,15 +191,25 @@ def puct(b, node, estimate, settings, root, edges, proofs):
         unvisited = (estimate - low) * scale
     if settings.normalise != RAW:
         unvisited = min(max(unvisited, 0.0), 1.0)
-    visits = np.float64(node.visits)
-    factor = math.sqrt(visits) * (settings.c1 + math.log((visits + settings.c2 + 1) / settings.c2))
+    if node.visits < table.shape[1]:
+        factor = table[0, node.visits]
+    else:
+        visits = np.float64(node.visits)
+        factor = math.sqrt(visits) * (settings.c1 + math.log((visits + settings.c2 + 1) / settings.c2))
     choice, best = -1, -np.inf
+    if settings.prove:
+        lower = best_lower(b, node, proofs)
+        for e in range(node.start, node.start + node.count):
+            edge = edges[b, e]
+            q = (edge.value - low) * scale if edge.visits > 0 else unvisited
+            score = q + factor * edge.score
+            if score > best and not dominated(proofs[b, e], lower):
+                choice, best = e, score
+        return choice
     for e in range(node.start, node.start + node.count):
-        if settings.prove and dominated(proofs[b, e], lower):
-            continue
         edge = edges[b, e]
         q = (edge.value - low) * scale if edge.visits > 0 else unvisited
-        score = q + factor * edge.prior / (1 + edge.visits)
+        score = q + factor * edge.score
         if score > best:
             choice, best = e, score
     return choice
@@ -287,7 +298,7 @@ def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
         if settings.rule == PUCT:
             if settings.first_visit == MEAN:
                 estimate = sibling_mean(b, node, settings.sign * estimate, edges)
-            choice = puct(b, node, estimate, settings, root, edges, proofs)
+            choice = puct(b, node, estimate, settings, root, edges, proofs, table)
         elif settings.rule == UCT:
             choice = uct(b, node, settings, root, edges, proofs)
         elif index == 0:
@@ -347,6 +358,8 @@ def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
         value = edge.reward + edge.discount * value
         edge.visits += 1
         edge.value += (value - edge.value) / edge.visits
+        if settings.rule == PUCT:
+            edge.score = edge.prior / np.float32(1 + edge.visits)
         if settings.prove:
             proof = proofs[b, e]
             if proof.lower == proof.upper:
@@ -390,12 +403,19 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
     node.start, node.count = start, count
     if count > 0 and not math.isfinite(largest):
         return BAD_LOGITS
-    total = 0.0
+    total = np.float32(0)
     for e in range(start, start + count):
-        total += math.exp(edges[b, e].prior - largest)
-    for e in range(start, start + count):
-        logarithm = edges[b, e].prior - largest - math.log(total)
-        edges[b, e].prior = logarithm if settings.rule == GUMBEL else math.exp(logarithm)
+        edges[b, e].score = math.exp(edges[b, e].prior - np.float32(largest))
+        total += edges[b, e].score
+    if settings.rule == GUMBEL:
+        logarithm = np.float32(largest + math.log(total))
+        for e in range(start, start + count):
+            edges[b, e].prior -= logarithm
+    else:
+        inverse = np.float32(1) / total
+        for e in range(start, start + count):
+            edges[b, e].score *= inverse
+            edges[b, e].prior = edges[b, e].score
     root.edges = start + count
     return FINE
 
@@ -420,7 +440,7 @@ def expand(b, slot, logits, actions, value, reward, continuation, settings, root
     if not math.isfinite(value[row]):
         return BAD_VALUE
     node = nodes[b, slot]
-    error = add_edges(b, slot, row, logits, actions, np.empty((0, 0), np.bool_), settings, roots, nodes, edges, proofs)
+    error = add_edges(b, slot, row, logits, actions, ALL_LEGAL, settings, roots, nodes, edges, proofs)
     if error:
         return error
     node.parent, node.edge, node.depth = parent, e, nodes[b, parent].depth + 1

@@ -14,6 +14,9 @@ from pipelines.search import compiled
 FIRST_VISITS = {"zero": compiled.ZERO, "parent": compiled.PARENT, "mean": compiled.MEAN}
 NORMALISATIONS = {"tree": compiled.TREE, "node": compiled.NODE, "none": compiled.RAW}
 
+TABLED = 4096
+"""Visits, beyond which PUCT's logarithm is computed anew."""
+
 
 class Rule(ABC):
     """How a simulation chooses."""
@@ -21,6 +24,10 @@ class Rule(ABC):
     @abstractmethod
     def settings(self) -> dict[str, float]:
         """Return what the compiled loops are told."""
+
+    def table(self, simulations: int | None) -> np.ndarray:
+        """Return what they look up, (rows, columns) float64."""
+        return np.zeros((1, 1))
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,11 @@ class Puct(Rule):
             "epsilon": self.epsilon,
         }
 
+    def table(self, simulations: int | None) -> np.ndarray:
+        """Return what multiplies P / (1 + n), by the visits N of a node."""
+        visits = np.arange(min(simulations or TABLED, TABLED) + 2)
+        return np.sqrt(visits)[None] * (self.c1 + np.log((visits + self.c2 + 1) / self.c2))
+
 
 @dataclass(frozen=True)
 class Gumbel(Rule):
@@ -113,6 +125,11 @@ class Gumbel(Rule):
     def settings(self) -> dict[str, float]:
         """Return what the compiled loops are told."""
         return {"rule": compiled.GUMBEL, "c_visit": self.c_visit, "c_scale": self.c_scale, "epsilon": 1e-8}
+
+    def table(self, simulations: int | None) -> np.ndarray:
+        """Return the visit counts of `considered_visits`."""
+        assert simulations is not None
+        return considered_visits(min(self.considered, simulations), simulations).astype(np.float64)
 
 
 def considered_visits(considered: int, simulations: int) -> np.ndarray:

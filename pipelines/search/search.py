@@ -13,7 +13,7 @@ from modules.errors import UserError
 from pipelines.search import compiled
 from pipelines.search.contract import Dynamics, Evaluate, Expand, States
 from pipelines.search.leaves import ALL_ACTIONS, Leaves, Outputs
-from pipelines.search.rules import Dirichlet, Gumbel, Puct, Rule, Stop, considered_visits
+from pipelines.search.rules import Dirichlet, Gumbel, Puct, Rule, Stop
 from pipelines.search.tree import Tree
 
 ROOTS_PER_THREAD = 128
@@ -118,10 +118,7 @@ class Search:
         self.max_depth = max_depth
         self.bounds = bounds
         self.settings = _settings(self)
-        self.table = np.zeros((1, 1), np.int32)
-        if isinstance(rule, Gumbel):
-            assert stop.simulations is not None
-            self.table = considered_visits(min(rule.considered, stop.simulations), stop.simulations)
+        self.table = rule.table(stop.simulations)
 
     def __str__(self) -> str:
         """Return it in a few words."""
@@ -220,6 +217,8 @@ class Search:
             # Behind a root's own edges lie its children's.
             np.copyto(edges["prior"], mixed, where=there, casting="same_kind")
         if not isinstance(rule, Gumbel):
+            edges = tree.root_edges()
+            edges["score"] = edges["prior"] / (1 + edges["visits"])
             return _NO_CANDIDATES
         there = tree.root_mask()
         candidates = np.zeros(there.shape, compiled.CANDIDATES)
