@@ -115,7 +115,7 @@ class MuZero(WorldModel):
             self.predictor = head(projection, hidden, projection, self.norm)
             for last in (self.projector[-1], self.predictor[-1]):
                 assert isinstance(last, nn.Linear)
-                last.reset_parameters()  # 0 agrees with everything
+                nn.Linear.reset_parameters(last)  # not to 0, as other heads: 0 has no direction
         if self.target_every:
             self.target = copy.deepcopy(self.networks).requires_grad_(False)
         if self.compile_networks:
@@ -251,7 +251,7 @@ class MuZero(WorldModel):
         """Shift and brighten pictures (B, C, H, W) while training."""
         if not (self.augment and self.training and observation.ndim == 4):
             return observation
-        return brighten(shift(observation.float() / 255))
+        return brighten(shift(observation).float() / 255)
 
     def _check(self, batch: Batch) -> None:
         needed = self.unroll + self.n_step + 1

@@ -29,6 +29,7 @@ class Collect(Callback):
         prefill: real steps before the first update; no more than the store keeps.
         steps_per_update: real steps per update from then on, on average; 0 stops after the prefill.
         steps_per_round: real steps of an agent at the start of each of its rounds but the first.
+        limit: real steps after which it stands still, and updates go on without.
         random_prefill: play the prefill at random; false lets the untrained policy play it.
         random_persistence: random play holds its actions, for n steps with a probability of n to the minus so much
             (Dabney et al. 2021): it gets further than actions that cancel out. Null draws every action anew.
@@ -42,6 +43,7 @@ class Collect(Callback):
         prefill: int,
         steps_per_update: float = 0.0,
         steps_per_round: int = 0,
+        limit: int | None = None,
         random_prefill: bool = True,
         random_persistence: float | None = None,
         search: Search | None = None,
@@ -57,6 +59,7 @@ class Collect(Callback):
         self.prefill = prefill
         self.steps_per_update = steps_per_update
         self.steps_per_round = steps_per_round
+        self.limit = limit
         self.random_prefill = random_prefill
         self.random_persistence = random_persistence
         self.search = search
@@ -125,7 +128,8 @@ class Collect(Callback):
     def _target(self, trainer: Trainer, pl_module: LightningModule) -> float:
         """Return the real steps that should be there before the next update."""
         rounds = pl_module.rounds.at(trainer.global_step).number if isinstance(pl_module, Agent) else 0
-        return self.start + self.steps_per_update * trainer.global_step + self.steps_per_round * rounds
+        target = self.start + self.steps_per_update * trainer.global_step + self.steps_per_round * rounds
+        return target if self.limit is None else min(target, self.limit)
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -237,7 +237,7 @@ def improve(b, node, settings, root, edges):
         for e in range(node.start, stop):
             q = np.float64(edges[b, e].value) if edges[b, e].visits > 0 else mixed
             low, high = min(low, q), max(high, q)
-    factor = (settings.c_visit + most) * settings.c_scale / max(high - low, 1e-8)
+    factor = (settings.c_visit + most) * settings.c_scale / max(high - low, settings.epsilon)
     best = -np.inf
     for e in range(node.start, stop):
         q = np.float64(edges[b, e].value) if edges[b, e].visits > 0 else mixed

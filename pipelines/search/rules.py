@@ -108,12 +108,15 @@ class Gumbel(Rule):
         c_visit: of sigma(q) = (c_visit + largest visit count) c_scale q.
         c_scale: and how much Q weighs beside the logits: 0.1 in Atari, 1 in board games.
         scale: of the noise; 0 plays the best action, for evaluation.
+        epsilon: least distance between the largest and the smallest Q of a node, below which differences do not count
+            in full. Where rewards are rare, anything less lets the noise of values rule.
     """
 
     considered: int = 16
     c_visit: float = 50.0
     c_scale: float = 0.1
     scale: float = 1.0
+    epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
         if self.considered < 1:
@@ -121,10 +124,17 @@ class Gumbel(Rule):
         _check("c_visit", self.c_visit)
         _check("c_scale", self.c_scale)
         _check("scale", self.scale)
+        if self.epsilon <= 0:
+            raise UserError(f"epsilon must be positive: got {self.epsilon}")
 
     def settings(self) -> dict[str, float]:
         """Return what the compiled loops are told."""
-        return {"rule": compiled.GUMBEL, "c_visit": self.c_visit, "c_scale": self.c_scale, "epsilon": 1e-8}
+        return {
+            "rule": compiled.GUMBEL,
+            "c_visit": self.c_visit,
+            "c_scale": self.c_scale,
+            "epsilon": self.epsilon,
+        }
 
     def table(self, simulations: int | None) -> np.ndarray:
         """Return the visit counts of `considered_visits`."""

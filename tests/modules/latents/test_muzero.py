@@ -229,7 +229,7 @@ def test_rewards_are_differences_of_prefixes_and_the_memory_starts_anew():
 
 
 def test_consistency_pulls_unrolled_latents_towards_what_was_observed():
-    model = wake(make(consistency_weight=2.0))
+    model = make(consistency_weight=2.0)
     batch = play(32)
     batch = batch.replace(is_last=torch.zeros_like(batch.is_last), is_first=torch.zeros_like(batch.is_first))
     unrolled = model.encode(batch)[:, :4].detach().requires_grad_()
