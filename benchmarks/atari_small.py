@@ -4,7 +4,8 @@
 
 Runs `unet__dyna_q`, `unet__mbpo` and `dqn` as their configurations are, each on one thread, two at a time: the same
 real steps, and the same number of gradient updates of the policy. 30 evaluation episodes at the end; "random" is 30
-episodes of uniformly random play under the same protocol. Whether a mean is above random is tested by permutation.
+episodes of uniformly random play under the same protocol, "random_held" of random play that holds its actions, as that
+of the prefill does. Whether a mean is above either is tested by permutation.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from pipelines.evaluation.episodes import play
 from pipelines.evaluation.results import human_normalized
 
 EXPERIMENTS = ("unet__dyna_q", "unet__mbpo", "dqn")
+PERSISTENCE = 2.0
+"""Of the configurations' prefill."""
 
 
-def random_returns(game: str, episodes: int) -> list[float]:
-    """Return the returns of random play."""
+def random_returns(game: str, episodes: int, persistence: float | None = None) -> list[float]:
+    """Return the returns of random play, which may hold its actions."""
     environment = AtariEnvironments(game, episodes, variant="evaluation", size=(42, 42), seed=0)
-    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0)))
+    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0), persistence))
     environment.close()
     return [episode["return"] for episode in played]
 
@@ -64,8 +67,8 @@ def main() -> None:
     trained = training.train(wanted, options.folder.resolve())
     figures: dict[str, Any] = {}
     for game in games:
-        chance = random_returns(game, 30)
-        figures[game] = {"random": interval(chance)}
+        chance, held = random_returns(game, 30), random_returns(game, 30, PERSISTENCE)
+        figures[game] = {"random": interval(chance), "random_held": interval(held)}
         for experiment in EXPERIMENTS:
             of_seeds = [run for run in wanted if (run.experiment, run.task) == (experiment, game)]
             returns = [float(value) for run in of_seeds for value in trained[run][-1].returns]
@@ -74,6 +77,7 @@ def main() -> None:
                 **interval(returns),
                 "human_normalized": human_normalized(game, float(np.mean(returns))),
                 "p_not_above_random": chance_of_difference(returns, chance),
+                "p_not_above_random_held": chance_of_difference(returns, held),
                 "real_steps": last.env_steps,
                 "updates": last.updates,
                 "minutes": round(max(training.minutes(run, options.folder) for run in of_seeds), 1),
