@@ -51,7 +51,7 @@ class DotWorld(VectorEnvironment):
         """(N,) how many episodes were opened: which one the last observation belongs to."""
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        self.generator = np.random.default_rng([self.seed, stream])
+        self.generator, self.seeds = np.random.default_rng([self.seed, stream]), np.arange(self.num_envs)
         self.x, self.y, self.elapsed = (torch.zeros(self.num_envs, dtype=torch.int64) for _ in range(3))
         self._open(torch.ones(self.num_envs, dtype=torch.bool))
         return render(self.x, self.y).numpy()

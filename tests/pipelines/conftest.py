@@ -14,7 +14,7 @@ DEBUG = ["--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml"
 def small(config: Path | str) -> list[str]:
     """The options that make the networks of an experiment small, where they have a size."""
     model = yaml.safe_load(Path(config).read_text())["model"]
-    if "size" in model["init_args"]:
+    if model["init_args"].get("size", "vector") != "vector":
         return ["--model.size", "debug"]
     if "size" in model["init_args"].get("world_model", {}).get("init_args", {}):
         return ["--model.world_model.size", "debug", "--data.size", "[42, 42]"]
