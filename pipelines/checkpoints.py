@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 
 from datamodules.environments.atari import canonical_game
 from modules.errors import UserError
 from modules.world_model import Spec
+from pipelines.search.search import Search
 from pipelines.spelling import explain
 
 
@@ -95,6 +96,25 @@ def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
         _, problem, reason = re.split(r"\n\s*- ", first)[-1].rpartition("given class_path")
         reason = explain(reason if "Parser key" in reason else problem + reason, ())
         raise UserError(f"{path} cannot be built: {reason}") from None
+
+
+def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
+    """Return the first search that the callbacks of a checkpoint's run name, or None where they name none."""
+    for callback in checkpoint["config"].get("trainer", {}).get("callbacks") or []:
+        if named := callback.get("init_args", {}).get("search"):
+            made: Search = instantiate(Search, named, path)
+            return made
+    return None
+
+
+def world(path: Path, checkpoint: dict[str, Any]) -> Any:
+    """Make the datamodule of a checkpoint's run, without a store: it knows which world to play."""
+    for key in ("description", "env_steps"):
+        if key not in checkpoint:
+            raise UserError(f"{path} keeps no {key}: train with the callback pipelines.callbacks.openings.Openings")
+    data = instantiate(LightningDataModule, checkpoint["config"]["data"], path)
+    data.described = checkpoint["description"]
+    return data
 
 
 def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:

@@ -28,6 +28,8 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     "collect": "play a game at random and record a store",
     "evaluate": "play whole episodes with the policy of a checkpoint",
+    "plan": "play a game by planning in the emulator itself",
+    "search": "plan one move of a checkpoint, and draw the tree",
     "report": "compare evaluated runs: curves, intervals, published scores",
 }
 
@@ -102,7 +104,7 @@ def _train(command: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # metrics.csv is kept
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    arguments = [_find_config(before, argument) for before, argument in pairwise([command, *arguments])]
+    arguments = [find_config(before, argument) for before, argument in pairwise([command, *arguments])]
     sys.argv = [sys.argv[0], command, *arguments]  # processes of other ranks are started with it
     try:
         TrainerCLI()
@@ -113,11 +115,11 @@ def _train(command: str, arguments: list[str]) -> None:
         sys.exit(0)
 
 
-def _find_config(before: str, argument: str) -> str:
+def find_config(before: str, argument: str) -> str:
     """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
     option, _, value = argument.partition("=")
     if option in ("-c", "--config") and value:
-        return f"{option}={_find_config(option, value)}"
+        return f"{option}={find_config(option, value)}"
     if before not in ("-c", "--config") or Path(argument).exists():
         return argument
     name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jsonargparse import ArgumentParser
 
 from pipelines.cli import fail
@@ -9,7 +11,10 @@ from pipelines.spelling import explain
 
 
 class Parser(ArgumentParser):
-    """Answers a mistake with one line."""
+    """Answers a mistake with one line. Options are never guessed from their first letters."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Print one line and exit with code 2."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.errors import UserError
-from modules.layers.scalars import Support
+from modules.layers.scalars import Support, symlog
 from modules.policies.policy import Policy
 from modules.world_model import Spec, Step
 
@@ -134,6 +134,7 @@ class Representation(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width, picture = shape[0], len(shape) == 3
+        self.picture = picture
         if picture != bool(size.halvings):
             kind = "pictures" if picture else "vectors"
             fit = ", ".join(name for name, other in SIZES.items() if bool(other.halvings) == picture)
@@ -150,13 +151,15 @@ class Representation(nn.Module):
             layers += [mix(size.hidden, size.latent, picture), normalisation(size.latent, norm), nn.ReLU()]
         layers += [Residual(size.latent, picture, norm) for _ in range(size.blocks)]
         self.layers = nn.Sequential(*layers)
-        # Vectors are standardised by what was seen before the first update; pictures are in [0, 1] already.
+        # Vectors are standardised by what was seen before the first update; pictures are in [0, 1] already. A better
+        # policy gets many deviations further: without the logarithm what lies far out would drown the rest.
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, *shape) float to (B, *latent_shape)."""
-        return self.layers((observation - self.mean) / self.scale)
+        standard = (observation - self.mean) / self.scale
+        return self.layers(standard if self.picture else symlog(standard))
 
 
 class Transition(nn.Module):

@@ -23,6 +23,11 @@ def expand(x: Tensor) -> Tensor:
     return x.sign() * (root.square() - 1)
 
 
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(|x| + 1) (Hafner et al. 2023, equation 9)."""
+    return x.sign() * x.abs().log1p()
+
+
 def two_hot(x: Tensor, size: int) -> Tensor:
     """Spread numbers (...) over the two integers beside them: weights (..., size) over -(size // 2) .. size // 2.
 

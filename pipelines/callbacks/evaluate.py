@@ -8,10 +8,11 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
-from modules.agent import Agent, policy_of
+from modules.agent import Agent, policy_of, world_model
 from modules.errors import UserError
+from pipelines.actors import SearchActor
 from pipelines.evaluation.episodes import evaluate, tell
-from pipelines.evaluation.results import append, human_normalized
+from pipelines.evaluation.results import Evaluation, append, human_normalized
 from pipelines.search.search import Search
 
 
@@ -56,8 +57,10 @@ class Evaluate(Callback):
         self.evaluated_at = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that somebody can play."""
-        policy_of(pl_module)
+        """Check that somebody can play, and plan if need be."""
+        policy = policy_of(pl_module)
+        if self.search is not None:
+            SearchActor(world_model(pl_module), policy, self.search, generator(0, "evaluation"))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
@@ -75,6 +78,26 @@ class Evaluate(Callback):
         """Play, write the evaluation down and log it."""
         if not trainer.is_global_zero:
             return
+        evaluation = self.play(trainer, module, episodes, final, search=self.search)
+        normalized = human_normalized(evaluation.game, evaluation.score)
+        figures = {"evaluate/return": evaluation.score}
+        if normalized is not None:
+            figures["evaluate/human_normalized"] = normalized
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+        if final:
+            tell(evaluation, Path(trainer.default_root_dir))
+
+    def play(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool, **options: Any) -> Evaluation:
+        """Play episodes, the same ones whoever plays at a moment of the run, and write them down.
+
+        Args:
+            trainer: of the run.
+            module: who plays.
+            episodes: to play.
+            final: at the end of training.
+            **options: of `evaluate`, such as search.
+        """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.default_root_dir)
         with trainer.precision_plugin.forward_context():
@@ -85,7 +108,6 @@ class Evaluate(Callback):
                 seed=int(generator(0, f"evaluation {data.env_steps}").integers(2**31)),
                 greedy=self.greedy,
                 epsilon=self.epsilon,
-                search=self.search,
                 max_steps=self.max_steps,
                 show=final,
                 env_steps=data.env_steps * trainer.world_size,
@@ -94,16 +116,10 @@ class Evaluate(Callback):
                 run_seed=run_seed(),
                 final=final,
                 checkpoint="checkpoints/last.ckpt" if final else None,
+                **options,
             )
         append(folder, evaluation)
-        normalized = human_normalized(evaluation.game, evaluation.score)
-        figures = {"evaluate/return": evaluation.score}
-        if normalized is not None:
-            figures["evaluate/human_normalized"] = normalized
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.global_step)
-        if final:
-            tell(evaluation, folder)
+        return evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """Remember when it evaluated last."""

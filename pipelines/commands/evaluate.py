@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning import LightningDataModule
-
-from modules.agent import Agent
+from modules.agent import policy_of
 from modules.errors import UserError
 from pipelines import checkpoints
 from pipelines.evaluation.episodes import evaluate as evaluate_agent
@@ -23,6 +21,7 @@ def evaluate(
     episodes: int = 100,
     policy: Literal["greedy", "sampled"] = "greedy",
     epsilon: float = 0.0,
+    simulations: int | None = None,
     max_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -31,11 +30,13 @@ def evaluate(
     """Play whole episodes with the policy of a checkpoint, under the evaluation variant of its protocol.
 
     Args:
-        checkpoint: of an agent.
+        checkpoint: of an agent, or of a world model with a policy of its own such as MuZero.
         game: what the checkpoint must be of; null takes any.
         episodes: to play, each with a seed of its own.
         policy: take the likeliest action, or draw as in training.
         epsilon: probability of a random action instead.
+        simulations: plan every move, by so many simulations of the run's own search; 0 plays by the policy alone, null
+            plays as the run's evaluations did.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
         seed: of the episodes.
         device: to run the networks on.
@@ -43,25 +44,26 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"--episodes must be at least 1: got {episodes}")
-    agent, kept = checkpoints.load(checkpoint, device)
-    if not isinstance(agent, Agent):
-        raise UserError(f"{checkpoint} holds a {type(agent).__name__} without a policy: an agent's is needed")
+    if simulations is not None and simulations < 0:
+        raise UserError(f"--simulations must be at least 0: got {simulations}")
+    module, kept = checkpoints.load(checkpoint, device)
+    policy_of(module)
+    search = None if simulations == 0 else checkpoints.search(checkpoint, kept)
+    if simulations and search is None:
+        raise UserError(f"the run of {checkpoint} names no search to plan by: leave --simulations out")
+    if simulations and search is not None:
+        search = search.limited(simulations)
     checkpoints.check_world(checkpoint, kept, game)
-    for key in ("description", "env_steps"):
-        if key not in kept:
-            raise UserError(
-                f"{checkpoint} keeps no {key}: train with the callback pipelines.callbacks.openings.Openings"
-            )
-    data = checkpoints.instantiate(LightningDataModule, kept["config"]["data"], checkpoint)
-    data.described = kept["description"]
+    data = checkpoints.world(checkpoint, kept)
     folder = checkpoint.resolve().parent.parent
     evaluation = evaluate_agent(
-        agent,
+        module,
         data,
         episodes=episodes,
         seed=seed,
         greedy=policy == "greedy",
         epsilon=epsilon,
+        search=search,
         max_steps=max_steps,
         run_seed=kept["config"]["seed_everything"],
         env_steps=kept["env_steps"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normal
 from pipelines.progress import counter
 from pipelines.search.search import Search
 
+Watch = Callable[[Any, np.ndarray, float], None]
+"""Told after every move: who made it, in which environments (N,) it counts, and the seconds that it took."""
+
 
 def play(
     environment: VectorEnvironment,
     actor: Actor,
     max_steps: int | None = None,
     advance: Callable[[int], None] = lambda finished: None,
+    watch: Watch = lambda actor, playing, seconds: None,
 ) -> list[Episode]:
     """Play one episode in every environment: short ones are not counted more often than long ones.
 
@@ -33,6 +38,7 @@ def play(
         actor: who plays; all episodes open at once.
         max_steps: agent steps after which an episode is given up as unfinished.
         advance: told how many episodes ended, whenever some did.
+        watch: told of every move.
     """
     num_envs = environment.num_envs
     observation = environment.reset()
@@ -41,7 +47,9 @@ def play(
     returns, lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
     closed = np.zeros(num_envs, bool)
     while playing.any() and (max_steps is None or lengths.max() < max_steps):
+        start = time.perf_counter()
         actions, _ = actor.act(observation, is_first)
+        watch(actor, playing, time.perf_counter() - start)
         after = environment.step(actions)
         returns += after.reward * playing
         lengths += playing
@@ -65,6 +73,7 @@ def evaluate(
     search: Search | None = None,
     max_steps: int | None = None,
     show: bool = True,
+    watch: Watch = lambda actor, playing, seconds: None,
     *,
     run_seed: int,
     **moment: Any,
@@ -81,6 +90,7 @@ def evaluate(
         search: plan every move, and play the best one.
         max_steps: agent steps after which an episode is given up as unfinished.
         show: a progress bar.
+        watch: told of every move.
         run_seed: of the run that trained it.
         **moment: fields of the Evaluation that say when in that run it is.
     """
@@ -90,7 +100,7 @@ def evaluate(
     if search is not None:
         actor = SearchActor(model, policy, search, draws, greedy=True)
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
-        played = play(environment, actor, max_steps, advance)
+        played = play(environment, actor, max_steps, advance, watch)
     environment.close()
     description = environment.description
     return Evaluation(

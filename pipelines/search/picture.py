@@ -165,7 +165,10 @@ def draw_tree(
     drawn, everything = sum(mark.node >= 0 for mark in marks), int(tree.roots[b]["nodes"])
     axes.text(0.4, height - 0.27, title, fontsize=11, va="center", weight="bold")
     notes = [f"{drawn} of {everything} nodes" if drawn < everything else f"all {everything} nodes"]
-    notes += ["on an edge: action: visits, reward", "below a node: value"]
+    notes += [
+        "on an edge: action: visits, reward",
+        "below a node: value" + " for whoever moves there" * bool(tree.settings[0]["sign"] < 0),
+    ]
     notes += ["(+n): nodes that are not drawn"] * (drawn < everything)
     notes += ["✓: proven"] * any(mark.proven for mark in marks)
     axes.text(0.4, height - 0.54, "; ".join(notes), fontsize=7.5, va="center", color=QUIET)
@@ -354,7 +357,7 @@ def _bars(line: list[Mark], scale: Normalize, meanings: Sequence[str]) -> Figure
 
 def _scale(values: list[float]) -> Normalize:
     low, high = min(values), max(values)
-    return Normalize(low, high if high > low else low + 1e-3)
+    return Normalize(low, high if high > low else low + 1)
 
 
 def _value(mark: Mark, scale: Normalize) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numba
 import numpy as np
@@ -126,10 +127,19 @@ class Search:
         ends += [f"{self.stop.seconds:g} s"] if self.stop.seconds else []
         return f"search by {type(self.rule).__name__}, {' or '.join(ends)}"
 
+    def changed(self, **changes: Any) -> Search:
+        """Return the same search with some settings changed."""
+        names = ("rule", "stop", "discount", "players", "noise", "max_depth", "bounds")
+        return Search(**({name: getattr(self, name) for name in names} | changes))
+
     def greedy(self) -> Search:
         """Return the same search without noise, for evaluation."""
         rule = replace(self.rule, scale=0.0) if isinstance(self.rule, Gumbel) else self.rule
-        return Search(rule, self.stop, self.discount, self.players, None, self.max_depth, self.bounds)
+        return self.changed(rule=rule, noise=None)
+
+    def limited(self, simulations: int) -> Search:
+        """Return the same search with another number of simulations, however long they take."""
+        return self.changed(stop=replace(self.stop, simulations=simulations, seconds=None))
 
     @torch.inference_mode()
     def run(

@@ -50,7 +50,7 @@ def test_the_run_s_own_record_grows_unless_told_otherwise(run, agent):
 
 def test_mistakes_are_one_line(run, agent, trained, tmp_path):
     assert run("evaluate", agent, "--game", "Pong").refused("CartPole-v1", "not of pong")
-    assert run("evaluate", trained / "checkpoints" / "last.ckpt").refused("without a policy")
+    assert run("evaluate", trained / "checkpoints" / "last.ckpt").refused("has none")
     assert run("evaluate", tmp_path / "none.ckpt").refused("no checkpoint")
     assert run("evaluate", agent, "--episodes", 0).refused("--episodes", "at least 1")
     assert run("evaluate", agent, "--policy", "greed").refused("greedy")

@@ -7,7 +7,7 @@ import torch
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.policy import Policy
-from pipelines.actors import SearchActor
+from pipelines.actors import PolicyActor, SearchActor
 from pipelines.evaluation.episodes import play
 from pipelines.search.rules import Dirichlet, Gumbel, Puct, Stop
 from pipelines.search.search import Search
@@ -33,9 +33,11 @@ def frames(num: int) -> tuple[np.ndarray, np.ndarray]:
     return DotWorld(num).reset(), np.ones(num, bool)
 
 
-def test_search_wins_where_its_policy_loses():
-    episodes = play(DotWorld(6, limit=40), actor(greedy=True))
-    assert [episode["return"] for episode in episodes] == [1.0] * 6
+def test_search_does_not_lose_where_its_policy_does():
+    raw = PolicyActor(PerfectModel(), Ignorant(), np.random.default_rng(0), greedy=True)
+    assert [episode["return"] for episode in play(DotWorld(6, limit=40), raw)] == [-1.0] * 6
+    planned = play(DotWorld(6, limit=40), actor(greedy=True))
+    assert min(episode["return"] for episode in planned) >= 0
 
 
 def test_it_leaves_what_it_found():

@@ -1,10 +1,12 @@
 """The invertible transform and two-hot targets against numbers that are written down by hand."""
 
+import math
+
 import pytest
 import torch
 
 from modules.errors import UserError
-from modules.layers.scalars import Support, compress, expand, two_hot
+from modules.layers.scalars import Support, compress, expand, symlog, two_hot
 
 
 def test_the_transform_and_its_inverse():
@@ -54,3 +56,8 @@ def test_the_loss_is_smallest_at_the_target():
 def test_a_support_has_a_middle(size):
     with pytest.raises(UserError, match=f"odd number of at least 3 integers around 0: got {size}"):
         Support(size)
+
+
+def test_symlog_is_odd_and_flat_far_out():
+    x = torch.tensor([-math.e + 1, -1e-4, 0.0, 1e-4, math.e - 1, math.exp(5) - 1])
+    assert torch.allclose(symlog(x), torch.tensor([-1.0, -1e-4, 0.0, 1e-4, 1.0, 5.0]), atol=1e-6)

@@ -142,7 +142,7 @@ def test_it_goes_on_where_it_stopped():
 
 def test_a_model_without_a_policy_is_refused(tmp_path):
     trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(UserError, match="Evaluate needs an agent with a policy: got PerfectModel"):
+    with pytest.raises(UserError, match="PerfectModel has none"):
         Evaluate().on_fit_start(trainer, PerfectModel())
 
 

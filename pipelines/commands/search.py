@@ -1,0 +1,140 @@
+"""Plans one move and shows its tree: `dreamcade search runs/muzero__cartpole/0/checkpoints/last.ckpt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from datamodules.environments.environment import VectorEnvironment
+from datamodules.ranks import generator
+from modules.agent import policy_of, world_model
+from modules.errors import UserError
+from modules.imagination import evaluating
+from pipelines import checkpoints
+from pipelines.actors import ModelActor, PolicyActor, SearchActor
+from pipelines.parser import Parser
+from pipelines.search.picture import draw_line, draw_tree, frames_of
+from pipelines.search.rules import Puct, Stop
+from pipelines.search.search import Result, Search
+
+
+def search(
+    checkpoint: Path,
+    game: str | None = None,
+    simulations: int | None = None,
+    steps: int = 40,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> None:
+    """Plan one move with the world model and the policy of a checkpoint, and draw the tree that it grew.
+
+    The search is that of the run's configuration where it has one, else PUCT with 50 simulations; without noise.
+
+    Args:
+        checkpoint: of an agent, or of a world model with a policy of its own such as MuZero.
+        game: what the checkpoint must be of; null takes any.
+        simulations: of the search; null takes the run's.
+        steps: that the policy plays before, greedily, under the evaluation variant of the run's protocol.
+        seed: of the episode.
+        device: to run the networks on.
+        folder: where tree.png and line.png go; the run's own unless given.
+    """
+    if simulations is not None and simulations < 1:
+        raise UserError(f"--simulations must be at least 1: got {simulations}")
+    if min(steps, seed) < 0:
+        raise UserError(f"--steps and --seed must be at least 0: got {steps} and {seed}")
+    module, kept = checkpoints.load(checkpoint, device)
+    checkpoints.check_world(checkpoint, kept, game)
+    model, policy = world_model(module), policy_of(module)
+    settings = checkpoints.search(checkpoint, kept) or default(module)
+    if simulations is not None:
+        settings = settings.limited(simulations)
+    planner = SearchActor(model, policy, settings, generator(0, "search", seed), greedy=True)
+    data = checkpoints.world(checkpoint, kept)
+    environment = data.evaluation_environment(1, seed)
+    state = walk(environment, PolicyActor(model, policy, generator(0, "actor", seed), greedy=True), steps)
+    meanings = environment.action_meanings
+    environment.close()
+    with torch.no_grad(), evaluating(model, policy):
+        planner.choose(state, None)  # loads what was compiled before, which takes longer than a search
+        start = time.perf_counter()
+        planner.choose(state, None)
+    found = planner.found
+    assert found is not None
+    rate = found.simulations[0] / (time.perf_counter() - start)
+    folder = folder or checkpoint.resolve().parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{data.name} after {steps} steps, {settings}"
+    tree, line = folder / "tree.png", folder / "line.png"
+    draw_tree(found.tree, tree, meanings, frames_of(model), title=title)
+    draw_line(found.tree, line, meanings, frames_of(model), title=f"{title}: the principal line")
+    console = Console()
+    console.print(title, soft_wrap=True)
+    console.print(table(found, meanings))
+    console.print(
+        f"value {found.value[0]:.3f}, the network alone says {found.network_value[0]:.3f}; "
+        f"depth {found.depth[0]:.1f}, {found.max_depth[0]} at most; {rate:,.0f} simulations/s",
+        soft_wrap=True,
+    )
+    console.print(f"the tree: {tree}; its principal line: {line}", soft_wrap=True)
+
+
+def default(module: LightningModule) -> Search:
+    """Return PUCT with 50 simulations, and the discount that the policy learned by."""
+    discounts = (getattr(part, "discount", None) for part in (policy_of(module), world_model(module)))
+    discount = next((discount for discount in discounts if discount is not None), 0.997)
+    return Search(Puct(), Stop(simulations=50), discount=discount)
+
+
+def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tensor:
+    """Play so many steps in one environment, and on from a position where the game is over.
+
+    Returns:
+        The model's state there, (1, *state_shape).
+    """
+    observation = environment.reset()
+    is_first, closed = np.ones(1, bool), np.zeros(1, bool)
+    actions, _ = actor.act(observation, is_first)
+    step = 0
+    while step < steps or closed[0]:
+        after = environment.step(actions)
+        observation, is_first = after.observation, closed
+        closed = after.terminated | after.truncated
+        actions, _ = actor.act(observation, is_first)
+        step += 1
+    assert actor.state is not None
+    return actor.state
+
+
+def table(found: Result, meanings: Sequence[str]) -> Table:
+    """Return what was found about every action."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("action", "prior", "visits", "Q", "policy", ""):
+        table.add_column(name, justify="left" if name in ("action", "") else "right", no_wrap=True)
+    for action in np.argsort(-found.visits[0], kind="stable"):
+        table.add_row(
+            meanings[action],
+            f"{found.prior[0, action]:.3f}",
+            str(found.visits[0, action]),
+            "-" if np.isnan(found.q[0, action]) else f"{found.q[0, action]:.3f}",
+            f"{found.policy[0, action]:.3f}",
+            "played" if action == found.action[0] else "",
+        )
+    return table
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line and search."""
+    parser = Parser(prog="dreamcade search", description="Plan one move of a checkpoint, and draw the tree.")
+    parser.add_function_arguments(search, as_positional=True)
+    search(**vars(parser.instantiate(parser.parse_args(list(arguments)))))
