@@ -26,7 +26,9 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
             words += ["--steps", "256", "--num_envs", "2"]
         elif words[0] == "evaluate":
             words += ["--episodes", "2", "--max_steps", "50"]
-        elif words[0] != "report" and "--help" not in words:
+        elif words[0] == "plan":
+            words += ["--search.stop.simulations", "3", "--max_steps", "6"]
+        elif words[0] not in ("report", "search") and "--help" not in words:
             config = Path(words[words.index("--config") + 1])
             words += ["--trainer.default_root_dir", folder(words, config), "--config", "configs/debug.yaml"]
             words += small(PROJECT / config)
@@ -55,3 +57,9 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_planning_in_a_model_of_one_s_own():
+    """Its assertion is in the page."""
+    (block,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "search.md").read_text(), re.DOTALL)
+    exec(compile(block, "docs/search.md", "exec"), {"__name__": "docs"})
