@@ -18,38 +18,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyspiel
 import report
 import torch
 
 from modules.world_model import Step
 from pipelines.search.contract import Evaluation
+from pipelines.search.dynamics import GameDynamics
+from pipelines.search.evaluators import Uniform
 from pipelines.search.rules import Gumbel, Puct, Rule, Stop, Uct
 from pipelines.search.search import Search
 
 BATCH = 512
 DISCOUNT, WORLDS, STATES, ACTIONS = 0.5, 20, 12, 2
 RULES: dict[str, Rule] = {"uct": Uct(), "puct": Puct(), "gumbel": Gumbel(c_scale=1, scale=0)}
-
-
-class Rules:
-    """The rules of a game for two, as dynamics that know the legal moves, and no more."""
-
-    def step(self, states: np.ndarray, actions: Any) -> Step:
-        children = np.empty(len(states), object)
-        reward, continuation = torch.zeros(len(states)), torch.ones(len(states))
-        for row, (state, action) in enumerate(zip(states, actions.tolist(), strict=True)):
-            children[row] = state.child(action)
-            if children[row].is_terminal():
-                reward[row], continuation[row] = children[row].returns()[state.current_player()], 0
-        return Step(children, reward, continuation)
-
-    def evaluate(self, states: np.ndarray) -> Evaluation:
-        legal = [state.legal_actions() for state in states]
-        actions = np.full((len(states), max(1, *map(len, legal))), -1)
-        for row, moves in zip(actions, legal, strict=True):
-            row[: len(moves)] = moves
-        return Evaluation(np.zeros(actions.shape, np.float32), np.zeros(len(states), np.float32), actions)
 
 
 def value_of_move(state: Any, action: int, value: Callable[[Any], float]) -> float:
@@ -102,15 +83,17 @@ def late_positions(game: Any, count: int, most_empty: int) -> list[Any]:
     return list(found.values())
 
 
-def compare(states: Sequence[Any], simulations: int, rule: Rule, value: Callable[[Any], float]) -> dict[str, Any]:
+def compare(
+    rules: GameDynamics, states: Sequence[Any], simulations: int, rule: Rule, value: Callable[[Any], float]
+) -> dict[str, Any]:
     """Search positions in batches and return how the search did beside their exact values."""
     search = Search(rule, Stop(simulations), discount=1, players=2, bounds=(-1, 1))
-    rules, kept, proven, wrong, chance, used, seconds = Rules(), 0, 0, 0, 0.0, 0, 0.0
+    kept, proven, wrong, chance, used, seconds = 0, 0, 0, 0.0, 0, 0.0
     for first in range(0, len(states), BATCH):
         roots = np.empty(len(states[first : first + BATCH]), object)
         roots[:] = states[first : first + BATCH]
         begin = time.perf_counter()
-        result = search.run(roots, rules, rules.evaluate)
+        result = search.run(roots, rules, Uniform(rules))
         seconds += time.perf_counter() - begin
         used += int(result.simulations.sum())
         for b, state in enumerate(roots):
@@ -173,13 +156,16 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=2000)
     options = parser.parse_args()
     figures: dict[str, Any] = {"simulations": options.simulations}
-    games = {
-        "tic_tac_toe": all_positions(pyspiel.load_game("tic_tac_toe")),
-        "connect_four": late_positions(pyspiel.load_game("connect_four"), options.positions, most_empty=12),
+    tic_tac_toe, connect_four = GameDynamics("tic_tac_toe"), GameDynamics("connect_four")
+    positions = {
+        tic_tac_toe: all_positions(tic_tac_toe.game),
+        connect_four: late_positions(connect_four.game, options.positions, most_empty=12),
     }
-    for name, states in games.items():
+    for rules, states in positions.items():
         value = solver()
-        figures[name] = {key: compare(states, options.simulations, rule, value) for key, rule in RULES.items()}
+        figures[rules.name] = {
+            key: compare(rules, states, options.simulations, rule, value) for key, rule in RULES.items()
+        }
     figures["value_iteration"] = {
         key: {str(simulations): converge(rule, simulations) for simulations in (10, 100, 1000, 5000)}
         for key, rule in RULES.items()

@@ -106,6 +106,36 @@ def canonical_game(name: str) -> str:
     raise UserError(f"unknown game {name!r}: expected one of the {len(games)} Atari games, the nearest are {nearest}")
 
 
+def resolve(
+    game: str,
+    num_envs: int,
+    protocol: str | AtariProtocol,
+    variant: str,
+    size: tuple[int, int],
+    color: str,
+    seed: int,
+) -> tuple[str, AtariProtocol]:
+    """Check what environments are made of, and return ALE's id of the game and the protocol.
+
+    Raises:
+        UserError: for an unknown game, protocol, variant, color, or an impossible number.
+    """
+    game = canonical_game(game)
+    if not isinstance(protocol, AtariProtocol):
+        protocol = PROTOCOLS[_choice("protocol", protocol, PROTOCOLS)]
+    _choice("variant", variant, ("training", "evaluation"))
+    _choice("color", color, ("grey", "rgb"))
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise UserError(
+            f"size must be two positive numbers of pixels, (height, width), for example (84, 84): got {size!r}"
+        )
+    if num_envs < 1:
+        raise UserError(f"num_envs must be at least 1: got {num_envs}")
+    if seed < 0:
+        raise UserError(f"seed must not be negative: got {seed}")
+    return game, protocol
+
+
 class AtariEnvironments(VectorEnvironment):
     """N copies of an Atari game in uint8 frames (1, H, W) or (3, H, W), rewards raw.
 
@@ -156,20 +186,7 @@ class AtariEnvironments(VectorEnvironment):
         seed: int = 0,
         num_threads: int = 0,
     ) -> None:
-        game = canonical_game(game)
-        if not isinstance(protocol, AtariProtocol):
-            protocol = PROTOCOLS[_choice("protocol", protocol, PROTOCOLS)]
-        _choice("variant", variant, ("training", "evaluation"))
-        _choice("color", color, ("grey", "rgb"))
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise UserError(
-                f"size must be two positive numbers of pixels, (height, width), for example (84, 84): got {size!r}"
-            )
-        if num_envs < 1:
-            raise UserError(f"num_envs must be at least 1: got {num_envs}")
-        if seed < 0:
-            raise UserError(f"seed must not be negative: got {seed}")
-
+        game, protocol = resolve(game, num_envs, protocol, variant, size, color, seed)
         training = variant == "training"
         self.num_envs = num_envs
         self.seed = seed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from datamodules.environments.emulator import AtariEmulators
 from modules.errors import UserError
 from modules.world_model import Step
-from pipelines.search.contract import Evaluation
 from pipelines.spelling import nearest
 
 
@@ -24,8 +24,10 @@ class EmulatorDynamics:
     Args:
         environment: whose games are planned for; it is not disturbed.
         life_loss_ends: a lost life is planned for as if it ended the game.
+        life_loss_reward: what a lost life is planned for to earn: the score does not know of it.
         exact: refuse a protocol with chance in it.
         look: keep the screens of states that are reached, for evaluations that see.
+        persistence: mu of random play that holds its actions, as RandomActor's; null draws anew at every step.
         generator: of sticky actions.
 
     Raises:
@@ -36,8 +38,10 @@ class EmulatorDynamics:
         self,
         environment: AtariEmulators,
         life_loss_ends: bool = False,
+        life_loss_reward: float = 0.0,
         exact: bool = False,
         look: bool = False,
+        persistence: float | None = None,
         generator: np.random.Generator | None = None,
     ) -> None:
         protocol = environment.protocol
@@ -47,8 +51,12 @@ class EmulatorDynamics:
                 f"protocol {protocol.name} repeats actions with probability {protocol.repeat_action_probability:g}: "
                 "a search in it is not exact, choose a protocol without sticky actions, such as atari100k"
             )
+        if persistence is not None and persistence <= 1:
+            raise UserError(f"persistence of random play must be more than 1: got {persistence}")
         self.num_actions = environment.num_actions
+        self.persistence = persistence
         self.life_loss_ends = life_loss_ends
+        self.life_loss_reward = life_loss_reward
         self.look = look
         self.generator = np.random.default_rng(0) if generator is None else generator
         self._emulator = environment.emulator()
@@ -61,37 +69,136 @@ class EmulatorDynamics:
         for row, (state, action) in enumerate(zip(states, actions.tolist(), strict=True)):
             emulator.restore(state)
             if not state.closed:
-                lives = emulator.ale.lives()
-                reward[row] = emulator.act(action, self.generator, self.look)
-                emulator.closed = self._ends(lives)
+                reward[row], emulator.closed = self._act(action, self.look)
             continuation[row] = not emulator.closed
             after[row] = emulator.clone(self.look)
         return Step(after, reward, continuation)  # type: ignore[arg-type]
 
     def play_out(
-        self, states: np.ndarray, depth: int | None, discount: float, actions: RandomActions
+        self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """Return what random play earns (B,) float32, discounted, without a clone or a picture on the way."""
+        """Return what random play earns (B,) float32, discounted, without a clone or a picture on the way.
+
+        Args:
+            states: (B,) clones, of which those that are over earn nothing.
+            depth: steps after which play is cut; null plays to the end.
+            discount: from step to step.
+            generator: of the actions.
+        """
         returns = np.zeros(len(states), np.float32)
         emulator = self._emulator
         for row, state in enumerate(states):
             if state.closed:
                 continue
             emulator.restore(state)
-            lives, earned, weight, steps = emulator.ale.lives(), 0.0, 1.0, 0
-            while steps != depth:
-                action, held = actions.draw(self.num_actions)
-                for _ in range(held if depth is None else min(held, depth - steps)):
-                    earned += weight * emulator.act(action, self.generator, look=False)
-                    weight *= discount
-                    steps += 1
-                    if self._ends(lives):
-                        break
-                else:
-                    continue
-                break
-            returns[row] = earned
+            weight = 1.0
+            for action in islice(random_actions(self.num_actions, generator, self.persistence), depth):
+                reward, ended = self._act(action, look=False)
+                returns[row] += weight * reward
+                if ended:
+                    break
+                weight *= discount
         return returns
 
-    def _ends(self, lives: int) -> bool:
-        return self._emulator.over or (self.life_loss_ends and self._emulator.ale.lives() < lives)
+    def _act(self, action: int, look: bool) -> tuple[float, bool]:
+        """Return what an action earns, and whether it ends what is planned for."""
+        emulator = self._emulator
+        lives = emulator.ale.lives()
+        reward = emulator.act(action, self.generator, look)
+        lost = emulator.ale.lives() < lives
+        return reward + self.life_loss_reward * lost, emulator.over or (self.life_loss_ends and lost)
+
+
+def random_actions(num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> Iterator[int]:
+    """Yield random actions without end, each held for n steps that are drawn with probability ~ n^-persistence."""
+    while True:
+        drawn = generator.integers(num_actions, size=16)
+        if persistence is not None:
+            drawn = drawn.repeat(np.minimum(generator.zipf(persistence, size=16), 1000))
+        yield from drawn.tolist()
+
+
+class GameDynamics:
+    """The rules of a board game for two by open_spiel; states are arrays (B,) of its state objects.
+
+    Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
+
+    Args:
+        name: of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
+
+    Raises:
+        UserError: an unknown game, or one that is not for two who alternate, with open cards, without chance, for one
+            outcome at the end.
+    """
+
+    deterministic = True
+
+    def __init__(self, name: str) -> None:
+        known = pyspiel.registered_names()
+        self.name = name
+        if name.partition("(")[0] not in known:
+            raise UserError(
+                f"unknown game {name!r}: expected one of open_spiel's, the nearest is {nearest(name, known)}"
+            )
+        try:
+            self.game = pyspiel.load_game(name)
+        except pyspiel.SpielError as error:
+            raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())}") from None
+        kind = self.game.get_type()
+        wanted = {
+            "two players": self.game.num_players() == 2,
+            "alternating moves": kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL,
+            "no chance": kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC,
+            "nothing hidden": kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION,
+            "opposed interests": kind.utility == pyspiel.GameType.Utility.ZERO_SUM,
+            "an outcome at the end alone": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
+        }
+        if missing := [text for text, there in wanted.items() if not there]:
+            raise UserError(f"{name} is no game to search in: it lacks {' and '.join(missing)}")
+        self.num_actions = self.game.num_distinct_actions()
+
+    def step(self, states: np.ndarray, actions: Any) -> Step:
+        """Make moves (B,); continuation 0 where that ends the game."""
+        after = np.empty(len(states), object)
+        reward, continuation = torch.zeros(len(states)), torch.ones(len(states))
+        for row, (state, action) in enumerate(zip(states, actions.tolist(), strict=True)):
+            mover, child = state.current_player(), state.child(action)
+            if child.is_terminal():
+                reward[row], continuation[row] = child.returns()[mover], 0
+            else:
+                assert child.current_player() == 1 - mover, f"player {mover} of {self.game} moves twice"
+            after[row] = child
+        return Step(after, reward, continuation)  # type: ignore[arg-type]
+
+    def legal_actions(self, states: np.ndarray) -> np.ndarray:
+        """Return the legal actions (B, K) int64 of states, padded with -1; a state that is over has none."""
+        legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
+        actions = np.full((len(states), max(1, *map(len, legal))), -1)
+        for row, moves in zip(actions, legal, strict=True):
+            row[: len(moves)] = moves
+        return actions
+
+    def play_out(
+        self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Return what random play earns (B,) float32, discounted, for whoever moves at the states.
+
+        Args:
+            states: (B,), of which those that are over earn nothing.
+            depth: moves after which play is cut; null plays to the end.
+            discount: from move to move, without the change of sign.
+            generator: of the moves.
+        """
+        returns = np.zeros(len(states), np.float32)
+        for row, state in enumerate(states):
+            if state.is_terminal():
+                continue
+            mover, playing, weight = state.current_player(), state.clone(), 1.0
+            for _ in count() if depth is None else range(depth):
+                moves = playing.legal_actions()
+                playing.apply_action(moves[int(generator.random() * len(moves))])
+                if playing.is_terminal():
+                    returns[row] = weight * playing.returns()[mover]
+                    break
+                weight *= discount
+        return returns

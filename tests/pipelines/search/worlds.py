@@ -1,11 +1,12 @@
 """Tiny worlds with exact answers: a table, and tic-tac-toe by open_spiel."""
 
 import numpy as np
-import pyspiel
 import torch
 
 from modules.world_model import Step
 from pipelines.search.contract import Evaluation
+from pipelines.search.dynamics import GameDynamics
+from pipelines.search.evaluators import Uniform
 
 
 class TableWorld:
@@ -38,12 +39,13 @@ class TableWorld:
         return q.numpy()
 
 
-class Game:
-    """An open_spiel game for two, as dynamics over object arrays of states."""
+class Game(GameDynamics):
+    """A game for two whose batches are counted, and of whose states nothing is known but the legal moves."""
 
     def __init__(self, name):
-        self.game = pyspiel.load_game(name)
+        super().__init__(name)
         self.rows = []
+        self.evaluate = Uniform(self)
 
     def roots(self, states):
         array = np.empty(len(states), object)
@@ -52,21 +54,7 @@ class Game:
 
     def step(self, states, actions):
         self.rows.append(len(states))
-        children, reward, continuation = [], [], []
-        for state, action in zip(states, actions.tolist(), strict=True):
-            child = state.child(action)
-            over = child.is_terminal()
-            children.append(child)
-            reward.append(child.returns()[state.current_player()] if over else 0.0)
-            continuation.append(0.0 if over else 1.0)
-        return Step(self.roots(children), torch.tensor(reward), torch.tensor(continuation))
-
-    def evaluate(self, states):
-        legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
-        actions = np.full((len(states), max(1, *map(len, legal))), -1)
-        for row, ids in zip(actions, legal, strict=True):
-            row[: len(ids)] = ids
-        return Evaluation(np.zeros(actions.shape), np.zeros(len(states)), actions)
+        return super().step(states, actions)
 
 
 def solve(state, known=None):

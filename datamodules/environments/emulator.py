@@ -1,0 +1,312 @@
+"""Atari games that can be cloned and put back: single emulators, for planning in the true game."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from ale_py import ALEInterface, ALEState, LoggerMode, roms
+
+from datamodules.environments.atari import AtariProtocol, resolve
+from datamodules.environments.environment import Transition, VectorEnvironment
+from modules.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clone:
+    """A moment of a game, from which any emulator of that game goes on. It is never written to."""
+
+    state: ALEState
+    executed: int
+    """ALE's number of the action of the newest frame, which sticky actions repeat: it is not in ALE's state."""
+    frames: int
+    """Emulated since the game opened."""
+    lives: int
+    """At the end of the last row."""
+    over: bool
+    """The game has ended, or reached its limit of frames."""
+    closed: bool
+    """The last row closed an episode."""
+    screen: np.ndarray | None
+    """(H, W) or (H, W, 3) uint8, the pooled screen: ALE's own is stale after a restore. None where nobody looks."""
+
+
+class Emulator:
+    """One game under a protocol. ALE's own sticky actions are off: they are drawn here, as it cannot clone them.
+
+    Args:
+        game: ALE's id.
+        protocol: of which the emulator obeys frame skip, pooling, sticky actions, actions, and how a game opens.
+        max_frames: emulated frames before a game is over.
+        grey: read grey screens, or RGB ones.
+        mode: of the game, one of ALE's; null is its default.
+        difficulty: likewise.
+
+    Raises:
+        UserError: for a mode or a difficulty that the game does not have.
+    """
+
+    executed: int
+    frames: int
+    lives: int
+    over: bool
+    closed: bool
+    screen: np.ndarray | None
+    """All as a `Clone` has them."""
+
+    def __init__(
+        self,
+        game: str,
+        protocol: AtariProtocol,
+        max_frames: int,
+        grey: bool = True,
+        mode: int | None = None,
+        difficulty: int | None = None,
+    ) -> None:
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self.ale = ALEInterface()
+        self.ale.setInt("random_seed", 0)
+        self.ale.setFloat("repeat_action_probability", 0.0)
+        path = roms.get_rom_path(game)
+        assert path is not None
+        self.ale.loadROM(path)
+        if mode is not None:
+            _one_of("mode", game, mode, self.ale.getAvailableModes())
+            self.ale.setMode(mode)
+        if difficulty is not None:
+            _one_of("difficulty", game, difficulty, self.ale.getAvailableDifficulties())
+            self.ale.setDifficulty(difficulty)
+        actions = self.ale.getLegalActionSet() if protocol.full_action_space else self.ale.getMinimalActionSet()
+        self.action_meanings = tuple(action.name for action in actions)
+        # Two games, backgammon and video_checkers, have no NOOP in their minimal set, but no lives to lose either.
+        self.noop = self.action_meanings.index("NOOP") if "NOOP" in self.action_meanings else 0
+        self.protocol = protocol
+        self.max_frames = max_frames
+        self.screen = None
+        self._codes = [int(action.value) for action in actions]
+        self._read = self.ale.getScreenGrayscale if grey else self.ale.getScreenRGB
+        self._start()
+
+    def open(self, generator: np.random.Generator) -> None:
+        """Open a new game, and idle as the protocol says."""
+        self._start()
+        if self.protocol.fire_on_reset and "FIRE" in self.action_meanings:
+            self.ale.act(self._codes[self.action_meanings.index("FIRE")])
+        for _ in range(int(generator.integers(self.protocol.noop_max + 1))):
+            self.ale.act(self._codes[self.noop])
+            if self.ale.game_over():
+                self._start()
+        self.lives = self.ale.lives()
+        self.screen = self._read()
+
+    def act(self, action: int, generator: np.random.Generator, look: bool = True) -> float:
+        """Execute an action for `frame_skip` frames, fewer where the game ends, and return what they earned.
+
+        Args:
+            action: in [0, actions).
+            generator: of sticky actions.
+            look: read the screen.
+        """
+        chance, skip = self.protocol.repeat_action_probability, self.protocol.frame_skip
+        earned, before = 0, None
+        for frame in range(skip):
+            if self.over:
+                break
+            if not chance or generator.random() >= chance:
+                self.executed = self._codes[action]
+            earned += self.ale.act(self.executed)
+            self.frames += 1
+            self.over = self.frames >= self.max_frames or self.ale.game_over()
+            if look and frame == skip - 2 and self.protocol.maxpool and not self.over:
+                before = self._read()
+        if look:
+            newest = self._read()
+            self.screen = newest if before is None else np.maximum(before, newest)
+        return float(earned)
+
+    def ended(self) -> bool:
+        """Tell whether the game itself has ended: a limit of frames is no end."""
+        return self.ale.game_over()
+
+    def clone(self, look: bool = True) -> Clone:
+        """Return this moment."""
+        screen = self.screen if look else None
+        return Clone(self.ale.cloneState(), self.executed, self.frames, self.lives, self.over, self.closed, screen)
+
+    def restore(self, clone: Clone) -> None:
+        """Go on from another moment of the same game."""
+        self.ale.restoreState(clone.state)
+        self.executed, self.frames, self.lives = clone.executed, clone.frames, clone.lives
+        self.over, self.closed, self.screen = clone.over, clone.closed, clone.screen
+
+    def _start(self) -> None:
+        self.ale.reset_game()
+        self.executed = 0  # ALE's number of NOOP
+        self.frames, self.lives = 0, self.ale.lives()
+        self.over = self.closed = False
+
+
+class AtariEmulators(VectorEnvironment):
+    """N copies of an Atari game that can be cloned, in uint8 frames (1, H, W) or (3, H, W), rewards raw.
+
+    It plays what `AtariEnvironments` plays, several times more slowly, and differs where that cannot do otherwise: the
+    frame that closes a game is a true picture, and games have modes and difficulties. All of its randomness, idle
+    frames and sticky actions, comes from a generator per environment, which no clone holds.
+
+    Args:
+        game: in any usual spelling.
+        num_envs: N.
+        protocol: a name in PROTOCOLS, or a protocol of one's own.
+        variant: of the protocol: in training a lost life may end the episode.
+        size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
+        color: grey for one channel, rgb for three.
+        seed: of all resets, no-ops and sticky actions; nonnegative.
+        mode: of the game, one of ALE's numbers; null is its default.
+        difficulty: likewise.
+
+    Raises:
+        UserError: for an unknown game, protocol, variant, color, mode, difficulty, or an impossible number.
+    """
+
+    terminal_frame_repeats: bool = False
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int,
+        protocol: str | AtariProtocol = "atari100k",
+        variant: Literal["training", "evaluation"] = "training",
+        size: tuple[int, int] = (84, 84),
+        color: Literal["grey", "rgb"] = "grey",
+        seed: int = 0,
+        mode: int | None = None,
+        difficulty: int | None = None,
+    ) -> None:
+        game, protocol = resolve(game, num_envs, protocol, variant, size, color, seed)
+        training = variant == "training"
+        self.num_envs = num_envs
+        self.seed = seed
+        self.protocol = protocol
+        self._life_loss_terminates = training and protocol.life_loss_terminates
+        max_frames = protocol.training_max_frames if training else protocol.evaluation_max_frames
+        self._made_of: dict[str, Any] = {
+            "game": game,
+            "protocol": protocol,
+            "max_frames": max_frames,
+            "grey": color == "grey",
+            "mode": mode,
+            "difficulty": difficulty,
+        }
+        self._emulators = [self.emulator() for _ in range(num_envs)]
+        self.observation_shape = (1 if color == "grey" else 3, *size)
+        self.action_meanings = self._emulators[0].action_meanings
+        self.num_actions = len(self.action_meanings)
+        self.description = {
+            "environment": "atari",
+            "game": game,
+            "protocol": dataclasses.asdict(protocol),
+            "variant": variant,
+            "size": list(size),
+            "color": color,
+            "action_meanings": list(self.action_meanings),
+            "terminal_frame_repeats": self.terminal_frame_repeats,
+            "mode": mode,
+            "difficulty": difficulty,
+        }
+
+    def emulator(self) -> Emulator:
+        """Return another emulator of this game, to plan with: it goes on from any clone of these."""
+        return Emulator(**self._made_of)
+
+    def reset(self, stream: int = 0) -> np.ndarray:
+        """Open N new games and return their first frames (N, C, H, W)."""
+        self.seeds = (np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1).astype(np.int64)
+        self._generators = [np.random.default_rng(seed) for seed in self.seeds]
+        for emulator, generator in zip(self._emulators, self._generators, strict=True):
+            emulator.open(generator)
+        return self.observe()
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Execute actions (N,) int64 for `frame_skip` frames each."""
+        assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
+        reward = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for i, action in enumerate(actions.tolist()):
+            emulator, generator = self._emulators[i], self._generators[i]
+            if not emulator.closed:
+                reward[i] = emulator.act(action, generator)
+                lost = self._life_loss_terminates and emulator.ale.lives() < emulator.lives
+                terminated[i] = emulator.ended() or lost
+                truncated[i] = emulator.over and not terminated[i]
+                emulator.lives = emulator.ale.lives()
+                emulator.closed = bool(terminated[i] or truncated[i])
+            elif emulator.over:
+                emulator.open(generator)
+            else:
+                # After a lost life the game goes on with one NOOP. A further life that it loses is left to be counted
+                # by the next row, as a row that opens an episode never closes it.
+                emulator.act(emulator.noop, generator)
+                emulator.closed = False
+        return Transition(self.observe(), reward, terminated, truncated)
+
+    def clone(self) -> np.ndarray:
+        """Return the present moments (N,), `Clone` objects."""
+        clones = np.empty(self.num_envs, object)
+        clones[:] = [emulator.clone() for emulator in self._emulators]
+        return clones
+
+    def restore(self, clones: Sequence[Clone] | np.ndarray) -> np.ndarray:
+        """Go on from other moments (N,) of this game, and return their frames (N, C, H, W)."""
+        assert len(clones) == self.num_envs, f"{len(clones)} clones for {self.num_envs} environments"
+        for emulator, clone in zip(self._emulators, clones, strict=True):
+            emulator.restore(clone)
+        if not hasattr(self, "_generators"):
+            self.seeds = (np.random.SeedSequence(self.seed).generate_state(self.num_envs) >> 1).astype(np.int64)
+            self._generators = [np.random.default_rng(seed) for seed in self.seeds]
+        return self.observe()
+
+    def observe(self, clones: Sequence[Clone] | np.ndarray | None = None) -> np.ndarray:
+        """Return the frames (B, C, H, W) of clones, of the present moment unless given."""
+        screens = [moment.screen for moment in (self._emulators if clones is None else clones)]
+        assert all(screen is not None for screen in screens), "a clone without a screen is not to be looked at"
+        frames = np.stack(screens)  # type: ignore[arg-type]
+        if frames.ndim == 3:
+            frames = frames[..., None]
+        height, width = self.observation_shape[1:]
+        return np.ascontiguousarray(average_areas(frames, height, width).transpose(0, 3, 1, 2))
+
+    def close(self) -> None:
+        """Free the emulators."""
+        self._emulators = []
+
+
+def average_areas(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize frames (B, H, W, C) uint8 to (B, height, width, C): every new pixel is the mean of the area it covers."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    averaged = frames.astype(np.float32)
+    for axis, side in ((1, height), (2, width)):
+        pixels, shares = areas(frames.shape[axis], side)
+        shares = shares.reshape(*shares.shape, *[1] * (3 - axis))
+        averaged = sum(averaged.take(which, axis) * share for which, share in zip(pixels, shares, strict=True))
+    return np.rint(averaged).astype(np.uint8)
+
+
+@cache
+def areas(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which old pixels (K, target) every new one covers, and in what shares (K, target), which sum to 1."""
+    size = source / target
+    first = np.arange(target) * size
+    pixels = np.floor(first).astype(np.int64) + np.arange(math.ceil(size) + 1)[:, None]
+    overlap = np.minimum(first + size, pixels + 1) - np.maximum(first, pixels)
+    return pixels.clip(max=source - 1), (overlap.clip(min=0) / size).astype(np.float32)
+
+
+def _one_of(option: str, game: str, value: int, known: Sequence[int]) -> None:
+    if value not in known:
+        raise UserError(f"{game} has no {option} {value}: expected one of {', '.join(map(str, known))}")
