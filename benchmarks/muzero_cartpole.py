@@ -16,7 +16,7 @@ import report
 import training
 
 EXPERIMENT = "muzero__cartpole"
-REAL_STEPS = (2500, 5000, 7500, 10000, 12500, 15000)
+REAL_STEPS = (5000, 10000, 15000, 20000, 25000)
 
 
 def main() -> None:
