@@ -1,15 +1,15 @@
 """Simulations per second of the tree search, beside LightZero's C++ tree and mctx.
 
-    python benchmarks/search.py --lightzero-python PATH --mctx-python PATH [--repeats 7] [--threads 2]
+    python benchmarks/search.py --lightzero-python PATH --mctx-python PATH [--repeats 7] [--threads 1]
 
 The peers live in environments of their own (`pip install --no-deps LightZero` beside torch; `pip install mctx`);
 without one its columns stay empty. Everyone searches with MuZero's rule, 50 simulations, no noise, through the same
 one-layer network (64 latents and an action to 64 latents, reward, value and logits: one matrix product), which the
-two on PyTorch trace. Turns alternate in one run, with a pause in which the threads of the one before fall asleep; a
-figure is a median of simulations/s over the turns, a ratio that of medians. LightZero's tree is driven as its own search
-drives it, with one network call per simulation. "tree" is the tree's work alone, on random outputs that lie ready: our
-compiled loops, its traversal and backpropagation; beside it all that our search does around the loops. "busy" is our
-slowest rate while another process spins on a core.
+two on PyTorch trace. Turns alternate in one run; each is two searches, of which the second counts, since the threads of
+the one before may still spin in the first. A figure is a median of simulations/s over the turns, a ratio that of medians.
+LightZero's tree is driven as its own search drives it, with one network call per simulation. "tree" is the tree's work
+alone, on random outputs that lie ready: our compiled loops, its traversal and backpropagation; beside it all that our
+search does around the loops. "busy" is our slowest rate while another process spins on a core.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from pipelines.search.rules import Gumbel, Puct, Stop
 from pipelines.search.search import Search
 
 LATENT, SIMULATIONS = 64, 50
-PAUSE = 0.3
 ROOTS, ACTIONS = (1, 8, 64, 256), (6, 18)
 PEERS = Path(__file__).parent / "peers"
 
@@ -146,7 +145,7 @@ def rates(contestants: dict[str, Callable[[], float]], simulations: int, repeats
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(repeats + 2):
         for name, run in contestants.items():
-            time.sleep(PAUSE)
+            run()
             taken = run()
             if repeat >= 2:
                 seconds[name].append(taken)
@@ -215,7 +214,7 @@ def main() -> None:
     parser.add_argument("--lightzero-python", help="of the environment that has LightZero")
     parser.add_argument("--mctx-python", help="of the environment that has mctx")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; JAX takes what there are")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; JAX takes what there are")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     peers = {}
