@@ -5,11 +5,11 @@
 The peers live in environments of their own (`pip install --no-deps LightZero` beside torch; `pip install mctx`);
 without one its columns stay empty. Everyone searches with MuZero's rule, 50 simulations, no noise, through the same
 one-layer network (64 latents and an action to 64 latents, reward, value and logits: one matrix product), which the
-two on PyTorch trace. Turns alternate in one run; each is two searches, of which the second counts, since the threads of
-the one before may still spin in the first. A figure is a median of simulations/s over the turns, a ratio that of medians.
-LightZero's tree is driven as its own search drives it, with one network call per simulation. "tree" is the tree's work
-alone, on random outputs that lie ready: our compiled loops, its traversal and backpropagation; beside it all that our
-search does around the loops. "busy" is our slowest rate while another process spins on a core.
+two on PyTorch trace. Turns alternate in one run; each is two searches, of which the second counts, since the threads
+of the one before may still spin in the first. A figure is a median of simulations/s over the turns, a ratio that of
+medians. LightZero's tree is driven as its own search drives it, with one network call per simulation. "tree" is the
+tree's work alone, on random outputs that lie ready: our compiled loops, its traversal and backpropagation; beside it
+all that our search does around the loops. "busy" is our slowest rate while another process spins on a core.
 """
 
 from __future__ import annotations
