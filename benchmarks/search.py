@@ -77,6 +77,22 @@ class Ours:
         return time.perf_counter() - begin
 
 
+class Stopwatch:
+    """Adds up the seconds inside the functions that it times."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - begin
+            return result
+
+        return call
+
+
 class Ready:
     """Outputs that lie ready: what is left is the tree's work, and the search's own bookkeeping around it."""
 
@@ -99,25 +115,14 @@ class Ready:
 
     def tree(self) -> float:
         """Return the seconds inside the compiled loops: what a peer's traversal and backpropagation do."""
-        inside = 0.0
-
-        def timed(loop: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any) -> Any:
-                nonlocal inside
-                begin = time.perf_counter()
-                result = loop(*arguments)
-                inside += time.perf_counter() - begin
-                return result
-
-            return call
-
+        inside = Stopwatch()
         loops = {name: getattr(compiled, name) for name in ("simulate", "simulate_parallel")}
         for name, loop in loops.items():
-            setattr(compiled, name, timed(loop))
+            setattr(compiled, name, inside.timed(loop))
         self.run()
         for name, loop in loops.items():
             setattr(compiled, name, loop)
-        return inside
+        return inside.seconds
 
 
 class Peer:
@@ -174,24 +179,14 @@ def efficientzero_share(roots: int, repeats: int) -> float:
 
     model = MuZero("efficientzero", support=601, norm="batch").eval()
     model.build_from(Spec((3, 96, 96), 4, 6))
-    inside = 0.0
+    inside = Stopwatch()
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            nonlocal inside
-            begin = time.perf_counter()
-            result = function(*arguments)
-            inside += time.perf_counter() - begin
-            return result
-
-        return call
-
-    @timed
+    @inside.timed
     def expand(states: Tensor, actions: Tensor) -> tuple[Step, Evaluation]:
         step = model.step(states, actions)
         return step, Evaluation(*model.policy(model.features(step.state)))
 
-    @timed
+    @inside.timed
     def evaluate(states: Tensor) -> Evaluation:
         return Evaluation(*model.policy(model.features(states)))
 
@@ -203,9 +198,9 @@ def efficientzero_share(roots: int, repeats: int) -> float:
     search = Search(Puct(), Stop(SIMULATIONS))
     shares = []
     for _ in range(repeats):
-        inside, begin = 0.0, time.perf_counter()
+        inside.seconds, begin = 0.0, time.perf_counter()
         search.run(states, None, evaluate, expand=expand)
-        shares.append(1 - inside / (time.perf_counter() - begin))
+        shares.append(1 - inside.seconds / (time.perf_counter() - begin))
     return float(np.median(shares))
 
 
