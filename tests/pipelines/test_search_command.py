@@ -54,7 +54,7 @@ def test_a_move_of_muzero(run, muzero, tmp_path):
     assert sum(int(row[1]) for row in table.values()) == 30
     assert sum(float(row[3]) for row in table.values()) == pytest.approx(1, abs=2e-3)
     assert sum(row[-1] == "played" for row in table.values()) == 1
-    assert "search by Gumbel, 30 simulations" in outcome.out, "the run's own search"
+    assert "search by Puct, 30 simulations" in outcome.out
     for name in ("tree.png", "line.png"):
         assert str(tmp_path / "out" / name) in outcome.out
         assert np.asarray(Image.open(tmp_path / "out" / name).convert("L")).std() > 5
