@@ -101,7 +101,9 @@ def test_two_processes_train_together(tmp_path):
 # Configuration.
 
 
-def test_the_resolved_config_is_kept_and_reproduces_the_run(run, trained, tmp_path):
+def test_the_resolved_config_is_kept_and_reproduces_the_run(run, fit, pong, tmp_path):
+    trained = tmp_path / "first"
+    assert fit("--data.path", pong, "--trainer.default_root_dir", trained).code == 0
     kept = yaml.safe_load((trained / "config.yaml").read_text())
     assert checkpoints.read(trained / LAST)["config"] == kept
     outcome = run("fit", "--config", trained / "config.yaml", "--trainer.default_root_dir", tmp_path / "again")
