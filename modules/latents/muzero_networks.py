@@ -83,10 +83,13 @@ class Residual(nn.Module):
 
 
 def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
-    """Return a convolution of kernel 3, or a linear layer for vectors, to be normalised."""
+    """Return a convolution of kernel 3, or a linear layer for vectors, to be normalised.
+
+    Without a bias, layer normalisation would make a vector and its double the same.
+    """
     if picture:
         return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-    return nn.Linear(before, after, bias=False)
+    return nn.Linear(before, after)
 
 
 class Last(nn.Linear):

@@ -283,6 +283,12 @@ def test_vectors_are_standardised_once():
     assert model.networks.representation.mean.max() < 4
 
 
+def test_a_vector_and_its_double_differ():
+    vector = torch.eye(NUM_STATES)
+    latents = [make().networks.represent(factor * vector) for factor in (1, 2)]
+    assert (latents[0] - latents[1]).abs().max(dim=1).values.min() > 0.01
+
+
 # It learns.
 
 
