@@ -5,7 +5,8 @@
 Runs `unet__dyna_q`, `unet__mbpo` and `dqn` as their configurations are, each on one thread, two at a time: the same
 real steps, and the same number of gradient updates of the policy. 30 evaluation episodes at the end; "random" is 30
 episodes of uniformly random play under the same protocol, "random_held" of random play that holds its actions, as that
-of the prefill does. Whether a mean is above either is tested by permutation.
+of the prefill does. Whether a mean is above either is tested by permutation. The result file keeps the games that were
+not asked for; each says its own commit.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def main() -> None:
         for experiment in EXPERIMENTS
     ]
     trained = training.train(wanted, options.folder.resolve())
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = report.read("atari_small").get("games", {})
     for game in games:
         chance, held = random_returns(game, 30), random_returns(game, 30, PERSISTENCE)
-        figures[game] = {"random": interval(chance), "random_held": interval(held)}
+        figures[game] = {"commit": report.provenance()["commit"], "random": interval(chance)}
+        figures[game]["random_held"] = interval(held)
         for experiment in EXPERIMENTS:
             of_seeds = [run for run in wanted if (run.experiment, run.task) == (experiment, game)]
             returns = [float(value) for run in of_seeds for value in trained[run][-1].returns]

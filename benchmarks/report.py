@@ -23,6 +23,12 @@ def write(name: str, figures: dict[str, Any], echo: bool = True) -> None:
         print(json.dumps(content))
 
 
+def read(name: str) -> dict[str, Any]:
+    """Return what benchmarks/results/<name>.json holds, nothing if there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def provenance() -> dict[str, Any]:
     """Return the commit (with + where tracked files differ from it; None before the first), date, machine, versions."""
     versions = {}

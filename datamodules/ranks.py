@@ -19,6 +19,35 @@ def generator(rank: int, purpose: str, seed: int | None = None) -> np.random.Gen
     return np.random.default_rng([run_seed() if seed is None else seed, rank, *purpose.encode()])
 
 
+class RankGenerator:
+    """A callback's NumPy generator on this rank; a checkpoint keeps every rank's.
+
+    Args:
+        purpose: that it is seeded for.
+    """
+
+    def __init__(self, purpose: str) -> None:
+        self.purpose = purpose
+        self.generator: np.random.Generator | None = None
+        self._restored: list[dict[str, Any] | None] = [None]
+
+    def start(self, rank: int) -> np.random.Generator:
+        """Return it, where the checkpoint left it if there was one."""
+        self.generator = generator(rank, self.purpose)
+        restored = self._restored[rank % len(self._restored)]
+        if restored is not None:
+            self.generator.bit_generator.state = restored
+        return self.generator
+
+    def state_dict(self) -> list[dict[str, Any] | None]:
+        """Return every rank's state."""
+        return gather(None if self.generator is None else dict(self.generator.bit_generator.state))
+
+    def load_state_dict(self, states: list[dict[str, Any] | None]) -> None:
+        """Remember the states until the run starts."""
+        self._restored = states
+
+
 def gather(state: Any) -> list[Any]:
     """Return every rank's state, in order, on every rank: a checkpoint is written by the first one alone."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

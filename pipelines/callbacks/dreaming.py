@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.dream_store import DreamStore
-from datamodules.ranks import gather, generator
+from datamodules.ranks import RankGenerator
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
@@ -83,7 +83,7 @@ class Dreaming(Callback):
         self.store = DreamStore(capacity)
         self.figures: dict[str, float] = {}
         self.counts = {"dreamed_steps": 0, "model_updates": 0, "policy_updates": 0}
-        self.generator_states: list[dict[str, Any] | None] = [None]
+        self.rank_generator = RankGenerator("dreams")
 
     def launch_due(self, update: int) -> bool:
         """Return whether dreams must be launched before an update of the policy."""
@@ -109,10 +109,7 @@ class Dreaming(Callback):
             raise UserError(
                 f"{type(model).__name__} dreams {model.max_horizon} steps at most: horizon of {longest} is too long"
             )
-        self.generator = generator(trainer.global_rank, "dreams")
-        restored = self.generator_states[trainer.global_rank % len(self.generator_states)]
-        if restored is not None:
-            self.generator.bit_generator.state = restored
+        self.generator = self.rank_generator.start(trainer.global_rank)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
@@ -165,10 +162,9 @@ class Dreaming(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counters and every rank's generator; dreams are dreamed anew."""
-        state = self.generator.bit_generator.state if hasattr(self, "generator") else None
-        return {"counts": dict(self.counts), "generators": gather(state)}
+        return {"counts": dict(self.counts), "generators": self.rank_generator.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, and remember the generators until the run starts."""
         self.counts = state_dict["counts"]
-        self.generator_states = state_dict["generators"]
+        self.rank_generator.load_state_dict(state_dict["generators"])

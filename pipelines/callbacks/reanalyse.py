@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.ranks import gather, generator
+from datamodules.ranks import RankGenerator
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating
@@ -36,7 +36,7 @@ class Reanalyse(Callback):
         self.search = search
         self.searched = 0
         """Positions."""
-        self.generator_states: list[dict[str, Any] | None] = [None]
+        self.rank_generator = RankGenerator("reanalyse")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the model searches in its own latents, and looks as far ahead as the search."""
@@ -49,10 +49,7 @@ class Reanalyse(Callback):
                 f"the discount of the search is {self.search.discount}, that of the model {pl_module.discount}: "
                 "they must be the same"
             )
-        self.generator = generator(trainer.global_rank, "reanalyse")
-        restored = self.generator_states[trainer.global_rank % len(self.generator_states)]
-        if restored is not None:
-            self.generator.bit_generator.state = restored
+        self.generator = self.rank_generator.start(trainer.global_rank)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
@@ -91,10 +88,9 @@ class Reanalyse(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the count and every rank's generator."""
-        state = self.generator.bit_generator.state if hasattr(self, "generator") else None
-        return {"searched": self.searched, "generators": gather(state)}
+        return {"searched": self.searched, "generators": self.rank_generator.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, and remember the generators until the run starts."""
         self.searched = state_dict["searched"]
-        self.generator_states = state_dict["generators"]
+        self.rank_generator.load_state_dict(state_dict["generators"])
