@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating
-from modules.latents.muzero_networks import SIZES, MuZeroNetworks, Prediction, head
+from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import Targets, make_targets
 from modules.layers.augmentation import brighten, shift
 from modules.world_model import Spec, Step, WorldModel
@@ -111,11 +111,13 @@ class MuZero(WorldModel):
         self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
         if self.consistency_weight:
             projection, hidden = size.projection
-            self.projector = head(self.networks.latent_width, projection, projection, self.norm)
-            self.predictor = head(projection, hidden, projection, self.norm)
+            # Centred over the batch, whatever the norm: pictures that hardly differ would agree from the start.
+            self.projector = head(self.networks.latent_width, projection, projection, "batch")
+            self.predictor = head(projection, hidden, projection, "batch")
             for last in (self.projector[-1], self.predictor[-1]):
                 assert isinstance(last, nn.Linear)
                 nn.Linear.reset_parameters(last)  # not to 0, as other heads: 0 has no direction
+            self.projector.append(AnyBatchNorm(projection))
         if self.target_every:
             self.target = copy.deepcopy(self.networks).requires_grad_(False)
         if self.compile_networks:

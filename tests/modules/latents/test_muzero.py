@@ -249,6 +249,14 @@ def test_consistency_pulls_unrolled_latents_towards_what_was_observed():
     assert parts["consistency"] < 0.5 * before
 
 
+def test_pictures_that_hardly_differ_do_not_agree_from_the_start():
+    model, batch = make(FRAMES, consistency_weight=2.0).train(), pictures(32)
+    frames = torch.full_like(batch.observation, 90)
+    frames[..., 5, 5] = batch.observation[..., 5, 5]
+    losses = model.consistency_losses(batch.replace(observation=frames), model.encode(batch)[:, :4])
+    assert losses.mean() > 0.7
+
+
 def test_switches_add_no_parameters_where_they_are_off():
     names = {name.partition(".")[0] for name, _ in make(target_every=0).named_parameters()}
     assert names == {"networks"}
