@@ -108,12 +108,13 @@ SETTINGS = np.dtype(
 
 ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
+inlined = njit(cache=True, error_model="numpy", forceinline=True)
 
 
 # Rules: each picks an edge of one node of one tree.
 
 
-@compiled
+@inlined
 def best_lower(b, node, proofs):
     """Return the value that the mover at a node can be sure of."""
     best = -np.inf
@@ -122,13 +123,13 @@ def best_lower(b, node, proofs):
     return best
 
 
-@compiled
+@inlined
 def dominated(proof, lower):
     """Tell whether an edge can be no better than another, whose lower bound is given."""
     return proof.upper < lower or (proof.upper == lower and proof.lower < lower)
 
 
-@compiled
+@inlined
 def scaling(b, node, settings, root, edges):
     """Return (low, scale): Q is normalised to (Q - low) * scale."""
     low, high = np.float64(root.low), np.float64(root.high)
@@ -163,7 +164,7 @@ def uct(b, node, settings, root, edges, proofs):
     return choice
 
 
-@compiled
+@inlined
 def sibling_mean(b, node, estimate, edges):
     """Return EfficientZero's worth of an unvisited edge: the mean of visited siblings and the parent's estimate."""
     total, visited = 0.0, 0
@@ -176,7 +177,7 @@ def sibling_mean(b, node, estimate, edges):
     return (estimate + total) / (1 + visited)
 
 
-@compiled
+@inlined
 def puct(b, node, estimate, settings, root, edges, proofs, table):
     """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
@@ -208,10 +209,12 @@ def puct(b, node, estimate, settings, root, edges, proofs, table):
         return choice
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
-        q = (edge.value - low) * scale if edge.visits > 0 else unvisited
+        # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
+        q = (edge.value - low) * scale
+        q = q if edge.visits > 0 else unvisited
         score = q + factor * edge.score
-        if score > best:
-            choice, best = e, score
+        choice = e if score > best else choice
+        best = max(best, score)
     return choice
 
 
@@ -288,7 +291,7 @@ def gumbel_interior(b, node, settings, root, edges, proofs):
 # One simulation: descend, ask the model, expand, back up.
 
 
-@compiled
+@inlined
 def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
     """Return (node, edge): where a simulation leaves the part of the tree that is open."""
     root = roots[b]
@@ -330,7 +333,7 @@ def bounds_of(b, node, proofs):
     return lower, upper
 
 
-@compiled
+@inlined
 def bound_edge(b, e, lower, upper, settings, edges, proofs):
     """Bound an edge by the bounds of its child, and tell whether that is news."""
     edge, proof = edges[b, e], proofs[b, e]
@@ -346,7 +349,7 @@ def bound_edge(b, e, lower, upper, settings, edges, proofs):
     return news
 
 
-@compiled
+@inlined
 def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
     """Carry a value of the edge's child to the root; where there is news of bounds, those too.
 
@@ -420,7 +423,7 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
     return FINE
 
 
-@compiled
+@inlined
 def expand(b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs):
     """Hang what the model said of a leaf into its tree, and back it up."""
     root = roots[b]
@@ -452,7 +455,7 @@ def expand(b, slot, logits, actions, value, reward, continuation, settings, root
     return FINE
 
 
-@compiled
+@inlined
 def has_stopped(b, settings, roots, nodes, edges):
     """Tell whether any stopping rule holds for a root."""
     root, node = roots[b], nodes[b, 0]
@@ -481,7 +484,7 @@ def has_stopped(b, settings, roots, nodes, edges):
     return False
 
 
-@compiled
+@inlined
 def advance_root(
     b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates
 ):
