@@ -178,35 +178,33 @@ def sibling_mean(b, node, estimate, edges):
 
 
 @inlined
-def puct(b, node, estimate, settings, root, edges, proofs, table):
+def confidence(visits, settings):
+    """Return what multiplies P / (1 + n) at a node with so many visits N."""
+    n = np.float64(visits)
+    return math.sqrt(n) * (settings.c1 + math.log((n + settings.c2 + 1) / settings.c2))
+
+
+@inlined
+def unvisited_q(node, low, scale, estimate, settings):
+    """Return the normalised Q of an edge that was never visited."""
+    q = 0.0
+    if settings.first_visit == PARENT:
+        q = (node.value - low) * scale
+    elif settings.first_visit == MEAN:
+        q = (estimate - low) * scale
+    return q if settings.normalise == RAW else min(max(q, 0.0), 1.0)
+
+
+@inlined
+def puct(b, node, low, scale, unvisited, factor, edges):
     """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
-    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is tabled, and
+    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor, and
     edges keep P / (1 + n).
     """
-    low, scale = scaling(b, node, settings, root, edges)
-    unvisited = 0.0
-    if settings.first_visit == PARENT:
-        unvisited = (node.value - low) * scale
-    elif settings.first_visit == MEAN:
-        unvisited = (estimate - low) * scale
-    if settings.normalise != RAW:
-        unvisited = min(max(unvisited, 0.0), 1.0)
-    if node.visits < table.shape[1]:
-        factor = table[0, node.visits]
-    else:
-        visits = np.float64(node.visits)
-        factor = math.sqrt(visits) * (settings.c1 + math.log((visits + settings.c2 + 1) / settings.c2))
-    choice, best = -1, -np.inf
-    if settings.prove:
-        lower = best_lower(b, node, proofs)
-        for e in range(node.start, node.start + node.count):
-            edge = edges[b, e]
-            q = (edge.value - low) * scale if edge.visits > 0 else unvisited
-            score = q + factor * edge.score
-            if score > best and not dominated(proofs[b, e], lower):
-                choice, best = e, score
-        return choice
+    low, scale = np.float32(low), np.float32(scale)
+    unvisited, factor = np.float32(unvisited), np.float32(factor)
+    choice, best = -1, np.float32(-np.inf)
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
         # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
@@ -214,7 +212,21 @@ def puct(b, node, estimate, settings, root, edges, proofs, table):
         q = q if edge.visits > 0 else unvisited
         score = q + factor * edge.score
         choice = e if score > best else choice
-        best = max(best, score)
+        best = score if score > best else best
+    return choice
+
+
+@inlined
+def puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs):
+    """Choose as `puct` does among the edges that may still be best."""
+    choice, best = -1, -np.inf
+    lower = best_lower(b, node, proofs)
+    for e in range(node.start, node.start + node.count):
+        edge = edges[b, e]
+        q = (edge.value - low) * scale if edge.visits > 0 else unvisited
+        score = q + factor * edge.score
+        if score > best and not dominated(proofs[b, e], lower):
+            choice, best = e, score
     return choice
 
 
@@ -301,7 +313,14 @@ def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
         if settings.rule == PUCT:
             if settings.first_visit == MEAN:
                 estimate = sibling_mean(b, node, settings.sign * estimate, edges)
-            choice = puct(b, node, estimate, settings, root, edges, proofs, table)
+            visits = node.visits
+            factor = table[0, visits] if visits < table.shape[1] else confidence(visits, settings)
+            low, scale = scaling(b, node, settings, root, edges)
+            unvisited = unvisited_q(node, low, scale, estimate, settings)
+            if settings.prove:
+                choice = puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs)
+            else:
+                choice = puct(b, node, low, scale, unvisited, factor, edges)
         elif settings.rule == UCT:
             choice = uct(b, node, settings, root, edges, proofs)
         elif index == 0:
