@@ -11,9 +11,12 @@ for their callers elsewhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import boolean, float32, float64, from_dtype, int64, njit, prange
 
 UNVISITED, TERMINAL = -1, -2
 """An edge's child that is no node."""
@@ -109,6 +112,7 @@ SETTINGS = np.dtype(
 ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
 inlined = njit(cache=True, error_model="numpy", forceinline=True)
+"""What runs on every level of a descent: a call would count its arrays' references, each by an atomic operation."""
 
 
 # Rules: each picks an edge of one node of one tree.
@@ -145,7 +149,7 @@ def scaling(b, node, settings, root, edges):
     return low, 1.0 / max(high - low, settings.epsilon)
 
 
-@compiled
+@inlined
 def uct(b, node, settings, root, edges, proofs):
     """Q + c sqrt(ln N / n), unvisited first (Kocsis and Szepesvari 2006)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -230,7 +234,7 @@ def puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs):
     return choice
 
 
-@compiled
+@inlined
 def improve(b, node, settings, root, edges):
     """Write logits + sigma(completed Q) to the edges' scores and return their largest (Gumbel MuZero, section 4)."""
     stop = node.start + node.count
@@ -261,7 +265,7 @@ def improve(b, node, settings, root, edges):
     return best
 
 
-@compiled
+@inlined
 def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
     """Sequential halving: the best g + logits + sigma(Q) among the actions with the wanted number of visits."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -281,7 +285,7 @@ def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
     return choice if choice >= 0 else other
 
 
-@compiled
+@inlined
 def gumbel_interior(b, node, settings, root, edges, proofs):
     """The action whose share of visits lags most behind the improved policy: argmax pi' - n / (1 + sum n)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -342,7 +346,7 @@ def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
         index = child
 
 
-@compiled
+@inlined
 def bounds_of(b, node, proofs):
     """Return the bounds of a node's exact value: the largest of its edges'."""
     lower, upper = -np.inf, -np.inf
@@ -402,7 +406,7 @@ def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
         index = node.parent
 
 
-@compiled
+@inlined
 def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edges, proofs):
     """Give a node an edge per legal action and return what was wrong with its logits."""
     root, node = roots[b], nodes[b, index]
@@ -531,7 +535,7 @@ def advance_root(
         root.simulations += 1
 
 
-@compiled
+@inlined
 def gather(settings, roots, edges, leaves):
     """Write the leaves (states' flat indices, actions) that wait for the model; return (their number, root that erred,
     roots that go on).
@@ -768,3 +772,32 @@ def summarise(settings, roots, nodes, edges, proofs, candidates, visits, q, prio
         value[b] = node.value
         if options.prove and roots[b].lower == roots[b].upper:
             value[b] = roots[b].lower
+
+
+# Types.
+
+_LOGITS, _ACTIONS, _COLUMN = float32[:, :], int64[:, :], float32[:]
+_TREES = (
+    from_dtype(SETTINGS)[::1], from_dtype(ROOTS)[::1],
+    from_dtype(NODES)[:, ::1], from_dtype(EDGES)[:, ::1], from_dtype(PROOFS)[:, ::1],
+)  # fmt: skip
+_SIMULATE = (
+    int64, _LOGITS, _ACTIONS, _COLUMN, _COLUMN, _COLUMN, *_TREES,
+    float64[:, ::1], from_dtype(CANDIDATES)[:, ::1], int64[:, ::1],
+)  # fmt: skip
+_ARGUMENTS = {
+    "simulate": _SIMULATE,
+    "simulate_parallel": _SIMULATE,
+    "plant": (_LOGITS, _ACTIONS, _COLUMN, boolean[:, ::1], *_TREES),
+}
+
+
+@cache
+def entry(name: str) -> Callable[..., Any]:
+    """Return the machine code of `plant`, `simulate` or `simulate_parallel`, for arrays of just the types above.
+
+    Outputs may lie in any strides: they are columns of a network's output as often as not. A call by way of numba's
+    dispatcher looks at the type of every argument, which at one root takes as long as the simulation.
+    """
+    code: Callable[..., Any] = globals()[name].compile(_ARGUMENTS[name])
+    return code
