@@ -203,15 +203,15 @@ def unvisited_q(node, low, scale, estimate, settings):
 def puct(b, node, low, scale, unvisited, factor, edges):
     """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
-    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor, and
+    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor;
     edges keep P / (1 + n).
     """
     low, scale = np.float32(low), np.float32(scale)
     unvisited, factor = np.float32(unvisited), np.float32(factor)
     choice, best = -1, np.float32(-np.inf)
+    # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
-        # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
         q = (edge.value - low) * scale
         q = q if edge.visits > 0 else unvisited
         score = q + factor * edge.score
@@ -776,28 +776,22 @@ def summarise(settings, roots, nodes, edges, proofs, candidates, visits, q, prio
 
 # Types.
 
-_LOGITS, _ACTIONS, _COLUMN = float32[:, :], int64[:, :], float32[:]
+_OUTPUTS = (float32[:, :], int64[:, :], float32[:])
 _TREES = (
-    from_dtype(SETTINGS)[::1], from_dtype(ROOTS)[::1],
-    from_dtype(NODES)[:, ::1], from_dtype(EDGES)[:, ::1], from_dtype(PROOFS)[:, ::1],
-)  # fmt: skip
-_SIMULATE = (
-    int64, _LOGITS, _ACTIONS, _COLUMN, _COLUMN, _COLUMN, *_TREES,
-    float64[:, ::1], from_dtype(CANDIDATES)[:, ::1], int64[:, ::1],
-)  # fmt: skip
-_ARGUMENTS = {
-    "simulate": _SIMULATE,
-    "simulate_parallel": _SIMULATE,
-    "plant": (_LOGITS, _ACTIONS, _COLUMN, boolean[:, ::1], *_TREES),
-}
+    *(from_dtype(kind)[::1] for kind in (SETTINGS, ROOTS)),
+    *(from_dtype(kind)[:, ::1] for kind in (NODES, EDGES, PROOFS)),
+)
+_REST = (float64[:, ::1], from_dtype(CANDIDATES)[:, ::1], int64[:, ::1])
+_SIMULATE = (int64, *_OUTPUTS, float32[:], float32[:], *_TREES, *_REST)
+_TYPES = {simulate: _SIMULATE, simulate_parallel: _SIMULATE, plant: (*_OUTPUTS, boolean[:, ::1], *_TREES)}
 
 
 @cache
-def entry(name: str) -> Callable[..., Any]:
-    """Return the machine code of `plant`, `simulate` or `simulate_parallel`, for arrays of just the types above.
+def entry(loop: Any) -> Callable[..., Any]:
+    """Return the machine code of `plant`, `simulate` or `simulate_parallel`, which trusts that types are those above.
 
-    Outputs may lie in any strides: they are columns of a network's output as often as not. A call by way of numba's
-    dispatcher looks at the type of every argument, which at one root takes as long as the simulation.
+    Outputs may have any strides: they are columns of a matrix as often as not. A call by way of numba's dispatcher
+    looks at the type of every argument, which at one root takes as long as the simulation.
     """
-    code: Callable[..., Any] = globals()[name].compile(_ARGUMENTS[name])
+    code: Callable[..., Any] = loop.compile(_TYPES[loop])
     return code

@@ -98,7 +98,7 @@ class Leaves:
             _array(reward, np.float32),
             _array(continuation, np.float32),
         )
-        assert outputs.logits.ndim == 2
+        assert outputs.logits.ndim == outputs.actions.ndim == 2
         assert outputs.value.ndim == outputs.reward.ndim == outputs.continuation.ndim == 1
         return outputs
 
