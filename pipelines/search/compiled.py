@@ -206,9 +206,7 @@ def puct(b, node, low, scale, unvisited, factor, edges):
     N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor;
     edges keep P / (1 + n).
     """
-    low, scale = np.float32(low), np.float32(scale)
-    unvisited, factor = np.float32(unvisited), np.float32(factor)
-    choice, best = -1, np.float32(-np.inf)
+    choice, best = -1, -np.inf
     # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
