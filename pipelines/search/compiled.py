@@ -11,9 +11,12 @@ for their callers elsewhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import boolean, float32, float64, from_dtype, int64, njit, prange
 
 UNVISITED, TERMINAL = -1, -2
 """An edge's child that is no node."""
@@ -108,12 +111,14 @@ SETTINGS = np.dtype(
 
 ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
+inlined = njit(cache=True, error_model="numpy", forceinline=True)
+"""What runs on every level of a descent: a call would count its arrays' references, each by an atomic operation."""
 
 
 # Rules: each picks an edge of one node of one tree.
 
 
-@compiled
+@inlined
 def best_lower(b, node, proofs):
     """Return the value that the mover at a node can be sure of."""
     best = -np.inf
@@ -122,13 +127,13 @@ def best_lower(b, node, proofs):
     return best
 
 
-@compiled
+@inlined
 def dominated(proof, lower):
     """Tell whether an edge can be no better than another, whose lower bound is given."""
     return proof.upper < lower or (proof.upper == lower and proof.lower < lower)
 
 
-@compiled
+@inlined
 def scaling(b, node, settings, root, edges):
     """Return (low, scale): Q is normalised to (Q - low) * scale."""
     low, high = np.float64(root.low), np.float64(root.high)
@@ -144,7 +149,7 @@ def scaling(b, node, settings, root, edges):
     return low, 1.0 / max(high - low, settings.epsilon)
 
 
-@compiled
+@inlined
 def uct(b, node, settings, root, edges, proofs):
     """Q + c sqrt(ln N / n), unvisited first (Kocsis and Szepesvari 2006)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -163,7 +168,7 @@ def uct(b, node, settings, root, edges, proofs):
     return choice
 
 
-@compiled
+@inlined
 def sibling_mean(b, node, estimate, edges):
     """Return EfficientZero's worth of an unvisited edge: the mean of visited siblings and the parent's estimate."""
     total, visited = 0.0, 0
@@ -176,46 +181,58 @@ def sibling_mean(b, node, estimate, edges):
     return (estimate + total) / (1 + visited)
 
 
-@compiled
-def puct(b, node, estimate, settings, root, edges, proofs, table):
+@inlined
+def confidence(visits, settings):
+    """Return what multiplies P / (1 + n) at a node with so many visits N."""
+    n = np.float64(visits)
+    return math.sqrt(n) * (settings.c1 + math.log((n + settings.c2 + 1) / settings.c2))
+
+
+@inlined
+def unvisited_q(node, low, scale, estimate, settings):
+    """Return the normalised Q of an edge that was never visited."""
+    q = 0.0
+    if settings.first_visit == PARENT:
+        q = (node.value - low) * scale
+    elif settings.first_visit == MEAN:
+        q = (estimate - low) * scale
+    return q if settings.normalise == RAW else min(max(q, 0.0), 1.0)
+
+
+@inlined
+def puct(b, node, low, scale, unvisited, factor, edges):
     """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
-    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is tabled, and
+    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor;
     edges keep P / (1 + n).
     """
-    low, scale = scaling(b, node, settings, root, edges)
-    unvisited = 0.0
-    if settings.first_visit == PARENT:
-        unvisited = (node.value - low) * scale
-    elif settings.first_visit == MEAN:
-        unvisited = (estimate - low) * scale
-    if settings.normalise != RAW:
-        unvisited = min(max(unvisited, 0.0), 1.0)
-    if node.visits < table.shape[1]:
-        factor = table[0, node.visits]
-    else:
-        visits = np.float64(node.visits)
-        factor = math.sqrt(visits) * (settings.c1 + math.log((visits + settings.c2 + 1) / settings.c2))
     choice, best = -1, -np.inf
-    if settings.prove:
-        lower = best_lower(b, node, proofs)
-        for e in range(node.start, node.start + node.count):
-            edge = edges[b, e]
-            q = (edge.value - low) * scale if edge.visits > 0 else unvisited
-            score = q + factor * edge.score
-            if score > best and not dominated(proofs[b, e], lower):
-                choice, best = e, score
-        return choice
+    # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
+    for e in range(node.start, node.start + node.count):
+        edge = edges[b, e]
+        q = (edge.value - low) * scale
+        q = q if edge.visits > 0 else unvisited
+        score = q + factor * edge.score
+        choice = e if score > best else choice
+        best = score if score > best else best
+    return choice
+
+
+@inlined
+def puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs):
+    """Choose as `puct` does among the edges that may still be best."""
+    choice, best = -1, -np.inf
+    lower = best_lower(b, node, proofs)
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
         q = (edge.value - low) * scale if edge.visits > 0 else unvisited
         score = q + factor * edge.score
-        if score > best:
+        if score > best and not dominated(proofs[b, e], lower):
             choice, best = e, score
     return choice
 
 
-@compiled
+@inlined
 def improve(b, node, settings, root, edges):
     """Write logits + sigma(completed Q) to the edges' scores and return their largest (Gumbel MuZero, section 4)."""
     stop = node.start + node.count
@@ -246,7 +263,7 @@ def improve(b, node, settings, root, edges):
     return best
 
 
-@compiled
+@inlined
 def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
     """Sequential halving: the best g + logits + sigma(Q) among the actions with the wanted number of visits."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -266,7 +283,7 @@ def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
     return choice if choice >= 0 else other
 
 
-@compiled
+@inlined
 def gumbel_interior(b, node, settings, root, edges, proofs):
     """The action whose share of visits lags most behind the improved policy: argmax pi' - n / (1 + sum n)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
@@ -288,7 +305,7 @@ def gumbel_interior(b, node, settings, root, edges, proofs):
 # One simulation: descend, ask the model, expand, back up.
 
 
-@compiled
+@inlined
 def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
     """Return (node, edge): where a simulation leaves the part of the tree that is open."""
     root = roots[b]
@@ -298,7 +315,14 @@ def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
         if settings.rule == PUCT:
             if settings.first_visit == MEAN:
                 estimate = sibling_mean(b, node, settings.sign * estimate, edges)
-            choice = puct(b, node, estimate, settings, root, edges, proofs, table)
+            visits = node.visits
+            factor = table[0, visits] if visits < table.shape[1] else confidence(visits, settings)
+            low, scale = scaling(b, node, settings, root, edges)
+            unvisited = unvisited_q(node, low, scale, estimate, settings)
+            if settings.prove:
+                choice = puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs)
+            else:
+                choice = puct(b, node, low, scale, unvisited, factor, edges)
         elif settings.rule == UCT:
             choice = uct(b, node, settings, root, edges, proofs)
         elif index == 0:
@@ -320,7 +344,7 @@ def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
         index = child
 
 
-@compiled
+@inlined
 def bounds_of(b, node, proofs):
     """Return the bounds of a node's exact value: the largest of its edges'."""
     lower, upper = -np.inf, -np.inf
@@ -330,7 +354,7 @@ def bounds_of(b, node, proofs):
     return lower, upper
 
 
-@compiled
+@inlined
 def bound_edge(b, e, lower, upper, settings, edges, proofs):
     """Bound an edge by the bounds of its child, and tell whether that is news."""
     edge, proof = edges[b, e], proofs[b, e]
@@ -346,7 +370,7 @@ def bound_edge(b, e, lower, upper, settings, edges, proofs):
     return news
 
 
-@compiled
+@inlined
 def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
     """Carry a value of the edge's child to the root; where there is news of bounds, those too.
 
@@ -380,7 +404,7 @@ def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
         index = node.parent
 
 
-@compiled
+@inlined
 def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edges, proofs):
     """Give a node an edge per legal action and return what was wrong with its logits."""
     root, node = roots[b], nodes[b, index]
@@ -420,7 +444,7 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
     return FINE
 
 
-@compiled
+@inlined
 def expand(b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs):
     """Hang what the model said of a leaf into its tree, and back it up."""
     root = roots[b]
@@ -452,7 +476,7 @@ def expand(b, slot, logits, actions, value, reward, continuation, settings, root
     return FINE
 
 
-@compiled
+@inlined
 def has_stopped(b, settings, roots, nodes, edges):
     """Tell whether any stopping rule holds for a root."""
     root, node = roots[b], nodes[b, 0]
@@ -481,7 +505,7 @@ def has_stopped(b, settings, roots, nodes, edges):
     return False
 
 
-@compiled
+@inlined
 def advance_root(
     b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates
 ):
@@ -509,7 +533,7 @@ def advance_root(
         root.simulations += 1
 
 
-@compiled
+@inlined
 def gather(settings, roots, edges, leaves):
     """Write the leaves (states' flat indices, actions) that wait for the model; return (their number, root that erred,
     roots that go on).
@@ -746,3 +770,26 @@ def summarise(settings, roots, nodes, edges, proofs, candidates, visits, q, prio
         value[b] = node.value
         if options.prove and roots[b].lower == roots[b].upper:
             value[b] = roots[b].lower
+
+
+# Types.
+
+_OUTPUTS = (float32[:, :], int64[:, :], float32[:])
+_TREES = (
+    *(from_dtype(kind)[::1] for kind in (SETTINGS, ROOTS)),
+    *(from_dtype(kind)[:, ::1] for kind in (NODES, EDGES, PROOFS)),
+)
+_REST = (float64[:, ::1], from_dtype(CANDIDATES)[:, ::1], int64[:, ::1])
+_SIMULATE = (int64, *_OUTPUTS, float32[:], float32[:], *_TREES, *_REST)
+_TYPES = {simulate: _SIMULATE, simulate_parallel: _SIMULATE, plant: (*_OUTPUTS, boolean[:, ::1], *_TREES)}
+
+
+@cache
+def entry(loop: Any) -> Callable[..., Any]:
+    """Return the machine code of `plant`, `simulate` or `simulate_parallel`, which trusts that types are those above.
+
+    Outputs may have any strides: they are columns of a matrix as often as not. A call by way of numba's dispatcher
+    looks at the type of every argument, which at one root takes as long as the simulation.
+    """
+    code: Callable[..., Any] = loop.compile(_TYPES[loop])
+    return code

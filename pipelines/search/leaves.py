@@ -90,20 +90,20 @@ class Leaves:
             rows, size = len(logits), logits.numel()
             value, reward, continuation = flat[size:].reshape(3, rows)
             logits = flat[:size].reshape(rows, -1)
-        actions = ALL_ACTIONS
-        if evaluation.actions is not None:
-            actions = _array(evaluation.actions, np.int64)
-        return Outputs(
+        actions = ALL_ACTIONS if evaluation.actions is None else _array(evaluation.actions, np.int64)
+        outputs = Outputs(
             _array(logits, np.float32),
             actions,
             _array(value, np.float32),
             _array(reward, np.float32),
             _array(continuation, np.float32),
         )
+        assert outputs.logits.ndim == outputs.actions.ndim == 2
+        assert outputs.value.ndim == outputs.reward.ndim == outputs.continuation.ndim == 1
+        return outputs
 
 
 def _array(values: Any, dtype: type) -> np.ndarray:
-    # Other layouts and types would each be compiled for anew.
     if isinstance(values, Tensor):
         values = (values.float() if values.dtype is torch.bfloat16 else values).numpy(force=True)
-    return np.ascontiguousarray(values, dtype)
+    return np.asarray(values, dtype)

@@ -211,7 +211,8 @@ class Search:
         tree.reserve(tree.slots + simulations, edges, leaves.roots)
         tree.states[0] = leaves.roots  # type: ignore[assignment,call-overload]
         mask = _NO_MASK if legal is None else legal
-        wrong = compiled.plant(outputs.logits, outputs.actions, outputs.value, mask, tree.settings, *tree.arrays())
+        plant = compiled.entry(compiled.plant)
+        wrong = plant(outputs.logits, outputs.actions, outputs.value, mask, tree.settings, *tree.arrays())
         if wrong >= 0:
             raise _error(tree, wrong, 0)
 
@@ -241,11 +242,10 @@ class Search:
 
     def _grow(self, tree: Tree, leaves: Leaves, candidates: np.ndarray, start: float) -> None:
         """Run the simulations."""
-        simulate = compiled.simulate
         threads = threads_for(len(tree.roots))
         if threads > 1:
             numba.set_num_threads(threads)
-            simulate = compiled.simulate_parallel
+        simulate = compiled.entry(compiled.simulate_parallel if threads > 1 else compiled.simulate)
         outputs = _NOTHING
         pending = False
         calls, edges = 0, int(tree.roots["edges"].max())
