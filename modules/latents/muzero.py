@@ -228,13 +228,20 @@ class MuZero(WorldModel):
         if self.bootstrap == "root_value":
             values = batch.extras["root_value"]
         else:
-            assert batch.observation is not None
-            with evaluating(self.steady):
-                states = self.steady.represent(batch.observation.flatten(0, 1))
-                _, flat = self.steady.policy(self.steady.features(states))
-            values = flat.unflatten(0, batch.shape)
+            values = self._bootstraps(batch, n_step if isinstance(n_step, int) else int(n_step.min()))
         reward = batch.reward.clamp(-1, 1) if self.clip_rewards else batch.reward
         return make_targets(batch, reward, values, self.unroll, n_step, self.discount, self.value_prefix)
+
+    def _bootstraps(self, batch: Batch, shortest: int) -> Tensor:
+        """Return the target network's values (B, T) of the rows that a return may end in, 0 elsewhere."""
+        assert batch.observation is not None
+        ends = torch.ones(batch.shape, dtype=torch.bool, device=self.device)
+        ends[:, :shortest] = ~batch.follows()[:, :shortest]
+        values = torch.zeros(batch.shape, device=self.device)
+        with evaluating(self.steady):
+            states = self.steady.represent(batch.observation[ends])
+            _, values[ends] = self.steady.policy(self.steady.features(states))
+        return values
 
     def consistency_losses(self, batch: Batch, unrolled: Tensor) -> Tensor:
         """Return how little each unrolled latent agrees with that of the observation made then, (B, K), from 0 to 2.

@@ -161,8 +161,7 @@ class Representation(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, *shape) float to (B, *latent_shape)."""
-        standard = (observation - self.mean) / self.scale
-        return self.layers(standard if self.picture else symlog(standard))
+        return self.layers(observation if self.picture else symlog((observation - self.mean) / self.scale))
 
 
 class Transition(nn.Module):

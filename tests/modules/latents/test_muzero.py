@@ -13,6 +13,7 @@ from modules.identity import IdentityModel
 from modules.imagination import imagine
 from modules.latents.muzero import MuZero, scale_gradient
 from modules.latents.muzero_networks import SIZES
+from modules.latents.muzero_targets import make_targets
 from modules.layers.scalars import compress, expand
 from modules.world_model import Spec
 from tests.modules.policies.mdp import DISCOUNT, MDP, NUM_ACTIONS, NUM_STATES
@@ -175,6 +176,15 @@ def test_bootstraps_of_the_search_or_of_the_target_network():
     model.updated()
     assert size(model) > 0.01
     assert size(wake(make(n_step=1, target_every=0))) > 0.01
+
+
+def test_rows_that_no_return_ends_in_are_not_judged():
+    model, batch = wake(make(n_step=3, target_every=0)), play(200, rows=7)
+    some, every = (model._bootstraps(batch, shortest) for shortest in (3, 0))
+    assert (some == 0).float().mean() > 0.3
+    assert (every != 0).all()
+    expected = make_targets(batch, batch.reward, every, model.unroll, 3, DISCOUNT).value
+    assert torch.allclose(model.targets(batch).value, expected)
 
 
 def test_rewards_may_be_clipped():
