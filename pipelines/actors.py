@@ -74,12 +74,14 @@ class ModelActor(ABC):
         model: built, with its spec.
         policy: acts by the model's features.
         generator: of the draws.
+        epsilon: probability of a random action instead.
     """
 
-    def __init__(self, model: WorldModel, policy: Policy, generator: np.random.Generator) -> None:
+    def __init__(self, model: WorldModel, policy: Policy, generator: np.random.Generator, epsilon: float = 0.0) -> None:
         self.model = model
         self.policy = policy
         self.generator = generator
+        self.epsilon = epsilon
         self.observation: Tensor | None = None
         self.state: Tensor | None = None
 
@@ -101,6 +103,15 @@ class ModelActor(ABC):
     @abstractmethod
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Map the model's states (N, *state_shape) to actions (N,) int64, and to the extra columns of their rows."""
+
+    def take(self, scores: np.ndarray, legal_actions: np.ndarray | None) -> np.ndarray:
+        """Return the actions (N,) of the highest scores (N, A), or with a probability of epsilon any."""
+        if self.epsilon:
+            random = self.generator.random(len(scores)) < self.epsilon
+            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
+        if legal_actions is not None:
+            scores = np.where(legal_actions, scores, -np.inf)
+        return scores.argmax(axis=1)
 
     def _stack(self, observations: np.ndarray, is_first: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return observations (N, stack * C, H, W) on the model's device, and is_first there."""
@@ -148,21 +159,15 @@ class PolicyActor(ModelActor):
         greedy: bool = False,
         epsilon: float = 0.0,
     ) -> None:
-        super().__init__(model, policy, generator)
+        super().__init__(model, policy, generator, epsilon)
         self.greedy = greedy
-        self.epsilon = epsilon
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Draw by the policy's probabilities."""
         logits, value = self.policy(self.model.features(state))
         log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
         scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)
-        if self.epsilon:
-            random = self.generator.random(len(scores)) < self.epsilon
-            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
-        if legal_actions is not None:
-            scores = np.where(legal_actions, scores, -np.inf)
-        actions = scores.argmax(axis=1)
+        actions = self.take(scores, legal_actions)
         log_prob = np.take_along_axis(log_probs, actions[:, None], axis=1)[:, 0]
         return actions, {"log_prob": log_prob, "value": value.float().cpu().numpy()}
 
@@ -179,6 +184,7 @@ class SearchActor(ModelActor):
         generator: of the noise and the draws.
         greedy: play the best move, without noise.
         temperature: moves are drawn by visits^(1 / temperature); a Gumbel search draws by its own noise instead.
+        epsilon: probability of a random action instead.
 
     Raises:
         UserError: the model does not predict states and rewards.
@@ -192,8 +198,9 @@ class SearchActor(ModelActor):
         generator: np.random.Generator,
         greedy: bool = False,
         temperature: float = 1.0,
+        epsilon: float = 0.0,
     ) -> None:
-        super().__init__(model, policy, generator)
+        super().__init__(model, policy, generator, epsilon)
         if missing := {"step", "reward"} - model.capabilities:
             raise UserError(
                 f"a search needs a world model that predicts states and rewards: {type(model).__name__} has no "
@@ -209,4 +216,5 @@ class SearchActor(ModelActor):
         """Search, and play what it found."""
         found = self.search.run(state, self.model, self.evaluate, legal=legal_actions, generator=self.generator)
         self.found = found
-        return found.draw(self.temperature, self.generator), {"search_policy": found.policy, "root_value": found.value}
+        moves = np.eye(found.policy.shape[1])[found.draw(self.temperature, self.generator)]
+        return self.take(moves, legal_actions), {"search_policy": found.policy, "root_value": found.value}

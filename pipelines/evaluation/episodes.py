@@ -98,7 +98,7 @@ def evaluate(
     model, policy, draws = world_model(module), policy_of(module), np.random.default_rng(seed)
     actor: Actor = PolicyActor(model, policy, draws, greedy=greedy, epsilon=epsilon)
     if search is not None:
-        actor = SearchActor(model, policy, search, draws, greedy=True)
+        actor = SearchActor(model, policy, search, draws, greedy=True, epsilon=epsilon)
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
         played = play(environment, actor, max_steps, advance, watch)
     environment.close()
@@ -108,9 +108,7 @@ def evaluate(
         environment=description["environment"],
         game=description.get("game") or description["id"],
         protocol=description["protocol"],
-        policy=str(search)
-        if search is not None
-        else ("greedy" if greedy else "sampled") + (f", epsilon {epsilon:g}" if epsilon else ""),
+        policy=str(search or ("greedy" if greedy else "sampled")) + (f", epsilon {epsilon:g}" if epsilon else ""),
         episodes=played,
         **moment,
     )

@@ -65,6 +65,17 @@ def test_temperature_and_legal_actions():
     assert len(set(actions.tolist())) == 1
 
 
+def test_some_actions_are_random():
+    observation, first = frames(400)
+    observation[:] = observation[:1]
+    legal = np.tile([True, True, False, True], (400, 1))
+    best = actor(simulations=20, greedy=True).act(observation, first, legal)[0]
+    actions, extras = actor(simulations=20, greedy=True, epsilon=0.6).act(observation, first, legal)
+    assert not (actions == 2).any()
+    assert np.mean(actions != best) == pytest.approx(0.6 * 2 / 3, abs=0.08)
+    assert len(set(extras["search_policy"].argmax(axis=1).tolist())) == 1, "what the search found is left as it is"
+
+
 def test_greedy_play_has_no_noise():
     for rule, noise in ((Gumbel(), None), (Puct(), Dirichlet())):
         one, other = (actor(rule, 8, noise, seed, greedy=True) for seed in (1, 2))
