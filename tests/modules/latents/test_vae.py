@@ -1,0 +1,119 @@
+"""The VAE, by the paper's shapes, known divergences, and on DotWorld."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from modules.errors import UserError
+from modules.latents.vae import VAE
+from modules.world_model import Spec
+from tests.modules.latents.worlds import SINGLE, learn, vae, windows
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory):
+    return windows(tmp_path_factory.mktemp("rows") / "store", num_windows=64)
+
+
+def test_the_default_is_the_papers():
+    """Ha & Schmidhuber 2018, appendix A.1, figure of the VAE."""
+    model = VAE()
+    model.build_from(Spec((3, 64, 64), 1, 3))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.ndim > 1}
+    assert list(shapes.values()) == [
+        *((32, 3, 4, 4), (64, 32, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (64, 1024)),
+        *((1024, 32), (1024, 128, 5, 5), (128, 64, 5, 5), (64, 32, 6, 6), (32, 3, 6, 6)),
+    ]
+    assert (model.kl_tolerance, model.lr, model.state_shape) == (0.5, 1e-4, (32,))
+
+
+@pytest.mark.parametrize("shape", [(1, 42, 42), (1, 84, 84), (3, 210, 160), (1, 12, 12), (2, 5, 3)], ids=str)
+def test_pictures_of_any_size(shape):
+    model = VAE(channels=(4, 4, 4))
+    model.build_from(Spec(shape, 1, 3))
+    picture = model.decode(model.initial(2))
+    assert picture.shape == (2, *shape)
+    assert (picture.min() >= 0) & (picture.max() <= 1)
+    assert model.infer(picture)[0].shape == (2, 32)
+
+
+def test_the_loss_is_the_papers(batch):
+    """Squared error summed over the picture, and the divergence no lower than its floor; closing frames do not count."""
+    model = vae(kl_tolerance=0.0).eval()
+    _, parts, states = model.loss(batch)
+    frames = batch.observation[~batch.is_last].float() / 255
+    mean, log_std = model.infer(frames)
+    posterior = Normal(mean, log_std.exp())
+    kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1).mean()
+    torch.testing.assert_close(parts["kl"], kl)
+    torch.testing.assert_close(parts["reconstruction"], parts["mse"] * 144, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts["loss"], parts["reconstruction"] + kl)
+    assert states is None
+    model.kl_tolerance = 100.0
+    _, parts, _ = model.loss(batch)
+    torch.testing.assert_close(parts["loss"], parts["reconstruction"] + 600)
+
+
+def test_motion_counts_for_more(batch):
+    """Where nothing moves nothing changes; a dot that moves changes two pixels."""
+    torch.manual_seed(1)
+    _, plain, _ = vae().loss(batch)
+    torch.manual_seed(1)
+    _, weighted, _ = vae(motion_weight=11.0).loss(batch)
+    assert weighted["reconstruction"] > plain["reconstruction"] * 1.05
+    still = batch.replace(observation=batch.observation[:, :1].expand_as(batch.observation))
+    torch.manual_seed(1)
+    _, weighted, _ = vae(motion_weight=11.0).loss(still)
+    torch.testing.assert_close(weighted["reconstruction"], 144 * weighted["mse"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_update_learns_from_as_many_frames_as_it_should(batch, monkeypatch):
+    seen = []
+    infer = VAE.infer
+    monkeypatch.setattr(VAE, "infer", lambda self, frames: seen.append(len(frames)) or infer(self, frames))
+    model = vae(num_frames=40)
+    model.loss(batch)
+    model.eval().loss(batch)
+    assert seen == [40, int((~batch.is_last).sum())]
+
+
+def test_a_fresh_decoder_starts_from_the_mean_picture(batch):
+    model = vae()
+    model.refit(batch)
+    mean = (batch.observation.float() / 255).mean(dim=(0, 1))
+    torch.testing.assert_close(model.decode(model.initial(1))[0], mean.clamp(0.01, 0.99), atol=0.15, rtol=0)
+    before = model.offset.clone()
+    model.updated()
+    model.refit(batch[:3])
+    assert torch.equal(model.offset, before)
+
+
+def test_it_sees_the_newest_frame_of_a_stack():
+    model = VAE(channels=(4,))
+    model.build_from(SINGLE._replace(frame_stack=4))
+    stack = torch.randint(256, (3, 4, 12, 12), dtype=torch.uint8)
+    other = torch.cat([stack[:, :3] // 2, stack[:, 3:]], dim=1)
+    seen = [model.observe(model.initial(3), None, frames, None) for frames in (stack, other)]
+    assert torch.equal(*seen)
+
+
+def test_it_learns_where_the_dot_is(batch):
+    """The dot is one pixel of 120 that it could be; guesses find it in one of 120 frames."""
+    model = vae(channels=(16, 32), motion_weight=10.0, kl_weight=0.02, lr=5e-3)
+    model.refit(batch)
+    learn(model, [batch], 300)
+    painted = model.eval().decode(model.encode(batch).flatten(0, 1))
+    true = batch.observation.flatten(0, 1)
+    found = painted[..., 1:-1].flatten(1).argmax(dim=1) == true[..., 1:-1].flatten(1).argmax(dim=1)
+    assert found.float().mean() > 0.4
+
+
+def test_vectors_are_refused():
+    with pytest.raises(UserError, match=r"frames \(C, H, W\)"):
+        VAE().build_from(Spec((4,), 1, 2))
+
+
+@pytest.mark.parametrize("options", [{"latent_size": 0}, {"channels": ()}, {"num_frames": 0}], ids=str)
+def test_impossible_numbers(options):
+    with pytest.raises(UserError, match="VAE"):
+        VAE(**options)
