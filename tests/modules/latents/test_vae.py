@@ -38,7 +38,7 @@ def test_pictures_of_any_size(shape):
 
 
 def test_the_loss_is_the_papers(batch):
-    """Squared error summed over the picture, and the divergence no lower than its floor; closing frames do not count."""
+    """Squared error summed over the picture, the divergence no lower than its floor; closing frames do not count."""
     model = vae(kl_tolerance=0.0).eval()
     _, parts, states = model.loss(batch)
     frames = batch.observation[~batch.is_last].float() / 255
