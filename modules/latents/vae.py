@@ -79,6 +79,7 @@ class VAE(WorldModel):
         self.encoder, width = encoder(spec.observation_shape, self.channels)
         self.posterior = nn.Linear(width, 2 * self.latent_size)
         self.decoder = decoder(self.latent_size, spec.observation_shape, self.channels)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("offset", torch.zeros(spec.observation_shape))
 
     @torch.no_grad()
@@ -103,6 +104,15 @@ class VAE(WorldModel):
         """Return frames (B, C, H, W) in [0, 1] of z (B, Z)."""
         return (self.decoder(z).float() + self.offset).sigmoid()
 
+    def weights(self, batch: Batch) -> Tensor:
+        """Return what the pixels of every row count for, (B, T, C, H, W): more where the row before is another."""
+        assert batch.observation is not None
+        frames = batch.observation[:, :, -self.frame_channels :]
+        weight = torch.ones(frames.shape, device=frames.device)
+        moved = (frames[:, 1:] != frames[:, :-1]) & batch.follows()[:, :, None, None, None]
+        weight[:, 1:] += (self.motion_weight - 1) * moved
+        return weight
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
         """Return squared error plus floored divergence (appendix A.1), the means over frames.
 
@@ -110,20 +120,20 @@ class VAE(WorldModel):
         the divergence in nats before the floor, kl; and how many numbers of z say anything, active.
         """
         assert batch.observation is not None
-        frames = self.newest(batch.observation)
-        moves = torch.zeros_like(frames, dtype=torch.bool)
+        frames, weight = self.newest(batch.observation).flatten(0, 1), None
         if self.motion_weight != 1:
-            moves[:, 1:] = (frames[:, 1:] != frames[:, :-1]) & batch.follows()[:, :, None, None, None]
+            weight = self.weights(batch).flatten(0, 1)
         # A frame that closes an episode need not be one that was drawn.
-        frames, moves = frames[~batch.is_last], moves[~batch.is_last]
-        if self.training and self.num_frames is not None and self.num_frames < len(frames):
-            index = torch.randperm(len(frames), device=frames.device)[: self.num_frames]
-            frames, moves = frames[index], moves[index]
+        index = (~batch.is_last).flatten().nonzero()[:, 0]
+        if self.training and self.num_frames is not None and self.num_frames < len(index):
+            index = index[torch.randperm(len(index), device=index.device)[: self.num_frames]]
+        if len(index) < len(frames):
+            frames, weight = frames[index], None if weight is None else weight[index]
         mean, log_std = self.infer(frames)
         z = mean + log_std.exp() * torch.randn_like(mean)
         squared = (self.paint(z) - frames).square()
-        weight = 1 + (self.motion_weight - 1) * moves
-        reconstruction = (weight * squared).sum(dim=(1, 2, 3)).mean()
+        weighted = squared if weight is None else weight * squared
+        reconstruction = weighted.sum(dim=(1, 2, 3)).mean()
         per_number = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
         kl = per_number.sum(dim=1)
         floored = kl.clamp(min=self.kl_tolerance * self.latent_size).mean()
@@ -194,5 +204,16 @@ def decoder(latent_size: int, frame_shape: Sequence[int], channels: Sequence[int
     widths = [first, *reversed(channels[:-1]), color]
     layers: list[nn.Module] = [nn.Linear(latent_size, first * math.prod(size)), nn.Unflatten(1, (first, *size))]
     for before, after, kernel in zip(widths[:-1], widths[1:], kernels, strict=True):
-        layers += [nn.ConvTranspose2d(before, after, kernel, stride=2), nn.ReLU()]  # type: ignore[arg-type]
+        spread = Spread if len(layers) == 2 and size == [1, 1] else nn.ConvTranspose2d
+        layers += [spread(before, after, kernel, stride=2), nn.ReLU()]  # type: ignore[arg-type]
     return nn.Sequential(*layers[:-1])
+
+
+class Spread(nn.ConvTranspose2d):
+    """A transposed convolution of a single pixel: one matrix product, which is four times as quick."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, C, 1, 1) to (B, C', k, k)."""
+        assert self.bias is not None
+        spread = x.flatten(1) @ self.weight.flatten(1)
+        return spread.unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from modules.errors import UserError
-from modules.latents.vae import VAE
+from modules.latents.vae import VAE, Spread
 from modules.world_model import Spec
 from tests.modules.latents.worlds import SINGLE, learn, vae, windows
 
@@ -25,6 +25,14 @@ def test_the_default_is_the_papers():
         *((1024, 32), (1024, 128, 5, 5), (128, 64, 5, 5), (64, 32, 6, 6), (32, 3, 6, 6)),
     ]
     assert (model.kl_tolerance, model.lr, model.state_shape) == (0.5, 1e-4, (32,))
+
+
+def test_a_spread_pixel_is_a_transposed_convolution():
+    plain = torch.nn.ConvTranspose2d(6, 4, (5, 3), stride=2)
+    quick = Spread(6, 4, (5, 3), stride=2)  # type: ignore[arg-type]
+    quick.load_state_dict(plain.state_dict())
+    pixel = torch.randn(7, 6, 1, 1)
+    torch.testing.assert_close(quick(pixel), plain(pixel))
 
 
 @pytest.mark.parametrize("shape", [(1, 42, 42), (1, 84, 84), (3, 210, 160), (1, 12, 12), (2, 5, 3)], ids=str)
