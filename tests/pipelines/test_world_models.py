@@ -1,5 +1,7 @@
 """World Models through the real command: every use of it by `class_path` alone, pictures, and mistakes, on Boxing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipelines.dream_env import DreamVectorEnv
 from pipelines.evaluation.results import read
 
 MODEL = "modules.latents.mdn_rnn.MDNRNN"
+PROJECT = Path(__file__).resolve().parents[2]
 LAST = Path("checkpoints") / "last.ckpt"
 VAE = ("--model.world_model.vae", "modules.latents.vae.VAE", "--model.world_model.vae.channels", "[4,4,4]")
 SMALL = (
@@ -112,6 +115,28 @@ def test_it_is_an_environment(evolve, tmp_path):
     after, reward, _, truncated, _ = environment.step(np.array([0, 1, 2]))
     assert first.shape == after.shape == (3, 1, 42, 42)
     assert np.isfinite(reward).all() & ~truncated.any()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_population_out(tmp_path):
+    """Both keep the same controller and weights, and a generation is as many dreams as in one process."""
+    folder = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "pipelines.cli", "fit"),
+        *("--config", "configs/experiment/world_models__evolution_small.yaml", "--config", "configs/debug.yaml"),
+        *(str(word) for word in SMALL),
+        *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
+        *("--trainer.default_root_dir", str(folder)),
+        "--trainer.callbacks+=tests.pipelines.test_agents.KeepWeights",
+    ]
+    subprocess.run(command, cwd=PROJECT, check=True, timeout=300)
+    first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], torch.Tensor))
+    assert first["policy.weight"].any()
+    (state,) = (s for key, s in checkpoints.read(folder / LAST)["callbacks"].items() if key.startswith("Evolve"))
+    steps = [row["dreamed_steps"] for row in state["history"]]
+    assert steps[1] - steps[0] == 4 * 2 * 20
+    assert len(state["generators"]) == 2
 
 
 # Mistakes.
