@@ -133,7 +133,7 @@ class MDNRNN(WorldModel):
         return [*self.vae.parameter_groups(), *rest]
 
     def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
-        """Let fresh networks start from the mean picture, and from outcomes as frequent as they are."""
+        """Let fresh networks start from the median picture, and from outcomes as frequent as they are."""
         self.vae.refit(batch)
         if self.updates == 0:
             self.memory.outcomes.start(batch)

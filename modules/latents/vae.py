@@ -15,6 +15,9 @@ from modules.world_model import Spec, WorldModel
 LOG_STD_BOUNDS = (-8.0, 4.0)
 """Of the posterior: an encoder that diverges shows in the loss, not as a number that is none."""
 
+FOREGROUND = 0.05
+"""By how much of the brightest white a pixel of the foreground differs from the median picture, at least."""
+
 
 class VAE(WorldModel):
     """Encodes the newest frame as a Gaussian over z, and paints frames from z (Kingma & Welling 2014).
@@ -31,8 +34,8 @@ class VAE(WorldModel):
         kl_tolerance: nats per number of z below which the divergence from the prior costs nothing more: the paper's
             floor, 0.5.
         kl_weight: of the divergence, beside the squared error summed over a picture.
-        motion_weight: how much more a pixel's error counts where the frame differs from the one before. 1 in the paper,
-            which has no small things that matter.
+        foreground_weight: how much more a pixel's error counts where the frame differs from the median picture, which
+            `refit` takes. 1 in the paper, whose worlds have no small things that matter.
         num_frames: of a batch that an update learns from, drawn anew; null takes all.
         lr: peak learning rate of AdamW; 1e-4 in the paper.
         weight_decay: of AdamW.
@@ -49,7 +52,7 @@ class VAE(WorldModel):
         channels: Sequence[int] = (32, 64, 128, 256),
         kl_tolerance: float = 0.5,
         kl_weight: float = 1.0,
-        motion_weight: float = 1.0,
+        foreground_weight: float = 1.0,
         num_frames: int | None = None,
         lr: float = 1e-4,
         weight_decay: float = 0.0,
@@ -64,7 +67,7 @@ class VAE(WorldModel):
         self.latent_size = latent_size
         self.channels = channels
         self.kl_tolerance, self.kl_weight = kl_tolerance, kl_weight
-        self.motion_weight = motion_weight
+        self.foreground_weight = foreground_weight
         self.num_frames = num_frames
         self.updates = 0
 
@@ -84,12 +87,12 @@ class VAE(WorldModel):
 
     @torch.no_grad()
     def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
-        """Let a fresh decoder start from the mean picture: what never changes need not be learned."""
+        """Let a fresh decoder start from the median picture: what never changes need not be learned."""
         if self.updates or self.offset.any():
             return
         assert batch.observation is not None
-        mean = self.newest(batch.observation.flatten(0, 1)).mean(dim=0)
-        self.offset.copy_(mean.clamp(0.01, 0.99).logit())
+        median = self.newest(batch.observation.flatten(0, 1)).median(dim=0).values
+        self.offset.copy_(median.clamp(0.01, 0.99).logit())
 
     def newest(self, observation: Tensor) -> Tensor:
         """Return the newest frames in [0, 1], (..., C, H, W), of uint8 stacks (..., stack * C, H, W)."""
@@ -104,35 +107,29 @@ class VAE(WorldModel):
         """Return frames (B, C, H, W) in [0, 1] of z (B, Z)."""
         return (self.decoder(z).float() + self.offset).sigmoid()
 
-    def weights(self, batch: Batch) -> Tensor:
-        """Return what the pixels of every row count for, (B, T, C, H, W): more where the row before is another."""
-        assert batch.observation is not None
-        frames = batch.observation[:, :, -self.frame_channels :]
-        weight = torch.ones(frames.shape, device=frames.device)
-        moved = (frames[:, 1:] != frames[:, :-1]) & batch.follows()[:, :, None, None, None]
-        weight[:, 1:] += (self.motion_weight - 1) * moved
-        return weight
+    def weights(self, frames: Tensor) -> Tensor:
+        """Return what the pixels of frames (B, C, H, W) count for: more where they differ from the median picture."""
+        foreground = (frames - self.offset.sigmoid()).abs() > FOREGROUND
+        return 1 + (self.foreground_weight - 1) * foreground
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
         """Return squared error plus floored divergence (appendix A.1), the means over frames.
 
-        The parts are reconstruction, a sum over the pixels that is weighted by motion; its plain mean over pixels, mse;
+        The parts are reconstruction, a weighted sum over the pixels; its plain mean over pixels, mse;
         the divergence in nats before the floor, kl; and how many numbers of z say anything, active.
         """
         assert batch.observation is not None
-        frames, weight = self.newest(batch.observation).flatten(0, 1), None
-        if self.motion_weight != 1:
-            weight = self.weights(batch).flatten(0, 1)
+        frames = self.newest(batch.observation).flatten(0, 1)
         # A frame that closes an episode need not be one that was drawn.
         index = (~batch.is_last).flatten().nonzero()[:, 0]
         if self.training and self.num_frames is not None and self.num_frames < len(index):
             index = index[torch.randperm(len(index), device=index.device)[: self.num_frames]]
         if len(index) < len(frames):
-            frames, weight = frames[index], None if weight is None else weight[index]
+            frames = frames[index]
         mean, log_std = self.infer(frames)
         z = mean + log_std.exp() * torch.randn_like(mean)
         squared = (self.paint(z) - frames).square()
-        weighted = squared if weight is None else weight * squared
+        weighted = squared if self.foreground_weight == 1 else self.weights(frames) * squared
         reconstruction = weighted.sum(dim=(1, 2, 3)).mean()
         per_number = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
         kl = per_number.sum(dim=1)

@@ -139,7 +139,7 @@ def test_one_after_the_other(batch):
 
 def test_it_learns_what_actions_do(batch):
     """Rewards and ends of DotWorld follow from where the dot is, and from the action."""
-    model = mdn_rnn({"channels": (16, 32), "motion_weight": 10.0, "kl_weight": 0.02, "lr": 5e-3}, hidden_size=32)
+    model = mdn_rnn({"channels": (16, 32), "foreground_weight": 10.0, "kl_weight": 0.02, "lr": 5e-3}, hidden_size=32)
     model.lr = 5e-3
     model.refit(batch)
     fresh = model.eval().loss(batch)[1]
