@@ -108,6 +108,25 @@ def test_a_vae_by_itself(run, tmp_path):
     assert run("validate", *options, "--ckpt_path", folder / LAST).code == 0
 
 
+def test_a_vae_that_was_trained_by_itself_is_reused(evolve, run, tmp_path):
+    """It starts an MDN-RNN, and stands still where no update is its own."""
+    folder = tmp_path / "vae"
+    shape = ("--data.size", "[42,42]", "--data.color", "grey", "--data.game", "Boxing")
+    outcome = run(
+        *("fit", "--config", "configs/experiment/vae.yaml", "--config", "configs/debug.yaml", *shape),
+        *("--model.channels", "[4,4,4]", "--model.latent_size", 16, "--trainer.default_root_dir", folder),
+    )
+    assert outcome.code == 0, outcome.err
+    take = ("--trainer.callbacks+=pipelines.callbacks.pretrained.Pretrained", "--trainer.callbacks.checkpoint")
+    take = (*take, folder / LAST, "--trainer.callbacks.part")
+    assert evolve("--model.world_model.vae_updates", 0, *take, "vae").code == 0
+    trained, _ = checkpoints.load(folder / LAST)
+    module, _ = checkpoints.load(tmp_path / "run" / LAST)
+    ours, theirs = module.world_model.vae.state_dict(), trained.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if isinstance(ours[name], torch.Tensor))
+    assert evolve(*take, "vea", folder="wrong").refused("MDNRNN has no part vea")
+
+
 def test_it_is_an_environment(evolve, tmp_path):
     assert evolve().code == 0
     environment = DreamVectorEnv(checkpoint=tmp_path / "run" / LAST, num_envs=3, max_episode_steps=5)
