@@ -78,6 +78,13 @@ def test_the_product_s_cell_of_its_own(evolve, run, tmp_path):
     assert run("evaluate", folder / LAST, "--episodes", 2, "--max_steps", 30).code == 0
 
 
+def test_mixed_precision(evolve, tmp_path):
+    assert evolve("--trainer.precision", "bf16-mixed").code == 0
+    state = checkpoints.read(tmp_path / "run" / LAST)["state_dict"]
+    floats = [value for value in state.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in floats)
+
+
 def test_pictures(evolve, tmp_path):
     """Of 42 x 42 pixels, twice as large: their rows and columns are as many as they should be."""
     assert evolve().code == 0
