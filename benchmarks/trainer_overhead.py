@@ -50,9 +50,9 @@ SIDES: dict[float, dict[str, Any]] = {
 }
 
 
-def fill(path: Path) -> None:
-    """Write a store of real Pong rows, played at random."""
-    environment = AtariEnvironments("pong", LANES + 1)
+def fill(path: Path, **options: Any) -> None:
+    """Write a store of real Pong rows, played at random; options of the environments."""
+    environment = AtariEnvironments("pong", LANES + 1, **options)
     store = ReplayStore.create(
         path,
         observation_shape=environment.observation_shape,

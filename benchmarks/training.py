@@ -28,7 +28,9 @@ class Run(NamedTuple):
     settings: tuple[str, ...] = ()
     """KEY=VALUE arguments of `dreamcade fit`."""
     task: str = ""
-    """Folder beneath that of the experiment."""
+    """Folder above that of the experiment."""
+    config: str = ""
+    """A file instead of the experiment's: whatever is not a KEY=VALUE, such as the arguments of a callback."""
 
 
 def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, list[Evaluation]]:
@@ -38,7 +40,7 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, li
         path = folder / run.task / run.experiment / str(run.seed)
         evaluations = results.read(path) if (path / results.FILE).exists() else []
         if not any(evaluation.final for evaluation in evaluations):
-            command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.experiment]
+            command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.config or run.experiment]
             command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
             command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)

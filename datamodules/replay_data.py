@@ -94,6 +94,8 @@ class ReplayData(LightningDataModule, ABC):
         self.seed = seed
         self.prioritised = prioritised
         self.rank = 0
+        self.unstored_steps = 0
+        """Real steps of this rank that were played beside the store, and learned from."""
         self.store: ReplayStore | None = None
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
@@ -204,6 +206,11 @@ class ReplayData(LightningDataModule, ABC):
         """Real steps in the training lanes of this rank, overwritten ones included."""
         assert self.store is not None
         return self.store.rows * (self.store.lanes - self.store.validation_lanes)
+
+    @property
+    def real_steps(self) -> int:
+        """All real steps of this rank that something was learned from: `env_steps` and those that nobody stored."""
+        return self.env_steps + self.unstored_steps
 
     # What is drawn.
 
@@ -327,6 +334,7 @@ class ReplayData(LightningDataModule, ABC):
         """Return every rank's cursor and generator; rows stay on disk."""
         assert self.store is not None
         state = {"rows": self.store.rows, "generator": self.generator.bit_generator.state}
+        state["unstored_steps"] = self.unstored_steps
         if self.priorities is not None:
             state["priorities"] = self.priorities.state_dict()
         return {"ranks": gather(state)}
@@ -337,6 +345,7 @@ class ReplayData(LightningDataModule, ABC):
         ranks = state_dict["ranks"]
         state = ranks[self.rank % len(ranks)]
         self.generator.bit_generator.state = state["generator"]
+        self.unstored_steps = state.get("unstored_steps", 0)
         if self.store.writable:
             self.store.truncate(state["rows"])
         if self.priorities is not None and "priorities" in state:

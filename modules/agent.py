@@ -240,7 +240,7 @@ class Agent(LightningModule):
         if gradient_clip_algorithm not in (None, "norm"):
             raise UserError("an agent's parts are clipped by their norms: trainer.gradient_clip_algorithm must be norm")
         parts: list[tuple[nn.Module, float | None]] = [
-            (self.world_model, gradient_clip_val),
+            *((part, gradient_clip_val) for part in self.world_model.gradient_parts()),
             (self.policy, self.policy.gradient_clip_val),
         ]
         for part, limit in parts:

@@ -119,6 +119,14 @@ class WorldModel(lightning.LightningModule):
     def updated(self) -> None:
         """Follow an optimizer step: schedules, target networks."""
 
+    def gradient_parts(self) -> list[torch.nn.Module]:
+        """Return the parts whose gradients are clipped, each by its own norm: those that learn from the same loss."""
+        return [self]
+
+    def complaint(self) -> str:
+        """Name what went wrong in the last loss, where it is not finite and the model knows better; else ""."""
+        return ""
+
     # Alone under the Trainer.
 
     def configure_model(self) -> None:
@@ -153,6 +161,16 @@ class WorldModel(lightning.LightningModule):
         """Tell the schedules that an update was made, before callbacks save them."""
         super().optimizer_step(*args, **kwargs)
         self.updated()
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip each part by its own norm."""
+        if len(parts := self.gradient_parts()) == 1 or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for part in parts:
+            torch.nn.utils.clip_grad_norm_(list(part.parameters()), gradient_clip_val)
 
     def validation_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """Measure the loss on held-out rows."""

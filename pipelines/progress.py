@@ -19,12 +19,12 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def counter(title: str, total: float, unit: str, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show a bar with rate and time left, and yield the function that advances it."""
+def counter(title: str, total: float, unit: str, show: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a bar with rate and time left, and yield the function that advances it, and may note a metric beside it."""
     if not show:
-        yield lambda amount: None
+        yield lambda amount, note="": None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task(title, total=int(total), unit=unit)
-        yield lambda amount: progress.advance(task, amount)
+        yield lambda amount, note="": progress.update(task, advance=amount, description=f"{title} {note}".strip())

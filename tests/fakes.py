@@ -110,6 +110,42 @@ class PerfectModel(WorldModel):
         return state[:, -1:].float() / 255
 
 
+class PerfectCartPole(WorldModel):
+    """Knows the equations of Gymnasium's CartPole; its state is the vector."""
+
+    capabilities = frozenset({"step", "reward", "decode"})
+    state_shape = feature_shape = (4,)
+
+    def build(self, spec: Spec) -> None:
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def loss(self, batch):
+        loss = (self.one - 2) ** 2
+        return loss, {"loss": loss.detach()}, None
+
+    def initial(self, batch_size: int) -> torch.Tensor:
+        return torch.zeros(batch_size, 4)
+
+    def observe(self, state, action, observation, is_first) -> torch.Tensor:
+        return observation
+
+    def encode(self, batch) -> torch.Tensor:
+        return batch.observation
+
+    def step(self, state: torch.Tensor, action: torch.Tensor) -> Step:
+        _, speed, angle, turn = state.unbind(1)
+        force = 20.0 * action - 10.0
+        push = (force + 0.05 * turn**2 * angle.sin()) / 1.1
+        turning = (9.8 * angle.sin() - angle.cos() * push) / (0.5 * (4 / 3 - 0.1 * angle.cos() ** 2 / 1.1))
+        moving = push - 0.05 * turning * angle.cos() / 1.1
+        after = state + 0.02 * torch.stack([speed, moving, turn, turning], dim=1)
+        stands = (after[:, 0].abs() <= 2.4) & (after[:, 2].abs() <= 12 * torch.pi / 180)
+        return Step(after, torch.ones(len(state)), stands.float())
+
+    def decode(self, state: torch.Tensor) -> torch.Tensor:
+        return state
+
+
 def play(path, num_rows: int, lanes: int = 4, validation_lanes: int = 1, limit: int = 25, seed: int = 0) -> ReplayStore:
     """Return a store of DotWorld under random actions."""
     store = ReplayStore.create(

@@ -12,46 +12,29 @@ from torch import Tensor, nn
 from modules.batch import Batch
 
 
-class Outcomes(nn.Module):
-    """Reward and continuation: the head and its losses.
-
-    The head looks closely, at the finest features there are: what decides is often a pixel. It pools them by maximum,
-    so that one place suffices, and by mean; a learned map tells the places apart.
+class VectorOutcomes(nn.Module):
+    """Reward and continuation, read off a vector: the head and its losses.
 
     Args:
-        channels: of the finest features.
-        height: of them.
-        width: of them.
+        size: of the vector.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        looks: channels of the look.
     """
 
     signs: Tensor
     offset: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        reward_loss: Literal["categorical", "real"] = "categorical",
-        looks: int = 32,
-    ) -> None:
+    def __init__(self, size: int, reward_loss: Literal["categorical", "real"] = "categorical") -> None:
         super().__init__()
         self.reward_loss = reward_loss
-        self.look = nn.Conv2d(channels, looks, 3, stride=2, padding=1)
-        self.position = nn.Parameter(torch.zeros(looks, math.ceil(height / 2), math.ceil(width / 2)))
-        self.hidden = nn.Linear(2 * looks, 128)
+        self.hidden = nn.Linear(size, 128)
         self.last = nn.Linear(128, 1 + (3 if reward_loss == "categorical" else 1))
         self.register_buffer("signs", torch.tensor([-1.0, 0.0, 1.0]), persistent=False)
         # A buffer, not the last layer's bias: ranks that see different rows would start with different parameters.
         self.register_buffer("offset", torch.zeros(self.last.out_features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (B, C, H, W) to the reward's logits (B, 3) or value (B, 1) and the continuation's logit (B,)."""
-        seen = F.relu(self.look(features) + self.position)
-        seen = torch.cat([seen.amax(dim=(2, 3)), seen.mean(dim=(2, 3))], dim=1)
-        outcomes = self.last(F.relu(self.hidden(seen))).float() + self.offset
+        """Map vectors (B, D) to the reward's logits (B, 3) or value (B, 1) and the continuation's logit (B,)."""
+        outcomes = self.last(F.relu(self.hidden(features))).float() + self.offset
         return outcomes[:, :-1], outcomes[:, -1]
 
     def reward_losses(self, output: Tensor, reward: Tensor) -> Tensor:
@@ -84,3 +67,35 @@ class Outcomes(nn.Module):
         else:
             self.offset[:-1] = reward.mean()
         self.offset[-1] = (goes_on / ends).log()
+
+
+class Outcomes(VectorOutcomes):
+    """Reward and continuation, read off a picture's features.
+
+    The head looks closely, at the finest features there are: what decides is often a pixel. It pools them by maximum,
+    so that one place suffices, and by mean; a learned map tells the places apart.
+
+    Args:
+        channels: of the finest features.
+        height: of them.
+        width: of them.
+        reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
+        looks: channels of the look.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        reward_loss: Literal["categorical", "real"] = "categorical",
+        looks: int = 32,
+    ) -> None:
+        super().__init__(2 * looks, reward_loss)
+        self.look = nn.Conv2d(channels, looks, 3, stride=2, padding=1)
+        self.position = nn.Parameter(torch.zeros(looks, math.ceil(height / 2), math.ceil(width / 2)))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features (B, C, H, W) to the reward's logits (B, 3) or value (B, 1) and the continuation's logit (B,)."""
+        seen = F.relu(self.look(features) + self.position)
+        return super().forward(torch.cat([seen.amax(dim=(2, 3)), seen.mean(dim=(2, 3))], dim=1))

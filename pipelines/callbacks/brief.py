@@ -1,18 +1,19 @@
-"""Evaluations and searches that cost next to nothing."""
+"""Evaluations, searches and evolutions that cost next to nothing."""
 
 from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 
 from pipelines.callbacks.evaluate import Evaluate
+from pipelines.callbacks.evolve import Evolve
 from pipelines.search.search import Search
 
 
 class Brief(Callback):
-    """Cuts every evaluation and search of the run short: what configs/debug.yaml adds, to see that everything works.
+    """Cuts every evaluation, search and evolution short: what configs/debug.yaml adds, to see that everything works.
 
     Args:
-        episodes: per evaluation, at most.
+        episodes: per evaluation, and generations per round of an evolution, at most.
         max_steps: after which they are given up.
         simulations: per search, at most.
     """
@@ -23,7 +24,7 @@ class Brief(Callback):
         self.simulations = simulations
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Change the settings of `Evaluate`, and of all that searches."""
+        """Change the settings of `Evaluate`, of `Evolve`, and of all that searches."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             search = getattr(callback, "search", None)
             if isinstance(search, Search):
@@ -32,3 +33,5 @@ class Brief(Callback):
                 callback.episodes = min(self.episodes, callback.episodes)
                 callback.final_episodes = min(self.episodes, callback.final_episodes)
                 callback.max_steps = self.max_steps
+            if isinstance(callback, Evolve):
+                callback.shorten(self.episodes, self.max_steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
@@ -14,6 +15,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating, imagine
+from modules.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -145,20 +147,9 @@ class Dreaming(Callback):
         }
 
     def starts(self, data: Any, agent: Agent) -> torch.Tensor:
-        """Return states (num_dreams, *state_shape) that real rows led to, none of which closes an episode."""
-        wanted = self.num_dreams
-        rows = data.openings(self.openings, self.context) if self.openings else None
-        chosen = []
-        while wanted:
-            if rows is None:
-                rows = data.sample(2 * wanted, self.context, source=self.generator, recent=self.recent or 0)
-            rows = rows.to(agent.device)
-            with torch.no_grad(), evaluating(agent.world_model):
-                states = agent.world_model.encode(rows)[:, -1]
-            chosen.append(states[~rows.is_last[:, -1]][:wanted])
-            wanted -= len(chosen[-1])
-            rows = None
-        return torch.cat(chosen)
+        """Return states (num_dreams, *state_shape) that dreams start from."""
+        model = agent.world_model
+        return starts(data, model, self.num_dreams, self.context, self.openings, self.recent, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counters and every rank's generator; dreams are dreamed anew."""
@@ -168,3 +159,38 @@ class Dreaming(Callback):
         """Go on counting, and remember the generators until the run starts."""
         self.counts = state_dict["counts"]
         self.rank_generator.load_state_dict(state_dict["generators"])
+
+
+def starts(
+    data: Any,
+    model: WorldModel,
+    num: int,
+    context: int,
+    openings: int,
+    recent: int | None,
+    source: np.random.Generator,
+) -> torch.Tensor:
+    """Return states (num, *state_shape) that real rows led to, none of which closes an episode.
+
+    Args:
+        data: the datamodule.
+        model: observes the rows.
+        num: dreams.
+        context: rows that the model observes.
+        openings: of the dreams, how many start where an episode opens, as far as there are such.
+        recent: start from the last so many rows of each lane only; null starts anywhere in the store.
+        source: of the draws.
+    """
+    wanted = num
+    rows = data.openings(openings, context) if openings else None
+    chosen = []
+    while wanted:
+        if rows is None:
+            rows = data.sample(2 * wanted, context, source=source, recent=recent or 0)
+        rows = rows.to(model.device)
+        with torch.no_grad(), evaluating(model):
+            states = model.encode(rows)[:, -1]
+        chosen.append(states[~rows.is_last[:, -1]][:wanted])
+        wanted -= len(chosen[-1])
+        rows = None
+    return torch.cat(chosen)

@@ -64,7 +64,7 @@ class Evaluate(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
-        env_steps = trainer.datamodule.env_steps * trainer.world_size  # type: ignore[attr-defined]
+        env_steps = trainer.datamodule.real_steps * trainer.world_size  # type: ignore[attr-defined]
         over = not isinstance(pl_module, Agent) or pl_module.rounds.ends(trainer.global_step)
         if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = env_steps
@@ -110,7 +110,7 @@ class Evaluate(Callback):
                 epsilon=self.epsilon,
                 max_steps=self.max_steps,
                 show=final,
-                env_steps=data.env_steps * trainer.world_size,
+                env_steps=data.real_steps * trainer.world_size,
                 updates=trainer.global_step,
                 experiment=folder.parent.name if folder.name.isdigit() else folder.name,
                 run_seed=run_seed(),

@@ -44,7 +44,7 @@ class Openings(Callback):
                 self.kept = self._take(data) or self.kept
         checkpoint["world"] = data.name
         checkpoint["description"] = data.description
-        checkpoint["env_steps"] = data.env_steps * trainer.world_size
+        checkpoint["env_steps"] = data.real_steps * trainer.world_size
         if self.kept is not None:
             checkpoint["openings"] = self.kept
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
+from pipelines.memory import free_bytes
 from pipelines.search import compiled
 from pipelines.search.contract import States
 
@@ -33,21 +33,6 @@ class Node:
     """Of the action that led here."""
     depth: int
     proven: bool
-
-
-def available_memory() -> int | None:
-    """Return the bytes that this machine can still give, or None where it does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def gather(states: States, indices: np.ndarray) -> States:
@@ -96,7 +81,7 @@ class Tree:
         if isinstance(roots, Tensor) and roots.device.type == "cpu" and more_nodes:
             size += nodes * roots.nbytes
         # Reading what is left takes as long as a small search.
-        left = available_memory() if size > 2**26 else None
+        left = free_bytes() if size > 2**26 else None
         if left is not None and size > left:
             raise UserError(
                 f"a search of {batch} roots with {nodes} nodes and {edges} actions each takes {size / 2**30:.1f} GiB "

@@ -16,7 +16,10 @@ def small(config: Path | str) -> list[str]:
     model = yaml.safe_load(Path(config).read_text())["model"]
     if model["init_args"].get("size", "vector") != "vector":
         return ["--model.size", "debug"]
-    if "size" in model["init_args"].get("world_model", {}).get("init_args", {}):
+    world_model = model["init_args"].get("world_model", {}).get("init_args", {})
+    if "vae" in world_model:
+        return ["--model.world_model.vae.channels", "[4,4,4]"]
+    if "size" in world_model:
         return ["--model.world_model.size", "debug", "--data.size", "[42, 42]"]
     return []
 

@@ -67,7 +67,7 @@ def test_they_are_taken_once_there_are_enough(tmp_path):
         return store
 
     def first_rows(opens: list[bool]) -> list[int] | None:
-        kept = save(callback, SimpleNamespace(store=store(opens), name="counting", description={}, env_steps=0)).get(
+        kept = save(callback, SimpleNamespace(store=store(opens), name="counting", description={}, real_steps=0)).get(
             "openings"
         )
         return None if kept is None else kept["observation"][:, 0, 0].int().tolist()

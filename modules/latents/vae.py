@@ -1,0 +1,216 @@
+"""A picture as a few numbers: the convolutional variational autoencoder of World Models (Ha & Schmidhuber 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.world_model import Spec, WorldModel
+
+LOG_STD_BOUNDS = (-8.0, 4.0)
+"""Of the posterior: an encoder that diverges shows in the loss, not as a number that is none."""
+
+FOREGROUND = 0.05
+"""By how much of the brightest white a pixel of the foreground differs from the median picture, at least."""
+
+
+class VAE(WorldModel):
+    """Encodes the newest frame as a Gaussian over z, and paints frames from z (Kingma & Welling 2014).
+
+    By itself it predicts nothing: its state is z, the mean of the posterior, and whatever policy sees z learns
+    model-free. `modules.latents.mdn_rnn` dreams in z.
+
+    Four convolutions of 4 x 4 pixels with stride 2 encode, a linear layer and as many transposed ones, of 5 or 6 pixels
+    as the size of the picture wants it, paint: for 64 x 64 x 3 these are the paper's networks.
+
+    Args:
+        latent_size: numbers in z; 32 for the paper's car racing, 64 for its Doom.
+        channels: of the encoder's convolutions; the decoder has the same in reverse.
+        kl_tolerance: nats per number of z below which the divergence from the prior costs nothing more: the paper's
+            floor, 0.5.
+        kl_weight: of the divergence, beside the squared error summed over a picture.
+        foreground_weight: how much more a pixel's error counts where the frame differs from the median picture, which
+            `refit` takes. 1 in the paper, whose worlds have no small things that matter.
+        num_frames: of a batch that an update learns from, drawn anew; null takes all.
+        lr: peak learning rate of AdamW; 1e-4 in the paper.
+        weight_decay: of AdamW.
+        warmup: updates over which the learning rate rises.
+        decay: let the learning rate fall to 0 along a cosine over the run.
+    """
+
+    capabilities = frozenset({"decode"})
+    offset: Tensor
+
+    def __init__(
+        self,
+        latent_size: int = 32,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        kl_tolerance: float = 0.5,
+        kl_weight: float = 1.0,
+        foreground_weight: float = 1.0,
+        num_frames: int | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        decay: bool = False,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        if latent_size < 1 or not channels or min(channels) < 1:
+            raise UserError(f"the VAE needs latent_size and channels of at least 1: got {latent_size}, {channels}")
+        if num_frames is not None and num_frames < 1:
+            raise UserError(f"num_frames of the VAE must be at least 1, or null for all: got {num_frames}")
+        self.latent_size = latent_size
+        self.channels = channels
+        self.kl_tolerance, self.kl_weight = kl_tolerance, kl_weight
+        self.foreground_weight = foreground_weight
+        self.num_frames = num_frames
+        self.updates = 0
+
+    def build(self, spec: Spec) -> None:
+        """Make the networks for frames (C, H, W)."""
+        if len(spec.observation_shape) != 3:
+            raise UserError(
+                f"the VAE encodes frames (C, H, W): observations are {spec.observation_shape}; try modules.states"
+            )
+        self.state_shape = self.feature_shape = (self.latent_size,)
+        self.frame_channels = spec.observation_shape[0]
+        self.encoder, width = encoder(spec.observation_shape, self.channels)
+        self.posterior = nn.Linear(width, 2 * self.latent_size)
+        self.decoder = decoder(self.latent_size, spec.observation_shape, self.channels)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("offset", torch.zeros(spec.observation_shape))
+
+    @torch.no_grad()
+    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+        """Let a fresh decoder start from the median picture: what never changes need not be learned."""
+        if self.updates or self.offset.any():
+            return
+        assert batch.observation is not None
+        median = self.newest(batch.observation.flatten(0, 1)).median(dim=0).values
+        self.offset.copy_(median.clamp(0.01, 0.99).logit())
+
+    def newest(self, observation: Tensor) -> Tensor:
+        """Return the newest frames in [0, 1], (..., C, H, W), of uint8 stacks (..., stack * C, H, W)."""
+        return observation[..., -self.frame_channels :, :, :].float() / 255
+
+    def infer(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and logarithm of the standard deviation (B, Z) of z, given frames (B, C, H, W) in [0, 1]."""
+        mean, log_std = self.posterior(self.encoder(frames)).float().chunk(2, dim=1)
+        return mean, log_std.clamp(*LOG_STD_BOUNDS)
+
+    def paint(self, z: Tensor) -> Tensor:
+        """Return frames (B, C, H, W) in [0, 1] of z (B, Z)."""
+        return (self.decoder(z).float() + self.offset).sigmoid()
+
+    def weights(self, frames: Tensor) -> Tensor:
+        """Return what the pixels of frames (B, C, H, W) count for: more where they differ from the median picture."""
+        foreground = (frames - self.offset.sigmoid()).abs() > FOREGROUND
+        return 1 + (self.foreground_weight - 1) * foreground
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
+        """Return squared error plus floored divergence (appendix A.1), the means over frames.
+
+        The parts are reconstruction, a weighted sum over the pixels; its plain mean over pixels, mse;
+        the divergence in nats before the floor, kl; and how many numbers of z say anything, active.
+        """
+        assert batch.observation is not None
+        frames = self.newest(batch.observation).flatten(0, 1)
+        # A frame that closes an episode need not be one that was drawn.
+        index = (~batch.is_last).flatten().nonzero()[:, 0]
+        if self.training and self.num_frames is not None and self.num_frames < len(index):
+            index = index[torch.randperm(len(index), device=index.device)[: self.num_frames]]
+        if len(index) < len(frames):
+            frames = frames[index]
+        mean, log_std = self.infer(frames)
+        z = mean + log_std.exp() * torch.randn_like(mean)
+        squared = (self.paint(z) - frames).square()
+        weighted = squared if self.foreground_weight == 1 else self.weights(frames) * squared
+        reconstruction = weighted.sum(dim=(1, 2, 3)).mean()
+        per_number = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
+        kl = per_number.sum(dim=1)
+        floored = kl.clamp(min=self.kl_tolerance * self.latent_size).mean()
+        loss = reconstruction + self.kl_weight * floored
+        parts = {
+            "loss": loss,
+            "reconstruction": reconstruction,
+            "mse": squared.mean(),
+            "kl": kl.mean(),
+            "active": (per_number.mean(dim=0) > 0.1).float().sum(),
+        }
+        return loss, {name: part.detach() for name, part in parts.items()}, None
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the means of z, of all observations at once."""
+        assert batch.observation is not None
+        return self.infer(self.newest(batch.observation.flatten(0, 1)))[0].unflatten(0, batch.shape)
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Return zeros, the prior's mean."""
+        return torch.zeros(batch_size, self.latent_size, device=self.device)
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
+        """Return the mean of z; nothing before the observation counts."""
+        return self.infer(self.newest(observation))[0]
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Return the frame in [0, 1], (B, C, H, W)."""
+        return self.paint(state)
+
+    def updated(self) -> None:
+        """Count: `refit` leaves a decoder alone that has learned."""
+        self.updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what the checkpoint keeps beside the weights."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self.updates = state["updates"]
+
+
+def encoder(frame_shape: Sequence[int], channels: Sequence[int]) -> tuple[nn.Sequential, int]:
+    """Return convolutions of stride 2 from (C, H, W) to a flat vector, and its length; 1024 in the paper."""
+    before, *size = frame_shape
+    layers: list[nn.Module] = []
+    for after in channels:
+        kernel = [min(4, length) for length in size]
+        layers += [nn.Conv2d(before, after, kernel, stride=2), nn.ReLU()]  # type: ignore[arg-type]
+        before, size = after, [(length - k) // 2 + 1 for length, k in zip(size, kernel, strict=True)]
+    return nn.Sequential(*layers, nn.Flatten()), before * math.prod(size)
+
+
+def decoder(latent_size: int, frame_shape: Sequence[int], channels: Sequence[int]) -> nn.Sequential:
+    """Return a linear layer and transposed convolutions of stride 2 from z to the logits (C, H, W) of a picture.
+
+    From the picture back to the first layer, a side of s pixels comes from one of (s - k) / 2 + 1 by the largest kernel
+    k of at most 6 that divides evenly: 64 from 30, 13, 5 and 1 by kernels of 6, 6, 5 and 5, as in the paper.
+    """
+    color, *size = frame_shape
+    kernels: list[list[int]] = []
+    for _ in channels:
+        kernel = [max(k for k in range(1, 7) if k <= length and (length - k) % 2 == 0) for length in size]
+        kernels.insert(0, kernel)
+        size = [(length - k) // 2 + 1 for length, k in zip(size, kernel, strict=True)]
+    first = max(channels[-1], 4 * channels[-1] // math.prod(size))
+    widths = [first, *reversed(channels[:-1]), color]
+    layers: list[nn.Module] = [nn.Linear(latent_size, first * math.prod(size)), nn.Unflatten(1, (first, *size))]
+    for before, after, kernel in zip(widths[:-1], widths[1:], kernels, strict=True):
+        spread = Spread if len(layers) == 2 and size == [1, 1] else nn.ConvTranspose2d
+        layers += [spread(before, after, kernel, stride=2), nn.ReLU()]  # type: ignore[arg-type]
+    return nn.Sequential(*layers[:-1])
+
+
+class Spread(nn.ConvTranspose2d):
+    """A transposed convolution of a single pixel: one matrix product, which is four times as quick."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, C, 1, 1) to (B, C', k, k)."""
+        assert self.bias is not None
+        spread = x.flatten(1) @ self.weight.flatten(1)
+        return spread.unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]
