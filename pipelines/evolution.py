@@ -40,13 +40,8 @@ class Evolution:
 
     def __init__(self, start: np.ndarray, sigma: float, population: int, covariance: Covariance, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        self.start, self.sigma, self.population, self.covariance = (
-            start.astype(np.float64),
-            sigma,
-            population,
-            covariance,
-        )
-        self.seed = seed
+        self.start = start.astype(np.float64)
+        self.sigma, self.population, self.covariance, self.seed = sigma, population, covariance, seed
         self.told: list[np.ndarray] = []
         options = {
             "popsize": population,
