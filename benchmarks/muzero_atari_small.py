@@ -4,9 +4,9 @@
 
 Runs `gumbel_muzero__atari_small` as its configuration is and with `model.consistency_weight=0`, each on one thread, two
 at a time: 64 x 64 pixels, 16 simulations. "search" is 30 episodes played by search at the end, "policy" the likeliest
-actions of the network alone in 30 more, both with one random action in twenty, as Mnih et al. (2015) evaluate, and given
-up after 3,000 steps; "random" is 30 episodes of uniformly random play. Whether a mean is above another is tested by
-permutation.
+actions of the network alone in 30 more, both with one random action in twenty, as Mnih et al. (2015) evaluate, and
+given up after 3,000 steps; "random" is 30 episodes of uniformly random play. Whether a mean is above another is tested
+by permutation.
 """
 
 from __future__ import annotations

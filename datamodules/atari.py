@@ -37,6 +37,7 @@ class AtariReplay(ReplayData):
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
         prioritised: draw training windows by what they have to teach; null draws uniformly.
+        frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class AtariReplay(ReplayData):
         extras: tuple[str, ...] = (),
         seed: int | None = None,
         prioritised: Prioritised | None = None,
+        frames_on_device: bool = False,
     ) -> None:
         super().__init__(
             num_envs=num_envs,
@@ -73,6 +75,7 @@ class AtariReplay(ReplayData):
             extras=extras,
             seed=seed,
             prioritised=prioritised,
+            frames_on_device=frames_on_device,
         )
         self.game = None if game is None else canonical_game(game)
         self.protocol: Literal["atari100k", "machado2018"] | None = protocol

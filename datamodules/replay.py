@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.device_frames import DeviceFrames
 from datamodules.episodes import Episodes
 from datamodules.replay_format import COLUMNS, Head, HeadFile, Layout, difference, row_checksum
 from modules.batch import Batch
@@ -56,6 +57,15 @@ class ReplayStore:
         self._flat_records = self._records.reshape(-1)
         self._scratch = np.zeros(self.lanes, layout.record)
         self._episodes = Episodes(self._records["is_first"], self._head)
+        self._device_frames: DeviceFrames | None = None
+
+    def keep_frames_on(self, device: torch.device) -> None:
+        """Gather observations on a device from now on, whose memory must hold all the room that the store has."""
+        try:
+            self._device_frames = DeviceFrames(self._observations, device)
+        except torch.OutOfMemoryError:
+            size = self._observations.nbytes / 2**30
+            raise UserError(f"the frames of {self.path} take {size:.1f} GiB, which {device} has not left") from None
 
     @classmethod
     def create(
@@ -129,7 +139,7 @@ class ReplayStore:
         """Let go of the files and of the lock; the store is of no use afterwards."""
         self._lock.close()
         del self._maps, self._head, self._observations, self._records, self._flat_observations, self._flat_records
-        del self._episodes
+        del self._episodes, self._device_frames
 
     def flush(self) -> None:
         """Write everything to the disk itself, rows before the head. Only a power cut needs it; a kill does not."""
@@ -344,8 +354,11 @@ class ReplayStore:
             frame = np.maximum(row[..., None] - np.arange(frame_stack - 1, -1, -1), opening[..., None])  # (B, T, n)
             frame_index = base[..., None] + frame % self._slots
             first = frame.min((1, 2))
-        # One take of whole frames, repeated ones included: as quick as copying the same bytes.
-        observation = np.take(self._flat_observations, frame_index, axis=0)
+        if self._device_frames is None:
+            # One take of whole frames, repeated ones included: as quick as copying the same bytes.
+            observation = torch.from_numpy(np.take(self._flat_observations, frame_index, axis=0))
+        else:
+            observation = self._device_frames.take(frame_index.reshape(-1), head)
         channels, *rest = self.observation_shape
         batch = Batch(
             action=_column(record, "action"),
@@ -353,7 +366,7 @@ class ReplayStore:
             continuation=1 - _column(record, "terminated").float(),
             is_first=_column(record, "is_first"),
             is_last=_column(record, "is_last"),
-            observation=torch.from_numpy(observation.reshape(*row.shape, frame_stack * channels, *rest)),
+            observation=observation.reshape(*row.shape, frame_stack * channels, *rest),
             extras={name: _column(record, name) for name in self.extras},
         )
         return batch, first

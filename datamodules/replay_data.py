@@ -61,6 +61,7 @@ class ReplayData(LightningDataModule, ABC):
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
         prioritised: draw training windows by what they have to teach; null draws uniformly.
+        frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ReplayData(LightningDataModule, ABC):
         extras: tuple[str, ...],
         seed: int | None,
         prioritised: Prioritised | None = None,
+        frames_on_device: bool = False,
     ) -> None:
         super().__init__()
         self.num_envs = num_envs
@@ -93,6 +95,7 @@ class ReplayData(LightningDataModule, ABC):
         self.extras = tuple(extras)
         self.seed = seed
         self.prioritised = prioritised
+        self.frames_on_device = frames_on_device
         self.rank = 0
         self.unstored_steps = 0
         """Real steps of this rank that were played beside the store, and learned from."""
@@ -145,10 +148,12 @@ class ReplayData(LightningDataModule, ABC):
         self.generator = generator(self.rank, "replay", self.seed)
         if self.path is not None:
             self.store = self.open(self.path)
-            return
-        assert self.trainer is not None
-        path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
-        self.store = self.open(path, writable=True) if path.exists() else self.create(path)
+        else:
+            assert self.trainer is not None
+            path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
+            self.store = self.open(path, writable=True) if path.exists() else self.create(path)
+        if self.frames_on_device and self.trainer and self.trainer.strategy.root_device.type != "cpu":
+            self.store.keep_frames_on(self.trainer.strategy.root_device)
 
     def open(self, path: Path, writable: bool = False) -> ReplayStore:
         """Open a store, which must be of this world and have the extra columns."""

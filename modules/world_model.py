@@ -58,6 +58,8 @@ class WorldModel(lightning.LightningModule):
     """Of sampled steps; 0 is the mode."""
     max_horizon: int | None = None
     """Steps that it can dream at most; null where there is no limit."""
+    capturable: bool = False
+    """Whether a CUDA graph may replay its step and its policy: they always do the same, whatever the numbers are."""
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, warmup: int = 0, decay: bool = False) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from modules.imagination import evaluating
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
 from pipelines.search.evaluators import NetworkEvaluator
+from pipelines.search.graphed import Graphed
 from pipelines.search.rules import Gumbel
 from pipelines.search.search import Result, Search
 
@@ -209,12 +210,15 @@ class SearchActor(ModelActor):
         self.search = search.greedy() if greedy else search
         self.temperature = 0.0 if greedy or isinstance(search.rule, Gumbel) else temperature
         self.evaluate = NetworkEvaluator(model, policy)
+        self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
         """What the last search found."""
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Search, and play what it found."""
-        found = self.search.run(state, self.model, self.evaluate, legal=legal_actions, generator=self.generator)
+        found = self.search.run(
+            state, self.model, self.evaluate, legal=legal_actions, generator=self.generator, expand=self.expand
+        )
         self.found = found
         moves = np.eye(found.policy.shape[1])[found.draw(self.temperature, self.generator)]
         return self.take(moves, legal_actions), {"search_policy": found.policy, "root_value": found.value}

@@ -59,6 +59,7 @@ class MuZero(WorldModel):
     """
 
     capabilities = frozenset({"step", "reward"})
+    capturable = True
 
     def __init__(
         self,

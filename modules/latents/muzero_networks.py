@@ -227,6 +227,8 @@ class MuZeroNetworks(nn.Module):
             0 predicts every reward by itself.
     """
 
+    capturable = True
+
     def __init__(
         self,
         spec: Spec,

@@ -15,6 +15,7 @@ from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.latents.muzero import MuZero
 from pipelines.search.evaluators import NetworkEvaluator
+from pipelines.search.graphed import Graphed
 from pipelines.search.search import Search
 
 
@@ -50,6 +51,9 @@ class Reanalyse(Callback):
                 "they must be the same"
             )
         self.generator = self.rank_generator.start(trainer.global_rank)
+        self.networks = pl_module.steady
+        self.evaluate = NetworkEvaluator(self.networks, self.networks.policy)
+        self.expand = Graphed(self.networks, self.evaluate)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
@@ -67,12 +71,9 @@ class Reanalyse(Callback):
         assert batch.observation is not None
         windows = max(1, round(self.fraction * batch.shape[0]))
         rows = batch.shape[1] if model.bootstrap == "root_value" else model.unroll + 1
-        networks = model.steady
-        with evaluating(networks):
-            roots = networks.represent(batch.observation[:windows, :rows].flatten(0, 1))
-            found = self.search.run(
-                roots, networks, NetworkEvaluator(networks, networks.policy), generator=self.generator
-            )
+        with evaluating(self.networks):
+            roots = self.networks.represent(batch.observation[:windows, :rows].flatten(0, 1))
+            found = self.search.run(roots, None, self.evaluate, generator=self.generator, expand=self.expand)
         self.searched += windows * rows
 
         def refreshed(name: str, values: np.ndarray) -> Tensor:
