@@ -110,8 +110,6 @@ class MuZero(WorldModel):
         size = SIZES[self.size]
         self.networks = MuZeroNetworks(spec, size, self.norm, self.state_norm, self.support, self.value_prefix)
         self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
-        if len(spec.observation_shape) == 3:
-            self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.consistency_weight:
             projection, hidden = size.projection
             # Centred over the batch, whatever the norm: pictures that hardly differ would agree from the start.
