@@ -16,8 +16,9 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def model_on(device: str) -> MuZero:
     """An untrained model whose heads say something."""
     torch.manual_seed(0)
-    model = MuZero("debug", norm="batch", value_prefix=3).eval()
+    model = MuZero("debug", norm="batch", value_prefix=3)
     model.build_from(Spec((1, 32, 32), 1, 4))
+    model.eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.to(device)
