@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.replay import ReplayStore
@@ -33,19 +34,33 @@ class Collector:
 
     Args:
         environment: its N environments fill the store's lanes in order.
-        store: open for writing. Rows that it holds already belong to runs that were cut: new episodes begin.
+        store: open for writing. Without a state, rows that it holds already belong to runs that were cut: new episodes
+            begin.
+        state: of `state_dict`, to go on with the episodes that were running.
     """
 
-    def __init__(self, environment: VectorEnvironment, store: ReplayStore) -> None:
+    def __init__(self, environment: VectorEnvironment, store: ReplayStore, state: dict[str, Any] | None = None) -> None:
         assert environment.num_envs == store.lanes
         self.environment = environment
         self.store = store
-        self.observation = environment.reset(stream=store.rows)
-        self.is_first = np.ones(environment.num_envs, bool)
-        self.is_last = np.zeros(environment.num_envs, bool)
         self.returns: list[float] = []
         """Of the episodes that ended since somebody last emptied the list, raw."""
-        self._return = np.zeros(environment.num_envs)
+        if state is None:
+            self.observation = environment.reset(stream=store.rows)
+            self.is_first = np.ones(environment.num_envs, bool)
+            self.is_last = np.zeros(environment.num_envs, bool)
+            self._return = np.zeros(environment.num_envs)
+        else:
+            self.observation = environment.load_state_dict(state["environment"])
+            self.is_first, self.is_last = state["is_first"].numpy().copy(), state["is_last"].numpy().copy()
+            self._return = state["return"].numpy().copy()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return how the running episodes stand; None where the environment cannot go on with them."""
+        if (environment := self.environment.state_dict()) is None:
+            return None
+        kept = {"is_first": self.is_first, "is_last": self.is_last, "return": self._return}
+        return {"environment": environment, **{name: torch.from_numpy(value.copy()) for name, value in kept.items()}}
 
     def step(self, actor: Actor) -> None:
         """Let the actor act once in every environment."""

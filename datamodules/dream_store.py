@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -60,6 +62,18 @@ class DreamStore:
         """Forget the dreams of models older than a version."""
         keep = self._versions >= version
         self._order, self._versions = self._order[keep], self._versions[keep]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the dreams, oldest first, and the versions of their models."""
+        rows = vars(self.gather(np.arange(len(self))).to("cpu")) if len(self) else None
+        return {"rows": rows, "versions": torch.from_numpy(self._versions.copy())}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Keep the dreams of a `state_dict`, and no others."""
+        self.clear()
+        if state["rows"] is not None:
+            self.append(Batch(**state["rows"]).to(device), version=0)
+            self._versions = state["versions"].numpy().copy()
 
     def gather(self, index: np.ndarray) -> Batch:
         """Return dreams (B, T) by their age, oldest first."""

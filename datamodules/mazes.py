@@ -10,7 +10,6 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.environments.mazes import MazeEnvironments
-from datamodules.ranks import gather
 from datamodules.replay_data import ReplayData
 from modules.batch import Batch
 from modules.errors import UserError
@@ -118,21 +117,3 @@ class MazeReplay(ReplayData):
         if not self.store.writable:
             return super().train_dataloader()
         return DataLoader(Newest(self), batch_size=None, num_workers=0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Keep the clocks that change the mazes as well."""
-        assert self.store is not None
-        clock = self._clock().tolist() if self.store.writable else []
-        return {**super().state_dict(), "clocks": gather(clock)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in mazes that have changed if they had."""
-        super().load_state_dict(state_dict)
-        assert self.store is not None
-        if self.store.writable:
-            clocks = state_dict["clocks"]
-            self._clock()[:] = clocks[self.rank % len(clocks)]
-
-    def _clock(self) -> np.ndarray:
-        assert isinstance(self.environment, MazeEnvironments)
-        return self.environment.clock

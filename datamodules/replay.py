@@ -1,10 +1,11 @@
 """The memory-mapped replay store and its sampling.
 
 A store is a folder: `meta.json` says what it holds, `observation.bin` and `rows.bin` are rings of rows per lane, and
-`head.bin` says which rows are valid. Row r of a lane lies in slot r % (capacity + 1): the slot beyond the capacity
-makes the row that an append overwrites one that is no longer valid. An append writes its rows first and moves the
-head last, by one aligned 8-byte store, so that a process killed at any moment leaves exactly the rows whose append
-had returned. Every row has a checksum of its bytes, its lane and its number, which `open` verifies.
+`head.bin` says which rows are valid. Row r of a lane lies in slot r % (capacity + spare + 1): the slot beyond them
+makes the row that an append overwrites one that is no longer valid. Spare rows are older than the capacity, and come
+back where a store is cut back to a checkpoint's cursor. An append writes its rows first and moves the head last, by one
+aligned 8-byte store, so that a process killed at any moment leaves exactly the rows whose append had returned. Every
+row has a checksum of its bytes, its lane and its number, which `open` verifies.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ReplayStore:
                 ("rows.bin", layout.record, (self.lanes, self._slots)),
             ]
         ]
-        self._head = HeadFile(path, self.capacity, writable)
+        self._head = HeadFile(path, self.capacity, layout.spare, writable)
         self._observations, self._records = (np.asarray(mapped) for mapped in self._maps)
         self._flat_observations = self._observations.reshape(self.lanes * self._slots, -1)
         self._flat_records = self._records.reshape(-1)
@@ -78,6 +79,7 @@ class ReplayStore:
         capacity: int,
         observation_dtype: Any = np.uint8,
         validation_lanes: int = 0,
+        spare: int = 0,
         extras: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> ReplayStore:
@@ -91,6 +93,7 @@ class ReplayStore:
             capacity: rows kept per lane.
             observation_dtype: uint8 or float32.
             validation_lanes: the last lanes, held out of sampling for training.
+            spare: rows kept per lane beyond the capacity, out of sight, for who cuts the store back.
             extras: further columns, name to (dtype, shape).
             description: plain JSON that says what the rows are: game, protocol, action meanings.
 
@@ -104,6 +107,7 @@ class ReplayStore:
             lanes=lanes,
             capacity=capacity,
             validation_lanes=validation_lanes,
+            spare=spare,
             extras={name: (str(dtype), tuple(shape)) for name, (dtype, shape) in (extras or {}).items()},
             description=dict(description or {}),
         )
@@ -218,7 +222,7 @@ class ReplayStore:
     def truncate(self, rows: int) -> None:
         """Cut every lane back to a checkpoint's cursor, by one atomic store.
 
-        What was overwritten since does not come back: `oldest` stays where it is.
+        As many old rows come back as were spare; what was overwritten since does not.
 
         Raises:
             UserError: the cursor lies outside what is stored.

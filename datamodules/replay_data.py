@@ -23,6 +23,10 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.world_model import Spec
 
+SPARE = 2048
+"""Rows of a lane beyond the capacity: a run that goes back to its last checkpoint finds all that it learned from then,
+if no more than so many were played since."""
+
 
 class Windows(IterableDataset):
     """Endless training batches, or a fixed number of held-out ones."""
@@ -100,6 +104,8 @@ class ReplayData(LightningDataModule, ABC):
         self.unstored_steps = 0
         """Real steps of this rank that were played beside the store, and learned from."""
         self.store: ReplayStore | None = None
+        self.running: dict[str, Any] | None = None
+        """How the episodes stood in the checkpoint that the run goes on from."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
         if sequence_length < 2:
@@ -176,6 +182,7 @@ class ReplayData(LightningDataModule, ABC):
             lanes=environment.num_envs,
             validation_lanes=self.num_validation_envs,
             capacity=-(-self.capacity // self.num_envs),
+            spare=SPARE,
             extras={
                 name: ("float32", (environment.num_actions,) if name == "search_policy" else ()) for name in self.extras
             },
@@ -190,9 +197,9 @@ class ReplayData(LightningDataModule, ABC):
 
     @cached_property
     def collector(self) -> Collector | None:
-        """What fills the store; None where it is only read. Made after a checkpoint was restored: it opens episodes."""
+        """What fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
         assert self.store is not None
-        return Collector(self.environment, self.store) if self.store.writable else None
+        return Collector(self.environment, self.store, self.running) if self.store.writable else None
 
     @cached_property
     def priorities(self) -> Priorities | None:
@@ -342,6 +349,9 @@ class ReplayData(LightningDataModule, ABC):
         state["unstored_steps"] = self.unstored_steps
         if self.priorities is not None:
             state["priorities"] = self.priorities.state_dict()
+        if "collector" in self.__dict__ and self.collector is not None:
+            self.running = self.collector.state_dict()
+        state["running"] = self.running
         return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -353,6 +363,9 @@ class ReplayData(LightningDataModule, ABC):
         self.unstored_steps = state.get("unstored_steps", 0)
         if self.store.writable:
             self.store.truncate(state["rows"])
+            running = state.get("running")
+            if running is not None and len(ranks) > self.rank and len(running["is_first"]) == self.store.lanes:
+                self.running = running
         if self.priorities is not None and "priorities" in state:
             self.priorities.load_state_dict(state["priorities"])
 

@@ -31,14 +31,16 @@ class Layout:
     lanes: int
     capacity: int
     validation_lanes: int = 0
+    spare: int = 0
     extras: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.lanes >= 1 and self.capacity >= 1 and 0 <= self.validation_lanes < self.lanes):
+        if not (min(self.lanes, self.capacity) >= 1 and self.spare >= 0 and 0 <= self.validation_lanes < self.lanes):
             raise UserError(
-                f"capacity {self.capacity}, lanes {self.lanes}, validation_lanes {self.validation_lanes}: "
-                "expected a capacity and lanes of at least 1, and fewer validation lanes than lanes"
+                f"capacity {self.capacity}, spare {self.spare}, lanes {self.lanes}, validation_lanes "
+                f"{self.validation_lanes}: expected a capacity and lanes of at least 1, no negative number, and fewer "
+                "validation lanes than lanes"
             )
         if self.observation_dtype not in ("uint8", "float32"):
             raise UserError(f"observation_dtype {self.observation_dtype}: expected uint8 or float32")
@@ -48,7 +50,7 @@ class Layout:
     @property
     def slots(self) -> int:
         """Slots of a lane; one of them is reserved."""
-        return self.capacity + 1
+        return self.capacity + self.spare + 1
 
     @property
     def record(self) -> np.dtype:
@@ -142,8 +144,8 @@ class HeadFile:
     reader notices a cut even if as much was appended since. The second holds the highest row ever written, plus one.
     """
 
-    def __init__(self, path: Path, capacity: int, writable: bool) -> None:
-        self.path, self.capacity = path, capacity
+    def __init__(self, path: Path, capacity: int, spare: int, writable: bool) -> None:
+        self.path, self.capacity, self.spare = path, capacity, spare
         self.map = np.memmap(path / "head.bin", "<u8", "r+" if writable else "r", shape=(2,))
         self._words = np.asarray(self.map)
         self.read()
@@ -155,7 +157,7 @@ class HeadFile:
             # A writer went on in between: taken together the two words would say that too little is valid.
             if self._read(ROWS) == before:
                 cuts, rows = divmod(before, 1 << 32)
-                return Head(cuts, max(0, high - self.capacity), rows)
+                return Head(cuts, max(0, rows - self.capacity, high - self.capacity - self.spare), rows)
 
     def raise_high(self, high: int) -> None:
         """Say that rows up to `high` may be written; before write_rows, so that a reader is never too generous."""

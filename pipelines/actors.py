@@ -60,12 +60,15 @@ class RandomActor:
         return self.held
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state."""
-        return {"generator": self.generator.bit_generator.state}
+        """Return the generator's state and the actions that are held."""
+        held = {"held": torch.from_numpy(self.held.copy()), "left": torch.from_numpy(self.left.copy())}
+        return {"generator": self.generator.bit_generator.state, **held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on drawing where `state_dict` was taken."""
         self.generator.bit_generator.state = state["generator"]
+        if "held" in state:
+            self.held, self.left = state["held"].numpy().copy(), state["left"].numpy().copy()
 
 
 class ModelActor(ABC):
@@ -85,6 +88,7 @@ class ModelActor(ABC):
         self.epsilon = epsilon
         self.observation: Tensor | None = None
         self.state: Tensor | None = None
+        self.action: Tensor | None = None
 
     @torch.no_grad()
     def act(
@@ -95,6 +99,7 @@ class ModelActor(ABC):
         if self.state is None:
             state, action = self.model.initial(len(observations)), torch.zeros(len(observations), dtype=torch.int64)
             self.state, self.action = state, action.to(state.device)
+        assert self.action is not None
         with evaluating(self.model, self.policy):
             self.state = self.model.observe(self.state, self.action.masked_fill(first, 0), frames, first)
             actions, extras = self.choose(self.state, legal_actions)
@@ -130,12 +135,17 @@ class ModelActor(ABC):
         return self.observation, first
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state: a run that is taken up again opens new episodes, so nothing else lives on."""
-        return {"generator": self.generator.bit_generator.state}
+        """Return the generator's state, and what was observed and done last."""
+        seen = {name: getattr(self, name) for name in ("observation", "state", "action")}
+        kept = {name: None if tensor is None else tensor.cpu() for name, tensor in seen.items()}
+        return {"generator": self.generator.bit_generator.state, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `state_dict` was taken."""
+        """Go on where `state_dict` was taken."""
         self.generator.bit_generator.state = state["generator"]
+        for name in ("observation", "state", "action"):
+            tensor = state.get(name)
+            setattr(self, name, None if tensor is None else tensor.to(self.model.device))
 
 
 class PolicyActor(ModelActor):

@@ -7,15 +7,17 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 
 from datamodules.environments.environment import Transition, VectorEnvironment
+from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError
 
 # Loading one of these kills the process: they have no single-player form.
@@ -136,6 +138,9 @@ def resolve(
     return game, protocol
 
 
+_FLAGS = ("_closed", "_held_terminated", "_held_truncated")
+
+
 class AtariEnvironments(VectorEnvironment):
     """N copies of an Atari game in uint8 frames (1, H, W) or (3, H, W), rewards raw.
 
@@ -194,7 +199,7 @@ class AtariEnvironments(VectorEnvironment):
         self._life_loss_terminates = training and protocol.life_loss_terminates
         height, width = size
         self.observation_shape = (1 if self._grey else 3, height, width)
-        self._vector = AtariVectorEnv(
+        vector = AtariVectorEnv(
             game,
             num_envs,
             num_threads=num_threads,
@@ -216,9 +221,10 @@ class AtariEnvironments(VectorEnvironment):
             reward_clipping=False,
             use_fire_reset=protocol.fire_on_reset,
         )
-        self.action_meanings = tuple(action.name for action in self._vector.ale.get_action_set())
+        self._vector = SeededVector(vector, seed, whole=False)
+        self.action_meanings = tuple(action.name for action in vector.ale.get_action_set())
         self.num_actions = len(self.action_meanings)
-        assert self._vector.single_action_space == Discrete(self.num_actions)
+        assert vector.single_action_space == Discrete(self.num_actions)
         # Two games, backgammon and video_checkers, have no NOOP in their minimal set, but no lives to lose either.
         self._noop = self.action_meanings.index("NOOP") if "NOOP" in self.action_meanings else 0
         self.description = {
@@ -234,8 +240,8 @@ class AtariEnvironments(VectorEnvironment):
 
     def reset(self, stream: int = 0) -> np.ndarray:
         """Open N new games and return their first frames (N, C, H, W)."""
-        self.seeds = (np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1).astype(np.int64)
-        observation, _ = self._vector.reset(seed=self.seeds)
+        observation = self._vector.reset(stream)
+        self.seeds = self._vector.seeds.copy()
         self._closed = np.zeros(self.num_envs, bool)
         self._held_terminated = np.zeros(self.num_envs, bool)
         self._held_truncated = np.zeros(self.num_envs, bool)
@@ -247,8 +253,30 @@ class AtariEnvironments(VectorEnvironment):
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
         if self._life_loss_terminates:
             return self._step_lives(actions)
-        observation, reward, terminated, truncated, _ = self._vector.step(actions)
-        return Transition(self._frames(observation), reward.astype(np.float32), terminated, truncated)
+        observation, reward, terminated, truncated = self._vector.step(actions)
+        self._observation = self._frames(observation)
+        return Transition(self._observation, reward.astype(np.float32), terminated, truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every game's seed and what was played in it, and how its episodes stand."""
+        flags = {name: torch.from_numpy(getattr(self, name).copy()) for name in _FLAGS}
+        return {"games": self._vector.state_dict(), "observation": torch.from_numpy(self._observation.copy()), **flags}
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Play all running games again, and return their frames, which are the same to the bit.
+
+        Raises:
+            UserError: they are not.
+        """
+        frames = self._frames(self._vector.load_state_dict(state["games"]))
+        self.seeds = self._vector.seeds.copy()
+        for name in _FLAGS:
+            setattr(self, name, state[name].numpy().copy())
+        self._observation = state["observation"].numpy().copy()
+        shown = ~(self._held_terminated | self._held_truncated)
+        if not np.array_equal(frames[shown], self._observation[shown]):
+            raise UserError("the running games do not play out as they did: is this another version of ale-py?")
+        return self._observation
 
     def close(self) -> None:
         """Stop the emulators and their threads."""
@@ -261,10 +289,10 @@ class AtariEnvironments(VectorEnvironment):
         held = self._held_terminated | self._held_truncated
         passive = self._closed | held
         if not passive.any():
-            observation, reward, terminated, truncated, _ = self._vector.step(actions)
+            observation, reward, terminated, truncated = self._vector.step(actions)
             transition = Transition(self._frames(observation), reward.astype(np.float32), terminated, truncated)
         else:
-            emulated, reward, ended, cut, _ = self._vector.step(np.where(passive, self._noop, actions))
+            emulated, reward, ended, cut = self._vector.step(np.where(passive, self._noop, actions))
             observation = self._frames(emulated)
             observation[held] = self._observation[held]
             terminated = np.where(passive, self._held_terminated, ended)

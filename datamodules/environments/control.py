@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
 from datamodules.environments.environment import Transition, VectorEnvironment
+from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError
 
 MEANINGS: dict[str, tuple[str, ...]] = {
@@ -81,7 +82,7 @@ class ControlEnvironments(VectorEnvironment):
             raise UserError(f"seed must not be negative: got {seed}")
         spec = registration(id)
         try:
-            self._vector = gymnasium.make_vec(
+            vector = gymnasium.make_vec(
                 spec,
                 num_envs,
                 vectorization_mode="sync",
@@ -89,13 +90,14 @@ class ControlEnvironments(VectorEnvironment):
             )
         except (gymnasium.error.Error, ImportError) as error:
             raise UserError(f"{id} cannot be made: {_line(error)}") from None
-        actions, observations = self._vector.single_action_space, self._vector.single_observation_space
+        actions, observations = vector.single_action_space, vector.single_observation_space
         if not isinstance(actions, Discrete):
-            self._vector.close()
+            vector.close()
             raise UserError(f"{id} has the actions {actions}, expected Discrete ones")
         if not isinstance(observations, Box) or len(observations.shape) != 1:
-            self._vector.close()
+            vector.close()
             raise UserError(f"{id} has the observations {observations}, expected vectors, a Box of one dimension")
+        self._vector = SeededVector(vector, seed, whole=True)
         self.num_envs = num_envs
         self.seed = seed
         self.observation_shape = observations.shape
@@ -114,17 +116,27 @@ class ControlEnvironments(VectorEnvironment):
 
     def reset(self, stream: int = 0) -> np.ndarray:
         """Open N episodes and return their first observations (N, D)."""
-        self.seeds = np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1
-        observation, _ = self._vector.reset(seed=self.seeds.tolist())
+        observation = self._vector.reset(stream)
+        self.seeds = self._vector.seeds.copy()
         return observation.astype(np.float32, copy=False)
 
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64."""
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
-        observation, reward, terminated, truncated, _ = self._vector.step(actions + self._first_action)
+        observation, reward, terminated, truncated = self._vector.step(actions + self._first_action)
         return Transition(
             observation.astype(np.float32, copy=False), reward.astype(np.float32), terminated, truncated & ~terminated
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every episode's seed and what was played in it."""
+        return self._vector.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Play all running episodes again, and return their observations."""
+        observation = self._vector.load_state_dict(state)
+        self.seeds = self._vector.seeds.copy()
+        return observation.astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Let go of the environments."""

@@ -53,6 +53,14 @@ class VectorEnvironment(ABC):
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64, each in [0, num_actions)."""
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return plain data from which the present moment can be reached again; None where it cannot."""
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Go on from the moment where `state_dict` was taken, and return its observations (N, *observation_shape)."""
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
         """Free the worlds; calling it again does nothing."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from datamodules.environments.environment import Transition, VectorEnvironment
 from modules.errors import UserError
@@ -39,6 +40,9 @@ MAZES = {
     ),
 }
 MOVES = {"UP": (-1, 0), "DOWN": (1, 0), "LEFT": (0, -1), "RIGHT": (0, 1)}
+
+
+_STATE = ("cell", "elapsed", "clock", "_closed")
 
 
 class MazeEnvironments(VectorEnvironment):
@@ -109,6 +113,16 @@ class MazeEnvironments(VectorEnvironment):
             truncated = (self.elapsed >= self.max_steps) & ~terminated
         self._closed = terminated | truncated
         return Transition(self._observation(), terminated.astype(np.float32), terminated, truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where everybody stands."""
+        return {name: torch.from_numpy(getattr(self, name).copy()) for name in _STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Put everybody back."""
+        for name in _STATE:
+            setattr(self, name, state[name].numpy().copy())
+        return self._observation()
 
     def close(self) -> None:
         """There is nothing to free."""

@@ -82,7 +82,8 @@ class Collect(Callback):
         restored = self.actor_states[trainer.global_rank % len(self.actor_states)]
         if restored is not None:
             for name, actor in self.actors.items():
-                actor.load_state_dict(restored[name])
+                kept = restored[name] if data.running is not None else {"generator": restored[name]["generator"]}
+                actor.load_state_dict(kept)
         self._collect(trainer, pl_module, show=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.dream_store import DreamStore
-from datamodules.ranks import RankGenerator
+from datamodules.ranks import RankGenerator, gather
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
@@ -86,6 +86,7 @@ class Dreaming(Callback):
         self.figures: dict[str, float] = {}
         self.counts = {"dreamed_steps": 0, "model_updates": 0, "policy_updates": 0}
         self.rank_generator = RankGenerator("dreams")
+        self.restored: list[dict[str, Any]] | None = None
 
     def launch_due(self, update: int) -> bool:
         """Return whether dreams must be launched before an update of the policy."""
@@ -112,6 +113,9 @@ class Dreaming(Callback):
                 f"{type(model).__name__} dreams {model.max_horizon} steps at most: horizon of {longest} is too long"
             )
         self.generator = self.rank_generator.start(trainer.global_rank)
+        if self.restored is not None:
+            self.store.load_state_dict(self.restored[trainer.global_rank % len(self.restored)], pl_module.device)
+            self.restored = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
@@ -152,12 +156,17 @@ class Dreaming(Callback):
         return starts(data, model, self.num_dreams, self.context, self.openings, self.recent, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the counters and every rank's generator; dreams are dreamed anew."""
-        return {"counts": dict(self.counts), "generators": self.rank_generator.state_dict()}
+        """Keep the counters, every rank's generator and its dreams: those of older models cannot be dreamed anew."""
+        return {
+            "counts": dict(self.counts),
+            "generators": self.rank_generator.state_dict(),
+            "dreams": gather(self.store.state_dict()),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, and remember the generators until the run starts."""
         self.counts = state_dict["counts"]
+        self.restored = state_dict["dreams"]
         self.rank_generator.load_state_dict(state_dict["generators"])
 
 

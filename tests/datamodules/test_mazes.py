@@ -47,7 +47,6 @@ def test_stores_are_read_at_random(data):
     read.setup("fit")
     assert read.name == "dyna maze"
     assert next(iter(read.train_dataloader()))["real"].shape == (5, 2)
-    assert "clocks" in read.state_dict()
     assert read.evaluation_environment(2, 0).max_steps == 7
     with pytest.raises(UserError, match="max_steps 7"):
         MazeReplay(maze="dyna", path=data.store.path, max_steps=8).setup("fit")
@@ -55,11 +54,12 @@ def test_stores_are_read_at_random(data):
 
 
 def test_a_restored_maze_has_changed_if_it_had(data):
-    data.environment.clock[:] = [5, 6, 7, 8]
+    data.collector.environment.clock[:] = [5, 6, 7, 8]
     state = data.state_dict()
     data.environment.clock[:] = 0
+    del data.__dict__["collector"]
     data.load_state_dict(state)
-    assert data.environment.clock.tolist() == [5, 6, 7, 8]
+    assert data.collector.environment.clock.tolist() == [5, 6, 7, 8]
 
 
 def test_mistakes_are_told():

@@ -153,7 +153,7 @@ def test_the_ratio_of_steps_to_updates_is_pinned(run, tmp_path):
     assert run(*arguments, "--trainer.max_steps", 8, "--ckpt_path", "last").code == 0
     assert column(folder, "env_steps")[-2:] == [86, 86]
     batch = ReplayStore.open(folder / "replay" / "rank0").gather(np.array([0]), np.array([0]), cut + 3)
-    assert batch.is_first[0, cut], "a run that was cut opens new episodes"
+    assert not batch.is_first[0, cut], "the episodes that were running go on"
 
 
 # After training.

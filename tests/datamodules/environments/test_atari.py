@@ -186,7 +186,7 @@ def test_idle_frames_are_up_to_noop_max():
     """ALE draws from 0 to one below its own noop_max: that of 1 would never be idle."""
     protocol = dataclasses.replace(ATARI100K, noop_max=1)
     environments = AtariEnvironments("pong", num_envs=8, protocol=protocol)
-    _, info = environments._vector.reset(seed=np.arange(8))
+    _, info = environments._vector.vector.reset(seed=np.arange(8))
     assert set(info["episode_frame_number"]) == {0, 1}
 
 

@@ -1,0 +1,115 @@
+"""Environments whose present moment is all in some seeds and actions, so that a run can be taken up in the middle."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+RENEWED = 4000
+"""Steps of a lane after which its next episode opens from a new seed. Fewer would cost more: ALE loads the game anew
+from a seed, which takes as long as a hundred steps. More would take longer to play again."""
+
+
+class Stepped(NamedTuple):
+    """What a vector step gave, raw."""
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+class SeededVector:
+    """Environments under next-step autoreset that remember what was played since they were seeded.
+
+    Played again from the same seeds it leads to the same moment, bit for bit, sticky actions and idle frames included.
+    A lane that is over resets by itself, from what its generator holds then; once it has played long enough it is
+    reset once more, alone, by a seed of its own, and what came before is forgotten.
+
+    Args:
+        vector: of Gymnasium's interface, in NEXT_STEP mode, with partial resets.
+        seed: of everything.
+        whole: whether a partial reset takes a seed for every lane, as Gymnasium's own vectors do, or one for every lane
+            that is reset, as ALE's.
+    """
+
+    def __init__(self, vector: Any, seed: int, whole: bool) -> None:
+        self.vector = vector
+        self.seed = seed
+        self.whole = whole
+        self.num_envs: int = vector.num_envs
+
+    def reset(self, stream: int = 0) -> np.ndarray:
+        """Open the first episode of a stream in every lane, and return the observations."""
+        self.stream = stream
+        self.renewals = np.zeros(self.num_envs, np.int64)
+        self.seeds = self._drawn(0)
+        self._over = np.zeros(self.num_envs, bool)
+        self._sent: list[np.ndarray] = []
+        self._begin = np.zeros(self.num_envs, np.int64)
+        return self._reset(np.ones(self.num_envs, bool))
+
+    def step(self, actions: np.ndarray) -> Stepped:
+        """Step every lane; one that was over opens its next episode, and ignores its action."""
+        observation, reward, terminated, truncated, _ = self.vector.step(actions)
+        self._sent.append(actions.astype(np.int16))
+        renewed = self._over & (len(self._sent) - self._begin > RENEWED)
+        if renewed.any():
+            self.renewals += renewed
+            for lane in np.flatnonzero(renewed):
+                self.seeds[lane] = self._drawn(self.renewals[lane])[lane]
+            observation = self._reset(renewed)
+            self._begin[renewed] = len(self._sent)
+            forgotten = self._begin.min()
+            del self._sent[:forgotten]
+            self._begin -= forgotten
+        self._over = terminated | truncated
+        return Stepped(observation, reward, terminated, truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every lane's seed and what it has played since."""
+        sent = np.array(self._sent, np.int16).reshape(-1, self.num_envs)
+        kept = {"seeds": self.seeds, "renewals": self.renewals, "over": self._over}
+        return {
+            "stream": self.stream,
+            "actions": [torch.from_numpy(sent[begin:, lane].copy()) for lane, begin in enumerate(self._begin)],
+            **{name: torch.from_numpy(value.copy()) for name, value in kept.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Play everything again, and return the observations that it leads to."""
+        self.stream = state["stream"]
+        self.seeds, self.renewals, self._over = (state[name].numpy().copy() for name in ("seeds", "renewals", "over"))
+        lengths = np.array([len(actions) for actions in state["actions"]])
+        longest = int(lengths.max())
+        # Lanes that have played less begin later; what they play until then ends with their reset.
+        sent = np.zeros((longest, self.num_envs), np.int16)
+        for lane, actions in enumerate(state["actions"]):
+            sent[longest - len(actions) :, lane] = actions.numpy()
+        observation = self._reset(np.ones(self.num_envs, bool))
+        for t, actions in enumerate(sent.astype(np.int64)):
+            if t and (begins := lengths == longest - t).any():
+                self._reset(begins)
+            observation = self.vector.step(actions)[0]
+        if longest and (begins := lengths == 0).any():
+            observation = self._reset(begins)
+        self._sent, self._begin = list(sent), longest - lengths
+        return observation
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self.vector.close()
+
+    def _drawn(self, renewal: int) -> np.ndarray:
+        """Return the seeds (N,) of all lanes' so many-th renewals; the first N do not depend on how many there are."""
+        entropy = (self.seed, self.stream, int(renewal)) if renewal else (self.seed, self.stream)
+        return (np.random.SeedSequence(entropy).generate_state(self.num_envs) >> 1).astype(np.int64)
+
+    def _reset(self, lanes: np.ndarray) -> np.ndarray:
+        """Open lanes by their seeds, and return every lane's present observation."""
+        if lanes.all():
+            return self.vector.reset(seed=self.seeds.tolist() if self.whole else self.seeds)[0]
+        seeds = self.seeds.tolist() if self.whole else self.seeds[lanes]
+        return self.vector.reset(seed=seeds, options={"reset_mask": lanes})[0]

@@ -1,0 +1,74 @@
+"""Every experiment, killed and taken up again: what it ends with is what it would have ended with, bit for bit."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from datamodules.replay import ReplayStore
+from pipelines import checkpoints
+from pipelines.cli import CONFIGS
+from tests.pipelines.conftest import small
+
+KEPT, LAST = Path("checkpoints") / "kept-step=3.ckpt", Path("checkpoints") / "last.ckpt"
+KEEP = (
+    *("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", -1),
+    *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
+)
+QUICK = ["dqn_cartpole", "tabular__dyna_q", "simple__mbpo_small", "gumbel_muzero__atari_small", "unet__dyna_q"]
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
+
+
+def differences(one, other, at="") -> list[str]:
+    """Where two trees of plain data and tensors differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return [f"{at}: {sorted(map(str, one.keys() ^ other.keys()))}"]
+        return [found for key in one for found in differences(one[key], other[key], f"{at}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return [f"{at}: {len(one)} and {len(other)}"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for i, pair in pairs for found in differences(*pair, f"{at}[{i}]")]
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [at]
+    return [] if one == other or one is other else [f"{at}: {one} and {other}"]
+
+
+def experiment(name: str) -> list[str]:
+    path = CONFIGS / "experiment" / f"{name}.yaml"
+    model = yaml.safe_load(path.read_text())["model"]["init_args"]
+    rounds = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2"] if "rounds" in model else []
+    return ["fit", "--config", str(path), "--config", str(CONFIGS / "debug.yaml"), *small(path), *rounds]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_was_killed_ends_where_it_would_have_ended(run, tmp_path, name):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    arguments = [*experiment(name), *KEEP, "--trainer.max_steps", 7]
+    outcome = run(*arguments, "--trainer.default_root_dir", straight)
+    assert outcome.code == 0, outcome.err
+    # As a kill leaves it: a store that went on, and a checkpoint from before.
+    shutil.copytree(straight, killed)
+    shutil.copy(killed / KEPT, killed / LAST)
+    outcome = run(*arguments, "--trainer.default_root_dir", killed, "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    one, other = checkpoints.read(straight / LAST), checkpoints.read(killed / LAST)
+    for checkpoint in (one, other):
+        del checkpoint["loops"]
+        checkpoint["config"]["trainer"].pop("default_root_dir")
+        checkpoint["callbacks"] = {k: v for k, v in checkpoint["callbacks"].items() if "ModelCheckpoint" not in k}
+    found = differences(one, other)
+    print(*found, sep="\n")
+    assert found == []
+    stores = [ReplayStore.open(folder / "replay" / "rank0") for folder in (straight, killed)]
+    rows = [
+        store.gather(np.arange(store.lanes), np.full(store.lanes, store.oldest), store.rows - store.oldest)
+        for store in stores
+    ]
+    assert len(rows[0].tensors()) > 5
+    assert all(torch.equal(a, b) for a, b in zip(rows[0].tensors(), rows[1].tensors(), strict=True))
