@@ -67,6 +67,8 @@ class WorldModel(lightning.LightningModule):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.decay = decay
+        self.updates = 0
+        """Optimizer steps that were made."""
         self.spec: Spec | None = None
 
     # The contract.
@@ -119,7 +121,16 @@ class WorldModel(lightning.LightningModule):
         """
 
     def updated(self) -> None:
-        """Follow an optimizer step: schedules, target networks."""
+        """Count an optimizer step; whatever else follows from one, such as target networks, is a subclass's to add."""
+        self.updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what checkpoints keep beside the weights."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on counting where it stopped."""
+        self.updates = state["updates"]
 
     def gradient_parts(self) -> list[torch.nn.Module]:
         """Return the parts whose gradients are clipped, each by its own norm: those that learn from the same loss."""

@@ -98,7 +98,6 @@ class UNet(WorldModel):
         self.input_noise = input_noise
         self.temperature = temperature
         self.compile_network = compile
-        self.updates = 0
 
     def build(self, spec: Spec) -> None:
         """Make the networks for frames (C, H, W)."""
@@ -320,15 +319,3 @@ class UNet(WorldModel):
     def decode(self, state: Tensor) -> Tensor:
         """Return the newest frame in [0, 1], (B, C, H, W)."""
         return self.newest(state).float() / 255
-
-    def updated(self) -> None:
-        """Count, for the schedule."""
-        self.updates += 1
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the checkpoint keeps beside the weights."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on with the schedule where it stopped."""
-        self.updates = state["updates"]

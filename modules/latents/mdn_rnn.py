@@ -109,7 +109,6 @@ class MDNRNN(WorldModel):
         self.outcome_weight = outcome_weight
         self.vae_updates = vae_updates
         self.temperature = temperature
-        self.updates = 0
         self.density: Tensor | None = None
         """The negative logarithm of the last loss's density."""
 
@@ -250,12 +249,4 @@ class MDNRNN(WorldModel):
         """Count, for the order of learning."""
         if self.vae_updates is None or self.updates < self.vae_updates:
             self.vae.updated()
-        self.updates += 1
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the checkpoint keeps beside the weights."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on counting where it stopped."""
-        self.updates = state["updates"]
+        super().updated()

@@ -103,7 +103,6 @@ class MuZero(WorldModel):
         self.value_prefix, self.off_policy_correction = value_prefix, off_policy_correction
         self.clip_rewards, self.optimizer = clip_rewards, optimizer
         self.compile_networks = compile
-        self.updates = 0
 
     def build(self, spec: Spec) -> None:
         """Make the networks for stacks of frames, or for vectors."""
@@ -282,7 +281,7 @@ class MuZero(WorldModel):
 
     def updated(self) -> None:
         """Count, and copy the networks into the target network where it is time."""
-        self.updates += 1
+        super().updated()
         if self.target_every and self.updates % self.target_every == 0:
             self.target.load_state_dict(self.networks.state_dict())
 
@@ -295,14 +294,6 @@ class MuZero(WorldModel):
         factor = self.learning_rate_factor(self.trainer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return configured | {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the checkpoint keeps beside the weights."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on counting where it stopped."""
-        self.updates = state["updates"]
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:

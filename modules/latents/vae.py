@@ -69,7 +69,6 @@ class VAE(WorldModel):
         self.kl_tolerance, self.kl_weight = kl_tolerance, kl_weight
         self.foreground_weight = foreground_weight
         self.num_frames = num_frames
-        self.updates = 0
 
     def build(self, spec: Spec) -> None:
         """Make the networks for frames (C, H, W)."""
@@ -160,18 +159,6 @@ class VAE(WorldModel):
     def decode(self, state: Tensor) -> Tensor:
         """Return the frame in [0, 1], (B, C, H, W)."""
         return self.paint(state)
-
-    def updated(self) -> None:
-        """Count: `refit` leaves a decoder alone that has learned."""
-        self.updates += 1
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the checkpoint keeps beside the weights."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on counting."""
-        self.updates = state["updates"]
 
 
 def encoder(frame_shape: Sequence[int], channels: Sequence[int]) -> tuple[nn.Sequential, int]:

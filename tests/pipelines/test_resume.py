@@ -19,7 +19,9 @@ KEEP = (
     *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
 )
 QUICK = ["dqn_cartpole", "tabular__dyna_q", "simple__mbpo_small", "gumbel_muzero__atari_small", "unet__dyna_q"]
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.startswith("emulator")
+)
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
 
