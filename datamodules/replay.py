@@ -229,8 +229,8 @@ class ReplayStore:
         """
         assert self.writable
         head = self._head.read()
-        if not head.oldest <= rows <= head.rows:
-            raise UserError(f"{self.path} cannot be cut back to row {rows}: it holds rows {head.oldest} to {head.rows}")
+        if not (kept := self._head.kept) <= rows <= head.rows:
+            raise UserError(f"{self.path} cannot be cut back to row {rows}: it holds rows {kept} to {head.rows}")
         self._head.write_rows(rows, head.cuts + 1)
 
     def sample(

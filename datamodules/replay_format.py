@@ -159,6 +159,11 @@ class HeadFile:
                 cuts, rows = divmod(before, 1 << 32)
                 return Head(cuts, max(0, rows - self.capacity, high - self.capacity - self.spare), rows)
 
+    @property
+    def kept(self) -> int:
+        """The oldest row that no append has overwritten; a cut may go back so far."""
+        return max(0, self._read(HIGH) - self.capacity - self.spare)
+
     def raise_high(self, high: int) -> None:
         """Say that rows up to `high` may be written; before write_rows, so that a reader is never too generous."""
         if high > self._read(HIGH):

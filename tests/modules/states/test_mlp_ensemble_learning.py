@@ -77,7 +77,7 @@ def refit_on(rank: int, folder: str) -> None:
     torch.manual_seed(rank)
     for _ in range(2):
         model.refit(linear_world(100), linear_world(50))
-    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.save(dict(model.named_parameters()) | dict(model.named_buffers()), f"{folder}/{rank}.pt")
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -86,10 +88,10 @@ def test_opening_an_episode_is_no_transition():
 
 def test_evaluation_learns_nothing():
     model = table().eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = copy.deepcopy(model).state_dict()
     _, parts, _ = model.loss(window((0, RIGHT, 1.0), (1, RIGHT, 0.0)))
     assert parts["loss"] == 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items() if name != "_extra_state")
 
 
 def test_lanes_have_times_of_their_own():
