@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "compare evaluated runs: curves, intervals, published scores",
     "export": "write a store as a Minari dataset",
     "import": "make a store of a local Minari dataset",
+    "doctor": "look for what would go wrong, before it does",
 }
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
