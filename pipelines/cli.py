@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import keyword
 import logging
 import os
 import re
@@ -31,6 +32,9 @@ COMMANDS = {
     "plan": "play a game by planning in the emulator itself",
     "search": "plan one move of a checkpoint, and draw the tree",
     "report": "compare evaluated runs: curves, intervals, published scores",
+    "export": "write a store as a Minari dataset",
+    "import": "make a store of a local Minari dataset",
+    "doctor": "look for what would go wrong, before it does",
 }
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
@@ -63,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     try:
         if command in COMMANDS:
-            importlib.import_module(f"pipelines.commands.{command}").main(rest)
+            module = f"{command}_" if keyword.iskeyword(command) else command
+            importlib.import_module(f"pipelines.commands.{module}").main(rest)
         else:
             _train(command, rest)
     except Exception as error:

@@ -10,6 +10,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
+from pipelines.provenance import record_start
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml to the run's folder, and the same as plain data to checkpoints and Weights & Biases."""
@@ -28,10 +30,11 @@ class SaveConfig(SaveConfigCallback):
         return config
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, and tell Weights & Biases."""
+        """Write the file and what it takes to repeat this start, and tell Weights & Biases."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+        record_start(folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(self.plain(), allow_val_change=True)

@@ -1,0 +1,34 @@
+"""Writes a store as a Minari dataset: `dreamcade export stores/pong pong/random-v0`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from datamodules.minari_export import export_store
+from datamodules.replay import ReplayStore
+from pipelines.parser import Parser
+from pipelines.progress import counter
+
+
+def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
+    """Write a store as a local Minari dataset, from which `dreamcade import` makes the same store.
+
+    Args:
+        store: folder of the store.
+        dataset_id: of the new dataset, name-v0 or namespace/name-v0.
+        path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
+    """
+    source = ReplayStore.open(store)
+    with counter("exporting", source.num_rows, "rows") as advance:
+        folder = export_store(source, dataset_id, path, advance)
+    Console().print(f"{folder}: {source.num_rows} rows in {source.lanes} lanes", soft_wrap=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line and export."""
+    parser = Parser(prog="dreamcade export", description="Write a store as a Minari dataset.")
+    parser.add_function_arguments(export, as_positional=True)
+    export(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -1,0 +1,115 @@
+"""What a result came from: commit, command, versions, machine."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipelines.spelling import PROJECT
+
+PACKAGES = ("torch", "numpy", "lightning", "torchrl", "ale-py", "gymnasium")
+"""Whose versions a benchmark names."""
+
+
+def provenance() -> dict[str, Any]:
+    """Return the commit (with + where tracked files differ from it; None before the first), date, machine, versions."""
+    commit = git("rev-parse", "--short=12", "HEAD")
+    if commit and changed_files():
+        commit += "+"
+    return {
+        "commit": commit,
+        "date": now(),
+        "machine": {"cpu": cpu_model(), "cores": cores(), "gpu": gpu_model()},
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := installed_version(name))},
+    }
+
+
+def record_start(folder: Path) -> None:
+    """Add to reproduce.json, a list of starts, what it takes to repeat this one: a run that goes on has several."""
+    import torch
+
+    path = folder / "reproduce.json"
+    start = {
+        "date": now(),
+        "command": shlex.join(["dreamcade", *sys.argv[1:]]),
+        "folder": os.getcwd(),
+        "commit": git("rev-parse", "HEAD"),
+        "changed_files": changed_files(),
+        "python": platform.python_version(),
+        "machine": {
+            "system": platform.platform(),
+            "cpu": cpu_model(),
+            "cores": cores(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        },
+        "versions": installed_versions(),
+    }
+    starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps([*starts, start], indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def now() -> str:
+    """Return the date and the time of day, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def changed_files() -> list[str]:
+    """List the tracked files that differ from the checkout's commit."""
+    return (git("diff", "--name-only", "HEAD") or "").splitlines()
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the version of every installed package."""
+    versions = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def gpu_model() -> str | None:
+    """Return the first accelerator's name, if there is one."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def git(*arguments: str) -> str | None:
+    """Return what git says of the checkout; None where it is none, or there is no git."""
+    try:
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=PROJECT, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
