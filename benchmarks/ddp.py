@@ -1,0 +1,97 @@
+"""What a second process brings: updates and real steps per second of a run with one rank and with two.
+
+    python benchmarks/ddp.py [--repeats 3] [--updates 200]
+
+Each rank plays eight environments of Pong, learns from batches of its own, and has one thread; two ranks share their
+gradients by DDP over gloo, so an update of theirs learns from twice as many windows. One and two ranks take turns. A
+rate is that of all ranks together over the updates after the first quarter; a ratio is of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import lightning
+import numpy as np
+import report
+import yaml
+
+from pipelines.cli import CONFIGS
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVS, STEPS_PER_UPDATE = 8, 8
+
+
+class Clock(lightning.Callback):
+    """Writes down when each update was over."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.times: list[tuple[int, float, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args) -> None:  # type: ignore[no-untyped-def]
+        """Note the time."""
+        import time
+
+        self.times.append((trainer.global_step, time.perf_counter(), trainer.datamodule.env_steps))
+
+    def on_train_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+        """Write."""
+        if trainer.is_global_zero:
+            with open(self.path, "w") as file:
+                csv.writer(file).writerows(self.times)
+
+
+def rates(ranks: int, updates: int) -> tuple[float, float]:
+    """Return windows learned from and real steps per second, of all ranks together."""
+    with tempfile.TemporaryDirectory() as folder:
+        times, config = Path(folder) / "times.csv", Path(folder) / "config.yaml"
+        content = yaml.safe_load((CONFIGS / "experiment" / "unet.yaml").read_text())
+        content["data"]["init_args"] |= {"num_envs": ENVS, "num_validation_envs": 0, "size": [42, 42], "batch_size": 4}
+        content["model"]["init_args"]["size"] = "debug"
+        collect = {"prefill": 1000, "steps_per_update": STEPS_PER_UPDATE}
+        content["trainer"]["callbacks+"] = [
+            {"class_path": "pipelines.callbacks.collect.Collect", "init_args": collect},
+            {"class_path": "ddp.Clock", "init_args": {"path": str(times)}},
+        ]
+        config.write_text(yaml.safe_dump(content))
+        command = [
+            *(sys.executable, "-m", "pipelines.cli", "fit", "--config", str(config), "--data.game=Pong"),
+            *(f"--trainer.max_steps={updates}", f"--trainer.limit_train_batches={updates}"),
+            *("--trainer.accelerator=cpu", f"--trainer.devices={ranks}", f"--trainer.default_root_dir={folder}/run"),
+            *(("--trainer.strategy=ddp",) if ranks > 1 else ()),
+        ]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": path}
+        outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if outcome.returncode:
+            raise SystemExit(outcome.stderr[-2000:])
+        rows = np.loadtxt(times, delimiter=",")
+    rows = rows[len(rows) // 4 :]
+    made, seconds, played = rows[-1] - rows[0]
+    return ranks * made / seconds, ranks * played / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=200)
+    options = parser.parse_args()
+    turns = [{ranks: rates(ranks, options.updates) for ranks in (1, 2)} for _ in range(options.repeats)]
+    found = {ranks: np.median([turn[ranks] for turn in turns], axis=0) for ranks in (1, 2)}
+    names = ("batches_per_second", "real_steps_per_second")
+    figures = {
+        name: {str(ranks): round(float(rate[i]), 1) for ranks, rate in found.items()} for i, name in enumerate(names)
+    }
+    ratio = round(float((found[2] / found[1]).min()), 2)
+    report.write("ddp", {"ratio": ratio, **figures, "repeats": options.repeats, "updates": options.updates})
+
+
+if __name__ == "__main__":
+    main()
