@@ -1,0 +1,140 @@
+"""Runs that are killed at random moments and taken up again: do they end where they would have ended?
+
+    python benchmarks/faults.py [--kills 20] [--experiment dqn_cartpole] [--updates 3000] [--folder FOLDER]
+
+One run is left alone. Others, of the same command, get SIGKILL at a moment drawn uniformly from its duration, while
+they start, play, learn, evaluate, write rows or a checkpoint, and are taken up again by `--ckpt_path last`. "resumed"
+counts those that went on to the end; "rows_lost" the rows of their stores that are not those of the run left alone, or
+that a killed process left damaged; "differ" the runs whose weights, optimizer or evaluations are not the same to the
+bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+import torch
+
+from datamodules.replay import ReplayStore
+from modules.errors import UserError
+from pipelines import checkpoints
+from pipelines.evaluation import results
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(experiment: str, updates: int, folder: Path, *more: str) -> subprocess.Popen:
+    """Start a run."""
+    command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", experiment]
+    command += [f"--trainer.max_steps={updates}", f"--trainer.default_root_dir={folder}", *more]
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    with (folder.parent / f"{folder.name}.txt").open("a") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of what a run learned, and of all that its policy earned."""
+    checkpoint = checkpoints.read(folder / "checkpoints" / "last.ckpt")
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value, key=str):
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for each in value:
+                add(each)
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+
+    add([checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "env_steps")])
+    # Somebody who is killed right after an evaluation repeats it: the later one counts.
+    add({each.env_steps: [dict(episode) for episode in each.episodes] for each in results.read(folder)})
+    return digest.hexdigest()
+
+
+def rows(folder: Path) -> tuple[np.ndarray, int]:
+    """Return a hash of every row of a run's store, lane by lane, and how many there are."""
+    store = ReplayStore.open(folder / "replay" / "rank0")
+    lanes, held = np.arange(store.lanes), store.rows - store.oldest
+    batch = store.gather(lanes, np.full(store.lanes, store.oldest), held)
+    hashes = [
+        hashlib.sha256(b"".join(tensor[lane, row].numpy().tobytes() for tensor in batch.tensors())).hexdigest()
+        for lane in lanes
+        for row in range(held)
+    ]
+    store.close()
+    return np.array(hashes), len(hashes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--experiment", default="dqn_cartpole")
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--folder", type=Path, help="of the runs; null makes one that is removed")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp())
+    begin = time.monotonic()
+    if start(options.experiment, options.updates, folder / "alone").wait():
+        raise SystemExit(f"the run left alone failed: see {folder / 'alone.txt'}")
+    duration = time.monotonic() - begin
+    wanted, (wanted_rows, num_rows) = fingerprint(folder / "alone"), rows(folder / "alone")
+    source = np.random.default_rng(0)
+    resumed = lost = differ = 0
+    moments: dict[str, int] = {}
+    for kill in range(options.kills):
+        run = folder / f"killed{kill}"
+        process = start(options.experiment, options.updates, run)
+        try:
+            process.wait(timeout=source.uniform(0, duration))
+            moment = "after its end"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            moment = "with a checkpoint" if (run / "checkpoints" / "last.ckpt").exists() else "before the first one"
+        moments[moment] = moments.get(moment, 0) + 1
+        try:
+            if (run / "replay" / "rank0" / "meta.json").exists():
+                rows(run)
+        except UserError:
+            lost += 1
+        going_on = ["--ckpt_path=last"] if (run / "replay").exists() or (run / "checkpoints").exists() else []
+        if start(options.experiment, options.updates, run, *going_on).wait() == 0:
+            resumed += 1
+            found, _ = rows(run)
+            lost += num_rows - int((found == wanted_rows).sum()) if len(found) == num_rows else num_rows
+            differ += fingerprint(run) != wanted
+        print(f"kill {kill}: {moment}; resumed {resumed}, rows lost {lost}, differ {differ}", flush=True)
+        if not options.folder:
+            shutil.rmtree(run)
+    if not options.folder:
+        shutil.rmtree(folder)
+    report.write(
+        "faults",
+        {
+            "kills": options.kills, "resumed": resumed, "rows_lost": lost, "differ": differ, "moments": moments,
+            "experiment": options.experiment, "updates": options.updates, "rows": num_rows,
+            "seconds_alone": round(duration, 1),
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
