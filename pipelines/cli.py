@@ -31,7 +31,12 @@ COMMANDS = {
     "plan": "play a game by planning in the emulator itself",
     "search": "plan one move of a checkpoint, and draw the tree",
     "report": "compare evaluated runs: curves, intervals, published scores",
+    "sweep": "search hyperparameters: many runs of one W&B sweep file",
 }
+RUN_FOLDER = "DREAMCADE_RUN"
+"""Environment variable by which the first process of a run tells the others its folder."""
+STOPPED = "stopped as told; --ckpt_path last goes on from here"
+"""What a run says last where SIGTERM ended it, with exit code 0."""
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
@@ -111,7 +116,7 @@ def _train(command: str, arguments: list[str]) -> None:
     except MisconfigurationException as error:
         fail(str(error))
     except SIGTERMException:
-        print("dreamcade: stopped as told; --ckpt_path last goes on from here", file=sys.stderr)
+        print(f"dreamcade: {STOPPED}", file=sys.stderr)
         sys.exit(0)
 
 
