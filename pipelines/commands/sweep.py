@@ -50,7 +50,7 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
     trials = Trials(plan, folder or RUNS / f"sweep_{file.stem}", seed)
     total = min(limits)
     columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     stopped = False
     with Progress(*columns, TextColumn("{task.fields[best]}")) as progress:
         task = progress.add_task("sweeping", total=total, best="")
@@ -70,6 +70,8 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
             trials.run(total, jobs, tell)
         except KeyboardInterrupt:
             stopped = True
+        finally:
+            signal.signal(signal.SIGTERM, before)
     results = trials.results()
     write(plan, results, trials.folder)
     console = Console()

@@ -58,6 +58,8 @@ class Process:
             self.shell = subprocess.Popen(
                 ["sh", "-c", SCRIPT, str(self.folder), *command],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 pass_fds=[lock.fileno()],
                 process_group=0,
                 env=environment,

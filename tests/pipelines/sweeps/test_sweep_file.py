@@ -118,7 +118,7 @@ def test_bayes_looks_where_it_was_good(sweep):
         trial = study.ask()
         rates.append(found.parameters[0].draw(trial))
         study.tell(trial, rates[-1])
-    assert sum(rates[10:]) / 10 > sum(rates[:5]) / 5 + 0.2
+    assert sum(rates[10:]) / 10 > 0.7, "at random it is a half"
 
 
 def test_the_command_is_that_of_the_agent(sweep):
