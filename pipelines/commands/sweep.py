@@ -113,7 +113,7 @@ def table(plan: Sweep, results: Sequence[Result]) -> Table:
     shown = Table(title=f"{plan.path.stem}: {plan.metric}, {plan.goal}d", box=SIMPLE_HEAD, title_justify="left")
     shown.add_column("trial")
     shown.add_column("state")
-    shown.add_column(plan.metric, justify="right")
+    shown.add_column(plan.metric, justify="right", overflow="fold")
     for name in _varied(plan):
         shown.add_column(name.replace("init_args.", ""), justify="right", overflow="fold")
     for result in results:
