@@ -35,7 +35,12 @@ COMMANDS = {
     "export": "write a store as a Minari dataset",
     "import": "make a store of a local Minari dataset",
     "doctor": "look for what would go wrong, before it does",
+    "sweep": "search hyperparameters: many runs of one W&B sweep file",
 }
+RUN_FOLDER = "DREAMCADE_RUN"
+"""Environment variable by which the first process of a run tells the others its folder."""
+STOPPED = "stopped as told; --ckpt_path last goes on from here"
+"""What a run says last where SIGTERM ended it, with exit code 0."""
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
@@ -116,7 +121,7 @@ def _train(command: str, arguments: list[str]) -> None:
     except MisconfigurationException as error:
         fail(str(error))
     except SIGTERMException:
-        print("dreamcade: stopped as told; --ckpt_path last goes on from here", file=sys.stderr)
+        print(f"dreamcade: {STOPPED}", file=sys.stderr)
         sys.exit(0)
 
 

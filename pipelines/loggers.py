@@ -46,7 +46,8 @@ class CSVLogger(loggers.CSVLogger):
 class WandbLogger(loggers.WandbLogger):
     """Weights & Biases, offline unless told otherwise; a resumed run keeps its id.
 
-    Where W&B cannot be reached an online run goes on offline, and says so once.
+    Where W&B cannot be reached an online run goes on offline, and says so once. A run that `wandb agent` starts is
+    online, since its sweep waits for what it measures.
 
     Args:
         mode: "offline" (send it later with `wandb sync`), "online" or "disabled".
@@ -67,6 +68,8 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: Path | None = None,
     ) -> None:
         folder = Path(save_dir or ".")
+        if mode == "offline" and "WANDB_SWEEP_ID" in os.environ:
+            mode = "online"
         if mode == "online" and not reachable():
             rank_zero_warn("W&B cannot be reached: the run goes on offline, send it later with `wandb sync`")
             mode = "offline"
@@ -109,5 +112,5 @@ def _run_id(folder: Path) -> str:
     path = folder / "wandb_run_id.txt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex[:8] + "\n")
+        path.write_text((os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]) + "\n")  # `wandb agent` sets it
     return path.read_text().strip()

@@ -16,7 +16,7 @@ from modules.errors import UserError
 from pipelines import checkpoints
 from pipelines.callbacks.prediction_writer import PredictionWriter
 from pipelines.callbacks.save_config import SaveConfig
-from pipelines.cli import CONFIGS, fail
+from pipelines.cli import CONFIGS, RUN_FOLDER, fail
 from pipelines.spelling import explain
 
 RUNS = Path("runs")
@@ -24,8 +24,6 @@ KEYS = [
     *("config", "seed_everything", "ckpt_path", "model.class_path", "data.class_path"),
     *(f"trainer.{name}" for name in inspect.signature(Trainer).parameters),
 ]
-RUN_FOLDER = "DREAMCADE_RUN"
-"""Environment variable by which the first process of a run tells the others its folder."""
 
 
 class Parser(LightningArgumentParser):
@@ -116,8 +114,21 @@ class TrainerCLI(LightningCLI):
             folder = Path(config.ckpt_path).resolve().parent.parent
         else:
             folder = root / str(numbers[-1] + 1 if numbers else 0)
+            if "WANDB_SWEEP_ID" in os.environ:
+                folder = _claim(folder)
         os.environ[RUN_FOLDER] = str(folder)
         return folder
+
+
+def _claim(folder: Path) -> Path:
+    # Agents of a sweep start runs side by side: a number is taken by making its folder.
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            folder = folder.with_name(str(int(folder.name) + 1))
+        else:
+            return folder
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.sweeps.sweep_file import find, read
 from tests.pipelines.conftest import run, small  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,9 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
             words += ["--episodes", "2", "--max_steps", "50"]
         elif words[0] == "plan":
             words += ["--search.stop.simulations", "3", "--max_steps", "6"]
+        elif words[0] == "sweep":
+            read(find(words[1])).check()
+            continue
         elif words[0] not in ("report", "search") and "--help" not in words:
             config = Path(words[words.index("--config") + 1])
             words += ["--trainer.default_root_dir", folder(words, config), "--config", "configs/debug.yaml"]

@@ -1,0 +1,152 @@
+"""Searches hyperparameters without a server: `dreamcade sweep configs/sweep/mbpo_bayes.yaml --count 20`."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from modules.errors import UserError
+from pipelines.parser import Parser
+from pipelines.sweeps.sweep_file import Sweep, find, read
+from pipelines.sweeps.trials import Result, Trials
+
+RUNS = Path("runs")
+DESCRIPTION = """Search hyperparameters: many runs of one W&B sweep file, without a server.
+
+FILE is what `wandb sweep` takes too, such as those in configs/sweep/. A grid is run to its end; random and bayes take
+--count N. Every trial is a `dreamcade fit` in a folder of its own. A sweep that was stopped or killed goes on when the
+same command is given again. The metric of a trial is its last value in metrics.csv."""
+
+
+def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: int) -> None:
+    """Run a sweep file, and leave results.csv and parallel_coordinates.png.
+
+    Args:
+        file: in W&B's format.
+        count: trials in all, those of earlier calls included; null takes the whole grid, or the file's run_cap.
+        folder: of the sweep; runs/sweep_<file> unless given.
+        jobs: runs side by side.
+        seed: of what is drawn; the runs themselves are seeded by `seed_everything`.
+
+    Raises:
+        UserError: the file is wrong, the command line would not take what it draws, or every trial failed.
+    """
+    if min(jobs, 1 if count is None else count) < 1 or seed < 0:
+        raise UserError(f"--count and --jobs must be at least 1, --seed at least 0: got {count}, {jobs} and {seed}")
+    plan = read(file)
+    limits = [number for number in (count or plan.content.get("run_cap"), plan.size()) if number is not None]
+    if not limits:
+        raise UserError(f"{file}: method {plan.method} has no end of its own: say --count N")
+    plan.check()
+    trials = Trials(plan, folder or RUNS / f"sweep_{file.stem}", seed)
+    total = min(limits)
+    columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = False
+    with Progress(*columns, TextColumn("{task.fields[best]}")) as progress:
+        task = progress.add_task("sweeping", total=total, best="")
+
+        def tell(result: Result | None = None) -> None:
+            if result is not None:
+                progress.console.print(line(plan, result), highlight=False, markup=False, soft_wrap=True)
+            results = trials.results()
+            write(plan, results, trials.folder)
+            over = sum(found.state != "running" for found in results)
+            values = [found.value for found in results if found.state == "complete"]
+            best = f"best {plan.metric} {values[0]:.4g}" if values else ""
+            progress.update(task, completed=over, total=max(total, over), best=best)
+
+        tell()
+        try:
+            trials.run(total, jobs, tell)
+        except KeyboardInterrupt:
+            stopped = True
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    results = trials.results()
+    write(plan, results, trials.folder)
+    console = Console()
+    console.print(table(plan, results))
+    names = ("results.csv", "parallel_coordinates.png")
+    files = [str(trials.folder / name) for name in names if (trials.folder / name).exists()]
+    console.print(f"the same in {', '.join(files)}", soft_wrap=True, highlight=False)
+    if stopped:
+        print("dreamcade: stopped as told; the same command goes on from here", file=sys.stderr)
+    elif all(result.state == "failed" for result in results):
+        raise UserError(f"every trial failed, the last one: {max(results, key=lambda r: r.number).error}")
+
+
+def line(plan: Sweep, result: Result) -> str:
+    """Return one line about a trial that is over."""
+    drawn = " ".join(f"{name}={_text(result.parameters[name])}" for name in _varied(plan))
+    outcome = f"{plan.metric} {_text(result.value)}" if result.value is not None else ""
+    state = "" if result.state == "complete" else result.state
+    return " ".join(filter(None, (f"{result.folder.name}:", state, outcome, result.error, drawn)))
+
+
+def write(plan: Sweep, results: Sequence[Result], folder: Path) -> None:
+    """Write results.csv, the best trial first, and the picture."""
+    # Matplotlib takes a second to import, which a mistake need not wait for.
+    from pipelines.sweeps.picture import draw
+
+    names = [parameter.name for parameter in plan.parameters]
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", plan.metric, *names, "folder", "error"])
+        for result in results:
+            drawn = [result.parameters.get(name) for name in names]
+            writer.writerow([result.number, result.state, result.value, *drawn, result.folder, result.error])
+    draw(plan, results, folder / "parallel_coordinates.png")
+
+
+def table(plan: Sweep, results: Sequence[Result]) -> Table:
+    """Return the results for a console, the best first."""
+    shown = Table(title=f"{plan.path.stem}: {plan.metric}, {plan.goal}d", box=SIMPLE_HEAD, title_justify="left")
+    shown.add_column("trial")
+    shown.add_column("state")
+    shown.add_column(plan.metric, justify="right", overflow="fold")
+    for name in _varied(plan):
+        shown.add_column(name.replace("init_args.", ""), justify="right", overflow="fold")
+    for result in results:
+        drawn = [_text(result.parameters.get(name)) for name in _varied(plan)]
+        shown.add_row(result.folder.name, result.state, _text(result.value), *drawn)
+    return shown
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line and sweep."""
+    parser = Parser(prog="dreamcade sweep", description=DESCRIPTION)
+    parser.add_argument("file", type=str, metavar="FILE", help="a W&B sweep file, or the name of one in configs/sweep/")
+    parser.add_argument(
+        "--count",
+        type=int | None,
+        metavar="N",
+        help="trials in all, those of earlier calls included (default: a whole grid)",
+    )
+    parser.add_argument(
+        "--folder", type=str | None, metavar="FOLDER", help="where the sweep lies (default: runs/sweep_<name of FILE>)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    options = parser.parse_args(list(arguments))
+    folder = None if options.folder is None else Path(options.folder)
+    sweep(find(options.file), options.count, folder, options.jobs, options.seed)
+
+
+def _varied(plan: Sweep) -> list[str]:
+    return [parameter.name for parameter in plan.parameters if len(parameter.choices) != 1]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else Path(str(value)).stem if str(value).endswith(".yaml") else str(value)
