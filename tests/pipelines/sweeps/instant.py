@@ -1,4 +1,7 @@
-"""Leaves behind what `dreamcade fit` does, without learning anything: ten steps whose metric grows by --rate."""
+"""Leaves behind what `dreamcade fit` does, without learning anything: ten steps whose metric grows by --rate.
+
+With a rate below --waits, it waits in the middle to be told to stop.
+"""
 
 import signal
 import sys
@@ -27,6 +30,8 @@ for step in range(first, STEPS):
     with metrics.open("a") as file:
         file.write(f"{(step + 1) * float(options['rate'])},,{step}\n,0.5,{step}\n")
     last.write_text(str(step + 1))
+    while step == STEPS // 2 and float(options["rate"]) < float(options.get("waits", 0)) and not told:
+        time.sleep(0.01)
     if told:
         sys.exit(print(f"dreamcade: {STOPPED}", file=sys.stderr))
     time.sleep(float(options.get("seconds", 0.01)))
