@@ -131,8 +131,15 @@ class ReplayStore:
             if found := difference(layout.description.get(key), value, key):
                 raise UserError(f"{path} holds {found}")
         store = cls(path, layout, writable)
-        if verify:
-            store._verify()
+        try:
+            head = store._head.read()
+            if not head.oldest <= head.rows <= head.oldest + layout.capacity:
+                raise UserError(f"{path} is damaged: head.bin says it holds rows {head.oldest} to {head.rows}")
+            if verify:
+                store._verify()
+        except UserError:
+            store.close()
+            raise
         return store
 
     def close(self) -> None:
@@ -226,7 +233,10 @@ class ReplayStore:
         assert self.writable
         head = self._head.read()
         if not head.oldest <= rows <= head.rows:
-            raise UserError(f"{self.path} cannot be cut back to row {rows}: it holds rows {head.oldest} to {head.rows}")
+            raise UserError(
+                f"{self.path} cannot be cut back to row {rows}, where the checkpoint was written: it holds rows "
+                f"{head.oldest} to {head.rows}; a new run can begin with the checkpoint's weights, by --init_from"
+            )
         self._head.write_rows(rows, head.cuts + 1)
 
     def sample(
@@ -374,15 +384,18 @@ class ReplayStore:
     def _verify(self) -> None:
         head = self._head.read()
         for lane in range(self.lanes):
+            action = self._records["action"][lane]
+            known = (action >= 0) & (action < self.num_actions)
             for row in range(head.oldest, head.rows):
                 slot = row % self._slots
                 content = self._records[lane, slot : slot + 1].view(np.uint8)[:-4]
                 held = int(self._records["checksum"][lane, slot])
-                if row_checksum(self._observations[lane, slot], content, lane, row) == held:
+                if row_checksum(self._observations[lane, slot], content, lane, row) == held and known[slot]:
                     continue
                 now = self._head.read()
                 if now.cuts == head.cuts and row >= now.oldest:
-                    raise UserError(f"{self.path} is damaged: row {row} of lane {lane} does not match its checksum")
+                    wrong = "does not match its checksum" if known[slot] else f"has no action below {self.num_actions}"
+                    raise UserError(f"{self.path} is damaged: row {row} of lane {lane} {wrong}")
 
 
 def _column(record: np.ndarray, name: str) -> torch.Tensor:
