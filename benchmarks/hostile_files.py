@@ -2,13 +2,13 @@
 
     python benchmarks/hostile_files.py
 
-A tiny agent is trained on CartPole for real. Its checkpoints, store, configuration and tables are damaged and forged in
-the ways that hostile_cases.py and hostile_stores.py beside this file list, and given to the real command line, each in a
-process of its own with a limit of memory and of time. What a case comes to is one of: refused (exit code 2, one line on
-stderr, no traceback), recovered (the run went on with what is whole, and said so), harmless (it ran, and nothing was
-wrong with that); or unnoticed (it ran although bytes were damaged), crashed, hung, ran code, wrote elsewhere. Code that
-a file smuggles in would touch a file, which is looked for after every case, and so would a module beside the run's
-folder that checkpoints name. Bar: at least 500 cases, and only the first three outcomes.
+A tiny agent is trained on CartPole for real. Its checkpoints, store, configuration and tables are damaged and forged
+in the ways that hostile_cases.py and hostile_stores.py beside this file list, and given to the real command line,
+each in a process of its own with a limit of memory and of time. What a case comes to is one of: refused (exit code 2,
+one line on stderr, no traceback), recovered (the run went on with what is whole, and said so), harmless (it ran, and
+nothing was wrong with that); or unnoticed (it ran although bytes were damaged), crashed, hung, ran code, wrote
+elsewhere. Code that a file smuggles in would touch a file, which is looked for after every case, and so would a
+module beside the run's folder that checkpoints name. Bar: at least 500 cases, and only the first three outcomes.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def attempt(case: Case, base: Path, canary: Path) -> Outcome:
         (folder / "victim").write_text("precious\n")
         case.make(folder)
         code, said = call([*COMMANDS[case.command], *case.arguments], folder)
-        told = [line for line in said.splitlines() if line.startswith("dreamcade: ")]
+        lines = [line for line in said.splitlines() if line.startswith("dreamcade: ")]
+        told = [line for line in lines if "going on from" not in line]
         if canary.exists():
             canary.unlink()
             verdict = "ran code"
@@ -131,11 +132,11 @@ def attempt(case: Case, base: Path, canary: Path) -> Outcome:
         elif code == 2 and len(told) == 1 and "Traceback" not in said:
             verdict = "refused"
         elif code == 0:
-            recovered = any("going on from" in line for line in told) or "metrics_damaged" in said
+            recovered = len(lines) > len(told) or "metrics_damaged" in said
             verdict = "recovered" if recovered else "unnoticed" if case.damaged else "harmless"
         else:
             verdict = "crashed"
-    last = "\n".join(told or said.splitlines()[-8:])
+    last = "\n".join(lines or said.splitlines()[-8:])
     return Outcome(case.kind, case.name, verdict, last[:1500], time.monotonic() - start)
 
 

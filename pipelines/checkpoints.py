@@ -204,7 +204,7 @@ def folder(path: str | Path) -> Path:
     """Return the folder of a checkpoint's run.
 
     Raises:
-        UserError: a file in it is a link: what is written there would be written elsewhere.
+        UserError: as `check_links`.
     """
     found = Path(path).resolve().parent.parent
     check_links(found)
@@ -212,10 +212,10 @@ def folder(path: str | Path) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """Raise a UserError where a file in a run's folder is a link."""
+    """Raise a UserError where a file in a run's folder is a link, a pipe or a device, and would be written to."""
     for file in folder.iterdir() if folder.is_dir() else ():
-        if file.is_symlink() and not file.is_dir():
-            raise UserError(f"{file} is a link: a run writes to its own files alone, remove it")
+        if not file.is_dir() and (file.is_symlink() or not file.is_file()):
+            raise UserError(f"{file} is a link or no file: a run writes to its own files alone, remove it")
 
 
 def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -81,10 +81,12 @@ class TrainerCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         _check_accelerator(config.trainer.accelerator)
-        if config.init_from is not None and self.subcommand != "fit":
-            raise UserError("--init_from is for fit: every other command takes --ckpt_path")
-        if config.ckpt_path is not None and any(word.startswith("--init_from") for word in sys.argv):
-            raise UserError("--init_from begins a run and --ckpt_path goes on with one: give one of them")
+        # A run's own config.yaml, which says what it began with, may be given as well.
+        if any(re.match(r"--init_from(=|$)", word) for word in sys.argv):
+            if self.subcommand != "fit":
+                raise UserError("--init_from is for fit: every other command takes --ckpt_path")
+            if config.ckpt_path is not None:
+                raise UserError("--init_from begins a run and --ckpt_path goes on with one: give one of them")
         if config.init_from is not None and config.ckpt_path is None:
             checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
@@ -115,6 +117,8 @@ class TrainerCLI(LightningCLI):
         if (path := self._get(self.config, "init_from")) is not None:
             # First: others play and evaluate with these weights.
             trainer.callbacks.insert(0, Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
+        self.progress = _Began()
+        trainer.callbacks.append(self.progress)  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         return trainer
@@ -126,7 +130,7 @@ class TrainerCLI(LightningCLI):
         except (UserError, MisconfigurationException):
             raise
         except Exception as error:
-            if path is None or began(error):
+            if path is None or self.progress.began:
                 raise
             raise UserError(f"{path} cannot be gone on from: {checkpoints.brief(error)}") from error
 
@@ -154,10 +158,15 @@ class TrainerCLI(LightningCLI):
         return folder
 
 
-def began(error: Exception) -> bool:
-    """Return whether batches were drawn already when it was raised: before, what a checkpoint holds is put back."""
-    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-    return bool(names & {"advance", "_evaluation_step", "_predict_step"})
+class _Began(Callback):
+    """Whether a batch was brought to its end: before, errors come from what a checkpoint put back."""
+
+    began = False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.began = True
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -64,8 +64,8 @@ def append(folder: Path | str, evaluation: Evaluation) -> None:
     """Add an evaluation to a run's folder, after what a killed run may have left of a line is taken away."""
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise UserError(f"{path} is a link: a run writes to its own files alone, remove it")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is a link or no file: a run writes to its own files alone, remove it")
     line = json.dumps(dataclasses.asdict(evaluation), default=_plain, allow_nan=False)
     with path.open("a+b") as file:
         file.seek(0)
@@ -87,6 +87,8 @@ def read(folder: Path | str) -> list[Evaluation]:
         UserError: there is no such file, or a line of it is no evaluation.
     """
     path = Path(folder) / FILE
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
