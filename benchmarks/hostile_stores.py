@@ -17,7 +17,7 @@ from datamodules import replay_format
 from datamodules.replay_format import Layout, row_checksum
 
 NAN, INFINITY = float("nan"), float("inf")
-NUMBERS: tuple[Any, ...] = (None, True, -1, 0, 10**6, 10**12, 10**30, 1.5, NAN, INFINITY, "2", [], {}, [[]])
+NUMBERS: tuple[Any, ...] = (None, -1, 0, True, 1.5, 10**12, 10**30, NAN, INFINITY, "2", [[]], {})
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -36,11 +36,11 @@ def damages(random: np.random.Generator) -> Iterator[Case]:
     """Damage a file of the store."""
     for name in ("meta.json", "observation.bin", "rows.bin", "head.bin"):
         file = STORE / name
-        for part in random.random(8):
+        for part in random.random(4):
             make = lambda f, p=part, n=file: cut(f / n, p)  # noqa: E731
             yield Case("damaged store", f"{name} cut at {part:.4f}", make, "train", damaged=True)
         # Most of a ring that is not full yet is room that holds nothing.
-        for part in random.random(10) * (0.4 if name in ("observation.bin", "rows.bin") else 1):
+        for part in random.random(5) * (0.4 if name in ("observation.bin", "rows.bin") else 1):
             bit = int(part * 1e6) % 8
             flipped = lambda f, p=part, n=file, b=bit: flip(f / n, p, b)  # noqa: E731
             yield Case("damaged store", f"{name} bit flipped at {part:.4f}", flipped, "train")
@@ -71,13 +71,13 @@ def layouts(bench: Bench) -> Iterator[Case]:
             yield Case("absurd stores", f"{key} is {number}", rewrite(change), "train")
         yield Case("absurd stores", f"no {key}", rewrite(lambda kept, key=key: kept.pop(key, None)), "train")
     for key in content["description"]:
-        for number in (*NUMBERS[:3], "\x1b[2J", "evil:CartPole-v1"):
+        for number in (*NUMBERS[:2], "evil:CartPole-v1"):
             change = lambda kept, key=key, number=number: put(kept, ("description", key), number)  # noqa: E731
             yield Case("absurd stores", f"description.{key} is {number!r}", rewrite(change), "train")
             without = ("--data.id", "null")
             yield Case("absurd stores", f"{key} is {number!r}, no id", rewrite(change), "train", arguments=without)
     for dtype in ("O", "object", "V8", "U8", "S8", "M8[s]", "c16", "f16", "O,O", "(2,)f4", "i8,O", "", "evil.Model"):
-        for shape in ([], [2], [10**12], [-1]):
+        for shape in ([], [10**12]):
             extras = {"extras": {"trap": [dtype, shape]}}
             make = rewrite(lambda kept, extras=extras: kept.update(extras))
             yield Case("absurd stores", f"a column of {dtype} {shape}", make, "train")
@@ -146,7 +146,8 @@ def links() -> Iterator[Case]:
         "a pipe": lambda path, folder: os.mkfifo(path),
         "a folder": lambda path, folder: path.mkdir(),
     }
-    targets = {STORE / name: ("train", "resume") for name in ("meta.json", "rows.bin", "observation.bin", "head.bin")}
+    targets = {STORE / name: ("train",) for name in ("meta.json", "observation.bin", "head.bin")}
+    targets[STORE / "rows.bin"] = ("train", "resume")
     targets[Path("run/checkpoints/last.ckpt")] = ("evaluate", "resume")
     targets[Path("run/evaluations.jsonl")] = ("report", "evaluate")
     targets[Path("run/config.yaml")] = ("resume",)
@@ -185,7 +186,7 @@ def configs(canary: Path) -> Iterator[Case]:
 def evaluations(random: np.random.Generator) -> Iterator[Case]:
     """Tables of evaluations that a report reads."""
     file = Path("run/evaluations.jsonl")
-    for part in random.random(15):
+    for part in random.random(8):
         make = lambda folder, part=part: blank(folder / file, part, 20)  # noqa: E731
         yield Case("evaluations", f"20 zeros at {part:.4f}", make, "report")
         make = lambda folder, part=part: cut(folder / file, part)  # noqa: E731
@@ -194,8 +195,8 @@ def evaluations(random: np.random.Generator) -> Iterator[Case]:
     for name, text in texts.items():
         make = lambda folder, text=text: (folder / file).write_text(text + "\n")  # noqa: E731
         yield Case("evaluations", name, make, "report")
-    values = (*NUMBERS[:8], float("nan"), 10**400, "[/red]", "[link=x]", "$\\frac$", "<script>x</script>", "\x1b[2J")
-    values += ({"name": {"a": [1]}}, "=cmd|x!A0", "../../x", "x" * 100_000, "\ud800")
+    values = (*NUMBERS[:3], NAN, 10**400, "[/red]", "$\\frac$", "<script>x</script>", "\x1b[2J", {"a": [1]})
+    values += ("../../x", "x" * 100_000, "\ud800")
     for key in ("env_steps", "updates", "experiment", "seed", "environment", "game", "protocol", "policy", "final"):
         for value in values:
             change = lambda folder, key=key, value=value: alter(folder / file, (key,), value)  # noqa: E731

@@ -233,10 +233,7 @@ class ReplayStore:
         assert self.writable
         head = self._head.read()
         if not head.oldest <= rows <= head.rows:
-            raise UserError(
-                f"{self.path} cannot be cut back to row {rows}, where the checkpoint was written: it holds rows "
-                f"{head.oldest} to {head.rows}; a new run can begin with the checkpoint's weights, by --init_from"
-            )
+            raise UserError(f"{self.path} cannot be cut back to row {rows}: it holds rows {head.oldest} to {head.rows}")
         self._head.write_rows(rows, head.cuts + 1)
 
     def sample(
@@ -390,11 +387,12 @@ class ReplayStore:
                 slot = row % self._slots
                 content = self._records[lane, slot : slot + 1].view(np.uint8)[:-4]
                 held = int(self._records["checksum"][lane, slot])
-                if row_checksum(self._observations[lane, slot], content, lane, row) == held and known[slot]:
+                intact = row_checksum(self._observations[lane, slot], content, lane, row) == held
+                if intact and known[slot]:
                     continue
                 now = self._head.read()
                 if now.cuts == head.cuts and row >= now.oldest:
-                    wrong = "does not match its checksum" if known[slot] else f"has no action below {self.num_actions}"
+                    wrong = f"has no action below {self.num_actions}" if intact else "does not match its checksum"
                     raise UserError(f"{self.path} is damaged: row {row} of lane {lane} {wrong}")
 
 

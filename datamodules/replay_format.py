@@ -40,13 +40,14 @@ class Layout:
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = [*self.observation_shape, self.num_actions, self.lanes, self.capacity]
+        numbers = [*self.observation_shape, self.num_actions]
         if not all(type(number) is int and number >= 1 for number in numbers) or self.num_actions > MOST_ACTIONS:
             raise UserError(
-                f"observation_shape {self.observation_shape}, num_actions {self.num_actions}, lanes {self.lanes}, "
-                f"capacity {self.capacity}: expected whole numbers of at least 1, and at most {MOST_ACTIONS} actions"
+                f"observation_shape {self.observation_shape}, num_actions {self.num_actions}: expected whole numbers "
+                f"of at least 1, and at most {MOST_ACTIONS} actions"
             )
-        if not (self.lanes >= 1 and self.capacity >= 1 and 0 <= self.validation_lanes < self.lanes):
+        whole = all(type(number) is int for number in (self.capacity, self.lanes, self.validation_lanes))
+        if not (whole and self.lanes >= 1 and self.capacity >= 1 and 0 <= self.validation_lanes < self.lanes):
             raise UserError(
                 f"capacity {self.capacity}, lanes {self.lanes}, validation_lanes {self.validation_lanes}: "
                 "expected a capacity and lanes of at least 1, and fewer validation lanes than lanes"
