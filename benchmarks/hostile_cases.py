@@ -75,7 +75,7 @@ READERS = ("evaluate", "search", "resume", "go on", "init_from")
 NAN, INFINITY = float("nan"), float("inf")
 ABSURD: tuple[Any, ...] = (None, True, -1, 0, 10**9, 10**18, 10**400, 1e308, NAN, INFINITY, "", "x" * 10_000, "\x1b[2J")
 ABSURD += (b"\0", [], {}, [None], {"class_path": "os.system", "init_args": {"command": ""}}, [[]] * 100, {"": {"": 1}})
-ABSURD += (torch.zeros(0), torch.full((3,), NAN), torch.zeros(1).expand(10**7), "../../passwd", "evil.Model")
+ABSURD += (torch.zeros(0), torch.full((3,), NAN), torch.zeros(1).expand(10**6), "../../passwd", "evil.Model")
 
 
 @dataclass(frozen=True)
