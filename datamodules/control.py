@@ -90,5 +90,11 @@ class ControlReplay(ReplayData):
         return ControlEnvironments(self.id, num_envs, seed=seed)
 
     def evaluation_environment(self, num_envs: int, seed: int) -> ControlEnvironments:
-        """Make environments of the store's id; they play as in training."""
+        """Make environments of the store's id; they play as in training.
+
+        Raises:
+            UserError: the store alone names a package to import.
+        """
+        if self.id is None and ":" in self.description["id"]:
+            raise UserError(f"the store is of {self.description['id']}, set data.id to that to let it be imported")
         return ControlEnvironments(self.description["id"], num_envs, variant="evaluation", seed=seed)

@@ -135,8 +135,15 @@ class ReplayStore:
             if found := difference(layout.description.get(key), value, key):
                 raise UserError(f"{path} holds {found}")
         store = cls(path, layout, writable)
-        if verify:
-            store._verify()
+        try:
+            head = store._head.read()
+            if not head.oldest <= head.rows <= head.oldest + layout.capacity:
+                raise UserError(f"{path} is damaged: head.bin says it holds rows {head.oldest} to {head.rows}")
+            if verify:
+                store._verify()
+        except UserError:
+            store.close()
+            raise
         return store
 
     def close(self) -> None:
@@ -378,15 +385,19 @@ class ReplayStore:
     def _verify(self) -> None:
         head = self._head.read()
         for lane in range(self.lanes):
+            action = self._records["action"][lane]
+            known = (action >= 0) & (action < self.num_actions)
             for row in range(head.oldest, head.rows):
                 slot = row % self._slots
                 content = self._records[lane, slot : slot + 1].view(np.uint8)[:-4]
                 held = int(self._records["checksum"][lane, slot])
-                if row_checksum(self._observations[lane, slot], content, lane, row) == held:
+                intact = row_checksum(self._observations[lane, slot], content, lane, row) == held
+                if intact and known[slot]:
                     continue
                 now = self._head.read()
                 if now.cuts == head.cuts and row >= now.oldest:
-                    raise UserError(f"{self.path} is damaged: row {row} of lane {lane} does not match its checksum")
+                    wrong = f"has no action below {self.num_actions}" if intact else "does not match its checksum"
+                    raise UserError(f"{self.path} is damaged: row {row} of lane {lane} {wrong}")
 
 
 def _column(record: np.ndarray, name: str) -> torch.Tensor:

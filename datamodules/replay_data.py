@@ -355,14 +355,23 @@ class ReplayData(LightningDataModule, ABC):
         return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Cut the store back to the cursor and go on drawing where the run stopped."""
+        """Cut the store back to the cursor and go on drawing where the run stopped.
+
+        Raises:
+            UserError: the store has none of the rows that it had when the checkpoint was written.
+        """
         assert self.store is not None
         ranks = state_dict["ranks"]
         state = ranks[self.rank % len(ranks)]
         self.generator.bit_generator.state = state["generator"]
         self.unstored_steps = state.get("unstored_steps", 0)
         if self.store.writable:
-            self.store.truncate(state["rows"])
+            try:
+                self.store.truncate(state["rows"])
+            except UserError as error:
+                raise UserError(
+                    f"{error}, none from before the checkpoint; --init_from begins a new run with its weights"
+                ) from None
             running = state.get("running")
             if running is not None and len(ranks) > self.rank and len(running["is_first"]) == self.store.lanes:
                 self.running = running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -17,6 +18,10 @@ from modules.errors import UserError
 
 FORMAT_VERSION = 1
 COLUMNS = ("action", "reward", "terminated", "is_first", "is_last")
+DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+"""Of extra columns: plain numbers, whose bytes may be anything. A mapped array of objects would follow pointers."""
+MOST_ACTIONS = 1 << 16
+MOST_META_BYTES = 1 << 20
 ROWS, HIGH = 0, 1
 GIB = 1024**3
 
@@ -36,7 +41,15 @@ class Layout:
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (min(self.lanes, self.capacity) >= 1 and self.spare >= 0 and 0 <= self.validation_lanes < self.lanes):
+        numbers = [*self.observation_shape, self.num_actions]
+        if not all(type(number) is int and number >= 1 for number in numbers) or self.num_actions > MOST_ACTIONS:
+            raise UserError(
+                f"observation_shape {self.observation_shape}, num_actions {self.num_actions}: expected whole numbers "
+                f"of at least 1, and at most {MOST_ACTIONS} actions"
+            )
+        numbers = [self.capacity, self.spare, self.lanes, self.validation_lanes]
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if not (whole and self.capacity >= 1 and self.validation_lanes < self.lanes):
             raise UserError(
                 f"capacity {self.capacity}, spare {self.spare}, lanes {self.lanes}, validation_lanes "
                 f"{self.validation_lanes}: expected a capacity and lanes of at least 1, no negative number, and fewer "
@@ -46,6 +59,11 @@ class Layout:
             raise UserError(f"observation_dtype {self.observation_dtype}: expected uint8 or float32")
         if taken := {*COLUMNS, "checksum"} & set(self.extras):
             raise UserError(f"extras {sorted(taken)} are columns of every store; expected other names")
+        for name, (dtype, shape) in self.extras.items():
+            if not name.isidentifier() or dtype not in DTYPES or not all(type(n) is int and n >= 1 for n in shape):
+                raise UserError(
+                    f"extras: {name} is {dtype} {shape}; expected a name, one of {', '.join(DTYPES)}, a shape"
+                )
 
     @property
     def slots(self) -> int:
@@ -63,7 +81,7 @@ class Layout:
     @property
     def files(self) -> dict[str, int]:
         """Bytes of every binary file."""
-        width = int(np.prod(self.observation_shape)) * np.dtype(self.observation_dtype).itemsize
+        width = math.prod(self.observation_shape) * np.dtype(self.observation_dtype).itemsize
         num_slots = self.lanes * self.slots
         return {"observation.bin": num_slots * width, "rows.bin": num_slots * self.record.itemsize, "head.bin": 16}
 
@@ -106,27 +124,44 @@ class Layout:
         """Read `meta.json` of a store and check the sizes of its files.
 
         Raises:
-            UserError: not a store, damaged, of another format version, or cut short.
+            UserError: not a store, damaged, of another format version, cut short, or no numbers that a store has.
         """
+        _check_files(path)
         try:
             content = json.loads((path / "meta.json").read_text(encoding="utf-8"))
             intact = content.pop("checksum") == _json_checksum(content)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path} is not a replay store: expected a folder with a meta.json") from None
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             intact = False
         if not intact:
             raise UserError(f"{path} is damaged: meta.json does not match its checksum")
-        if (version := content.pop("format_version")) != FORMAT_VERSION:
+        if (version := content.pop("format_version", None)) != FORMAT_VERSION:
             raise UserError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
-        content["observation_shape"] = tuple(content["observation_shape"])
-        content["extras"] = {name: (dtype, tuple(shape)) for name, (dtype, shape) in content["extras"].items()}
-        layout = Layout(**content)
-        for name, expected in layout.files.items():
+        try:
+            content["observation_shape"] = tuple(content["observation_shape"])
+            content["extras"] = {name: (dtype, tuple(shape)) for name, (dtype, shape) in content["extras"].items()}
+            layout = Layout(**content)
+            files = layout.files
+            assert isinstance(layout.description, dict)
+        except UserError as error:
+            raise UserError(f"{path} is no store: {error}") from None
+        except Exception as error:  # whoever wrote the file wrote the checksum as well
+            raise UserError(f"{path} is no store: its meta.json has not the fields of one ({error})") from None
+        for name, expected in files.items():
             size = (path / name).stat().st_size if (path / name).exists() else 0
             if size != expected:
                 raise UserError(f"{path} was cut short: {name} has {size} bytes, expected {expected}")
         return layout
+
+
+def _check_files(path: Path) -> None:
+    """Raise a UserError for what a name may stand for besides a file: links, devices, pipes."""
+    for file in [path / name for name in ("meta.json", "observation.bin", "rows.bin", "head.bin")]:
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise UserError(f"{file} is a link or no file: a store's files lie in its own folder")
+    if (path / "meta.json").is_file() and (path / "meta.json").stat().st_size > MOST_META_BYTES:
+        raise UserError(f"{path} is damaged: meta.json is larger than {MOST_META_BYTES} bytes")
 
 
 class Head(NamedTuple):

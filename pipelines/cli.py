@@ -80,14 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cause in _causes(error):
             if isinstance(cause, UserError):
                 fail(str(cause))
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 fail(f"no room left on disk: {cause}; what was written before is whole")
         raise
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line and exit with code 2."""
-    line = re.sub(r"\s+", " ", message).strip()
+    """Print one line and exit with code 2; what a file says in it cannot steer the terminal."""
+    line = re.sub(r"\s+", " ", message).strip()[:2000]
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
     print(f"dreamcade: {line}", file=sys.stderr)
     sys.exit(2)
 

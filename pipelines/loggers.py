@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import socket
 import threading
 import uuid
@@ -34,13 +35,27 @@ class CSVLogger(loggers.CSVLogger):
         path = Path(self.log_dir) / "metrics.csv"
         if self._experiment is not None or not path.exists():
             return super().experiment
+        if (header := _header(path)) is None:
+            rank_zero_warn(f"{path} is no table of metrics: it is kept as metrics_damaged.csv, and a new one begun")
+            path.rename(path.with_stem("metrics_damaged"))
+            return super().experiment
         aside = path.with_suffix(".csv.aside")
         path.rename(aside)
         writer = super().experiment
         aside.rename(path)
-        with path.open(newline="") as file:
-            writer.metrics_keys = next(csv.reader(file), [])
+        writer.metrics_keys = header
         return writer
+
+
+def _header(path: Path) -> list[str] | None:
+    """Return the columns of metrics.csv; None where it is not what a run wrote, but for a last line that was cut."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (ValueError, csv.Error):
+        return None
+    usual = "step" in header and len(header) == len({*header}) and all(len(row) <= len(header) for row in rows)
+    return header if usual else None
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -110,7 +125,9 @@ def reachable(seconds: float = PROBE_SECONDS) -> bool:
 def _run_id(folder: Path) -> str:
     # The id lies in the run's folder: a resumed run finds it before its checkpoint is loaded.
     path = folder / "wandb_run_id.txt"
-    if not path.exists():
+    kept = path.read_text(errors="replace").strip() if path.exists() else ""
+    if not re.fullmatch(r"[\w-]{1,64}", kept, re.ASCII):
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text((os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]) + "\n")  # `wandb agent` sets it
-    return path.read_text().strip()
+        kept = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # `wandb agent` sets it
+        path.write_text(kept + "\n")
+    return kept

@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,8 @@ PACKAGES = ("torch", "numpy", "lightning", "torchrl", "ale-py", "gymnasium")
 
 def provenance() -> dict[str, Any]:
     """Return the commit (with + where tracked files differ from it; None before the first), date, machine, versions."""
-    commit = git("rev-parse", "--short=12", "HEAD")
-    if commit and changed_files():
-        commit += "+"
     return {
-        "commit": commit,
+        "commit": commit(),
         "date": now(),
         "machine": {"cpu": cpu_model(), "cores": cores(), "gpu": gpu_model()},
         "python": platform.python_version(),
@@ -62,6 +60,19 @@ def record_start(folder: Path) -> None:
 def now() -> str:
     """Return the date and the time of day, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def version() -> str:
+    """Return the version of dreamcade."""
+    return installed_version("dreamcade") or "unknown"
+
+
+@cache
+def commit() -> str | None:
+    """Return the checkout's commit, with + where tracked files differ from it; None where there is none."""
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head and head + "+" * bool(changed_files())
 
 
 def changed_files() -> list[str]:
@@ -108,6 +119,8 @@ def gpu_model() -> str | None:
 
 def git(*arguments: str) -> str | None:
     """Return what git says of the checkout; None where it is none, or there is no git."""
+    if not (PROJECT / ".git").exists():  # a folder around it may be another project's checkout
+        return None
     try:
         run = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=PROJECT, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

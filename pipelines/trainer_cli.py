@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from modules.errors import UserError
-from pipelines import checkpoints
+from pipelines import checkpoint_files, checkpoints
 from pipelines.callbacks.prediction_writer import PredictionWriter
+from pipelines.callbacks.pretrained import Pretrained
 from pipelines.callbacks.save_config import SaveConfig
+from pipelines.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.cli import CONFIGS, RUN_FOLDER, fail
 from pipelines.spelling import explain
 
 RUNS = Path("runs")
 KEYS = [
-    *("config", "seed_everything", "ckpt_path", "model.class_path", "data.class_path"),
+    *("config", "seed_everything", "ckpt_path", "init_from", "init_fresh", "model.class_path", "data.class_path"),
     *(f"trainer.{name}" for name in inspect.signature(Trainer).parameters),
 ]
 
@@ -60,24 +65,40 @@ class TrainerCLI(LightningCLI):
         # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
         pass
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a run begin with the weights of another."""
+        parser.add_argument(
+            "--init_from", type=Path | None, default=None, help="fit: begin with the weights of this checkpoint alone"
+        )
+        parser.add_argument(
+            "--init_fresh", type=bool, default=False, help="leave weights fresh that do not fit, and list them"
+        )
+
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         _check_accelerator(config.trainer.accelerator)
+        # A run's own config.yaml, which says what it began with, may be given as well.
+        if any(re.match(r"--init_from(=|$)", word) for word in sys.argv):
+            if self.subcommand != "fit":
+                raise UserError("--init_from is for fit: every other command takes --ckpt_path")
+            if config.ckpt_path is not None:
+                raise UserError("--init_from begins a run and --ckpt_path goes on with one: give one of them")
+        if config.init_from is not None and config.ckpt_path is None:
+            checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
-        if config.ckpt_path is not None:
-            path = Path(config.ckpt_path)
-            if config.ckpt_path == "last":
-                path = folder / "checkpoints" / "last.ckpt"
-                if not path.exists():
-                    raise UserError(f"there is no run to go on with: {path} does not exist")
-            checkpoints.read(path)
-            config.ckpt_path = str(path)
+        checkpoints.check_links(folder)
+        if config.ckpt_path == "last":
+            if not any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+                raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
+            config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
+        elif config.ckpt_path is not None:
+            checkpoint_files.read(Path(config.ckpt_path))
         if self.subcommand != "fit":
             if config.ckpt_path is None:
                 raise UserError(f"dreamcade {self.subcommand} needs --ckpt_path FILE, or --ckpt_path last")
-            folder = Path(config.ckpt_path).resolve().parent.parent
+            folder = checkpoints.folder(config.ckpt_path)
             if config.data.init_args.get("path", "") is None and (folder / "replay" / "rank0").exists():
                 config.data.init_args.path = folder / "replay" / "rank0"
             folder = folder / self.subcommand
@@ -88,11 +109,28 @@ class TrainerCLI(LightningCLI):
                 logger.init_args.save_dir = folder
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Let `predict` leave something behind."""
+        """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = SealedCheckpointIO()
+        if (path := self._get(self.config, "init_from")) is not None:
+            # First: others play and evaluate with these weights.
+            trainer.callbacks.insert(0, Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
+        self.progress = _Began()
+        trainer.callbacks.append(self.progress)  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        path = self._get(self.config, "ckpt_path")
+        try:
+            super()._run_subcommand(subcommand)
+        except (UserError, MisconfigurationException):
+            raise
+        except Exception as error:
+            if path is None or self.progress.began:
+                raise
+            raise UserError(f"{path} cannot be gone on from: {checkpoints.brief(error)}") from error
 
     def run_folder(self, config: Namespace) -> Path:
         """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
@@ -129,6 +167,17 @@ def _claim(folder: Path) -> Path:
             folder = folder.with_name(str(int(folder.name) + 1))
         else:
             return folder
+
+
+class _Began(Callback):
+    """Whether a batch was brought to its end: before, errors come from what a checkpoint put back."""
+
+    began = False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.began = True
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
 
 
 def _check_accelerator(accelerator: str) -> None:

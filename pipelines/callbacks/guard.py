@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.agent import world_model
 from modules.errors import UserError
+from pipelines.checkpoint_files import LAST
 
 
 class Guard(Callback):
@@ -54,4 +55,4 @@ class Guard(Callback):
 
 def last_checkpoint(trainer: Trainer) -> Path:
     """Return where `--ckpt_path last` looks."""
-    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    return Path(trainer.default_root_dir) / "checkpoints" / LAST

@@ -10,7 +10,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-from pipelines.provenance import record_start
+from pipelines.checkpoint_files import FORMAT_VERSION
+from pipelines.provenance import commit, record_start, version
 
 
 class SaveConfig(SaveConfigCallback):
@@ -40,5 +41,13 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.config.update(self.plain(), allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the configuration into the checkpoint."""
-        checkpoint["config"] = self.plain()
+        """Put into the checkpoint what made it: the configuration, what was played and how, and by which dreamcade."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint |= {
+            "format_version": FORMAT_VERSION,
+            "version": version(),
+            "commit": commit(),
+            "config": self.plain(),
+            "game": getattr(data, "name", None),
+            "protocol": getattr(data, "description", {}).get("protocol"),
+        }

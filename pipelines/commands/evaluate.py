@@ -55,7 +55,7 @@ def evaluate(
         search = search.limited(simulations)
     checkpoints.check_world(checkpoint, kept, game)
     data = checkpoints.world(checkpoint, kept)
-    folder = checkpoint.resolve().parent.parent
+    folder = checkpoints.folder(checkpoint)
     evaluation = evaluate_agent(
         module,
         data,

@@ -55,9 +55,9 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
         if table.rows:
             console.print(table.terminal(without=("median", "optimality gap", "source", "episodes", "mean return")))
     for note in summary.notes:
-        console.print(f"- {note}", highlight=False)
+        console.print(f"- {note}", highlight=False, markup=False)
     files = ", ".join(str(out / name) for name in ("report.md", "report.csv", *(f"{name}.png" for name in sheets)))
-    console.print(f"open {out / 'report.html'}; the same in {files}", soft_wrap=True, highlight=False)
+    console.print(f"open {out / 'report.html'}; the same in {files}", soft_wrap=True, highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str]) -> None:

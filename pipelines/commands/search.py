@@ -72,7 +72,7 @@ def search(
     found = planner.found
     assert found is not None
     rate = found.simulations[0] / (time.perf_counter() - start)
-    folder = folder or checkpoint.resolve().parent.parent
+    folder = folder or checkpoints.folder(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{data.name} after {steps} steps, {settings}"
     tree, line = folder / "tree.png", folder / "line.png"

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from lightning import LightningModule
 from rich.console import Console
+from rich.markup import escape
 
 from datamodules.collector import Actor
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.replay_data import ReplayData
 from modules.agent import policy_of, world_model
+from modules.errors import UserError
 from pipelines.actors import PolicyActor, SearchActor
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
 from pipelines.progress import counter
@@ -94,7 +96,10 @@ def evaluate(
         run_seed: of the run that trained it.
         **moment: fields of the Evaluation that say when in that run it is.
     """
-    environment = data.evaluation_environment(episodes, seed)
+    try:
+        environment = data.evaluation_environment(episodes, seed)
+    except (TypeError, KeyError, ValueError) as error:  # a store or checkpoint of anybody's says what to play
+        raise UserError(f"{data.name} cannot be played as it was described: {error}") from None
     model, policy, draws = world_model(module), policy_of(module), np.random.default_rng(seed)
     actor: Actor = PolicyActor(model, policy, draws, greedy=greedy, epsilon=epsilon)
     if search is not None:
@@ -119,10 +124,10 @@ def tell(evaluation: Evaluation, folder: Path) -> None:
     normalized = human_normalized(evaluation.game, evaluation.score)
     human = "" if normalized is None else f", human-normalised {normalized:.2f}"
     unfinished = sum(not episode["finished"] for episode in evaluation.episodes)
-    Console().print(
+    line = (
         f"{evaluation.game} after {evaluation.env_steps} real steps: mean return {evaluation.score:.1f} "
         f"over {len(evaluation.episodes)} episodes{human}"
         + (f", {unfinished} of them given up unfinished" if unfinished else "")
-        + f"; every one is in {folder / FILE}",
-        soft_wrap=True,
+        + f"; every one is in {folder / FILE}"
     )
+    Console().print(escape(line), soft_wrap=True)

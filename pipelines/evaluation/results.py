@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from modules.errors import UserError
 from pipelines.evaluation import published
 
 FILE = "evaluations.jsonl"
+LONGEST = 500
+LARGEST = 1e30
+"""Bounds of what a line may say, so that a report of anybody's file can be drawn."""
 
 Episode = TypedDict("Episode", {"seed": int, "return": float, "length": int, "finished": bool})
 """An episode of an evaluation: raw return, length in agent steps, whether it ended before a limit of the evaluation."""
@@ -62,6 +64,8 @@ def append(folder: Path | str, evaluation: Evaluation) -> None:
     """Add an evaluation to a run's folder, after what a killed run may have left of a line is taken away."""
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is a link or no file: a run writes to its own files alone, remove it")
     line = json.dumps(dataclasses.asdict(evaluation), default=_plain, allow_nan=False)
     with path.open("a+b") as file:
         file.seek(0)
@@ -83,6 +87,8 @@ def read(folder: Path | str) -> list[Evaluation]:
         UserError: there is no such file, or a line of it is no evaluation.
     """
     path = Path(folder) / FILE
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -111,7 +117,7 @@ def human_normalized(game: str, score: float) -> float | None:
 def _parse(line: bytes, where: str) -> Evaluation:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{where}: this is no JSON: {line[:40]!r}...") from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}")
@@ -120,23 +126,28 @@ def _parse(line: bytes, where: str) -> Evaluation:
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"{where}: {name} must be of type {kind.__name__}, got {content.get(name)!r}")
+        if kind is str and not (content[name].isprintable() and len(content[name]) <= LONGEST):
+            raise UserError(f"{where}: {name} must be a line of at most {LONGEST} letters, got {content[name][:40]!r}")
+        if kind is int and not 0 <= content[name] < 1 << 63:
+            raise UserError(f"{where}: {name} must be a number from 0 on, got {content[name]!r}")
     if not content["episodes"]:
         raise UserError(f"{where}: an evaluation without episodes")
     for episode in content["episodes"]:
         value = episode.get("return") if isinstance(episode, dict) else None
         if (
             not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or not abs(value) < LARGEST
             or not Episode.__required_keys__ <= {*episode}
         ):
             raise UserError(f"{where}: an episode has seed, return, length and finished, got {episode!r}")
+    content["final"] = bool(content.get("final"))
     return Evaluation(**{f.name: content[f.name] for f in dataclasses.fields(Evaluation) if f.name in content})
 
 
 def _is_cut(tail: bytes) -> bool:
     try:
         json.loads(tail)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False
 

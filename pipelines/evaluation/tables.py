@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from pipelines.evaluation import published
@@ -46,12 +47,14 @@ class Table:
 
     def terminal(self, without: Collection[str] = ()) -> RichTable:
         """Return it for a console, without some columns."""
-        table = RichTable(title=self.title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        table = RichTable(title=escape(self.title), box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
         shown = [column for column, name in enumerate(self.head) if name not in without]
         for column in shown:
-            table.add_column(self.head[column], justify="right" if self.is_number(column) else "left", overflow="fold")
+            table.add_column(
+                escape(self.head[column]), justify="right" if self.is_number(column) else "left", overflow="fold"
+            )
         for row in self.rows:
-            table.add_row(*(row[column] for column in shown))
+            table.add_row(*(escape(row[column]) for column in shown))
         return table
 
 

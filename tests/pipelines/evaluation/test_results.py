@@ -49,7 +49,11 @@ def test_a_last_line_without_its_end_is_whole(tmp_path):
     [
         ({"game": None}, "game must be of type str"),
         ({"env_steps": "many"}, "env_steps must be of type int"),
+        ({"env_steps": -1}, "env_steps must be a number from 0 on"),
+        ({"game": "pong\x1b[2J"}, "game must be a line"),
+        ({"experiment": "x" * 1000}, "experiment must be a line of at most 500 letters"),
         ({"episodes": []}, "without episodes"),
+        ({"episodes": [{"seed": 1, "return": 10**400, "length": 3, "finished": True}]}, "an episode has"),
         ({"episodes": [{"seed": 1, "return": 2.0}]}, "an episode has"),
         ({"episodes": [{"seed": 1, "return": "2", "length": 3, "finished": True}]}, "an episode has"),
     ],
@@ -60,6 +64,14 @@ def test_a_broken_line_is_named(tmp_path, change, words):
     path.write_text(path.read_text() + json.dumps(json.loads(path.read_text()) | change) + "\n")
     with pytest.raises(UserError, match=f"line 2: .*{words}"):
         results.read(tmp_path)
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("")
+    (tmp_path / results.FILE).symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="is a link"):
+        results.append(tmp_path, evaluation())
+    assert (tmp_path / "precious").read_text() == ""
 
 
 def test_no_json_and_no_file(tmp_path):
