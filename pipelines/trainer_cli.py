@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from modules.errors import UserError
 from pipelines import checkpoint_files, checkpoints
@@ -90,9 +92,13 @@ class TrainerCLI(LightningCLI):
         folder = self.run_folder(config)
         checkpoints.check_links(folder)
         if config.ckpt_path == "last":
-            if not any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+            if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+                config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
+            elif self.subcommand == "fit" and (folder / "replay").exists():
+                config.ckpt_path = None
+                _start_anew(folder)
+            else:
                 raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
-            config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
         elif config.ckpt_path is not None:
             checkpoint_files.read(Path(config.ckpt_path))
         if self.subcommand != "fit":
@@ -136,7 +142,8 @@ class TrainerCLI(LightningCLI):
         """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
         if config.trainer.default_root_dir is not None:
             folder = Path(config.trainer.default_root_dir)
-            if self.subcommand == "fit" and config.ckpt_path is None and (folder / "checkpoints").exists():
+            begun = any((folder / name).exists() for name in ("checkpoints", "replay"))
+            if self.subcommand == "fit" and config.ckpt_path is None and begun:
                 raise UserError(f"{folder} holds a run already: go on with --ckpt_path last, or choose another folder")
             return folder
         if RUN_FOLDER in os.environ:
@@ -156,6 +163,14 @@ class TrainerCLI(LightningCLI):
                 folder = _claim(folder)
         os.environ[RUN_FOLDER] = str(folder)
         return folder
+
+
+@rank_zero_only
+def _start_anew(folder: Path) -> None:
+    # What it played it plays again, to the bit.
+    print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
+    shutil.rmtree(folder / "replay")
+    (folder / "metrics.csv").unlink(missing_ok=True)
 
 
 def _claim(folder: Path) -> Path:

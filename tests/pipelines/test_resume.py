@@ -77,3 +77,17 @@ def test_a_run_that_was_killed_ends_where_it_would_have_ended(run, tmp_path, nam
     ]
     assert len(rows[0].tensors()) > 5
     assert all(torch.equal(a, b) for a, b in zip(rows[0].tensors(), rows[1].tensors(), strict=True))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    arguments = [*experiment("dqn_cartpole"), "--trainer.max_steps", 3, "--trainer.default_root_dir"]
+    assert run(*arguments, straight).code == 0
+    shutil.copytree(straight, killed, ignore=shutil.ignore_patterns("checkpoints"))
+    assert run(*arguments, killed).refused("holds a run already", "--ckpt_path last")
+    outcome = run(*arguments, killed, "--ckpt_path", "last")
+    assert outcome.code == 0
+    assert "stopped before its first checkpoint" in outcome.err
+    one, other = (checkpoints.read(folder / LAST)["state_dict"] for folder in (straight, killed))
+    assert differences(dict(one), dict(other)) == []
+    assert ReplayStore.open(killed / "replay" / "rank0").rows == ReplayStore.open(straight / "replay" / "rank0").rows
