@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests that run side by side.
+JOBS ?= 2
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
@@ -27,7 +29,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, then every test but the slow ones
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 gates: $(INSTALLED) ## the slow learning gates
 	$(BIN)/pytest -m slow
