@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.replay_format import Head
+from modules.errors import UserError
 
 
 class DeviceFrames:
@@ -15,13 +16,20 @@ class DeviceFrames:
     Args:
         observations: (lanes, slots, *observation_shape), of the store.
         device: that keeps them.
+
+    Raises:
+        UserError: the device has not so much memory left.
     """
 
     def __init__(self, observations: np.ndarray, device: torch.device) -> None:
         self.observations = observations
         lanes, slots, *shape = observations.shape
         dtype = torch.from_numpy(observations[:1, :1]).dtype
-        self.frames = torch.empty((lanes, slots, *shape), dtype=dtype, device=device)
+        try:
+            self.frames = torch.empty((lanes, slots, *shape), dtype=dtype, device=device)
+        except torch.OutOfMemoryError:
+            size = observations.nbytes / 2**30
+            raise UserError(f"the frames of the store take {size:.1f} GiB, which {device} has not left") from None
         self.flat = self.frames.flatten(0, 1)
         self.rows, self.cuts = 0, 0
 

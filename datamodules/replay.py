@@ -62,11 +62,7 @@ class ReplayStore:
 
     def keep_frames_on(self, device: torch.device) -> None:
         """Gather observations on a device from now on, whose memory must hold all the room that the store has."""
-        try:
-            self._device_frames = DeviceFrames(self._observations, device)
-        except torch.OutOfMemoryError:
-            size = self._observations.nbytes / 2**30
-            raise UserError(f"the frames of {self.path} take {size:.1f} GiB, which {device} has not left") from None
+        self._device_frames = DeviceFrames(self._observations, device)
 
     @classmethod
     def create(
