@@ -2,11 +2,11 @@
 
     python benchmarks/faults.py [--kills 20] [--experiment dqn_cartpole] [--updates 3000] [--folder FOLDER]
 
-One run is left alone. Others, of the same command, get SIGKILL at a moment drawn uniformly from its duration, while
-they start, play, learn, evaluate, write rows or a checkpoint, and are taken up again by `--ckpt_path last`. "resumed"
-counts those that went on to the end; "rows_lost" the rows of their stores that are not those of the run left alone, or
-that a killed process left damaged; "differ" the runs whose weights, optimizer or evaluations are not the same to the
-bit.
+One run is left alone. Others, of the same command, get SIGKILL, and are taken up again by `--ckpt_path last`: a fifth at
+a moment of their last evaluation, the others up to a fifth of a second after a row that is drawn uniformly from all,
+while they play, learn, write rows or a checkpoint. "resumed" counts those that went on to the end; "rows_lost" the rows
+of their stores that are not those of the run left alone, or that a killed process left damaged; "differ" the runs whose
+weights, optimizer or evaluations are not the same to the bit.
 """
 
 from __future__ import annotations
@@ -43,6 +43,22 @@ def start(experiment: str, updates: int, folder: Path, *more: str) -> subprocess
     environment = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with (folder.parent / f"{folder.name}.txt").open("a") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def kill(process: subprocess.Popen, folder: Path, row: int, seconds: float) -> bool:
+    """Kill a run so long after it wrote a row of every lane; False where it was over before."""
+    path = folder / "replay" / "rank0"
+    while process.poll() is None:
+        if (path / "meta.json").exists() and ReplayStore.open(path, verify=False).rows >= row:
+            break
+        time.sleep(0.005)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
 
 
 def fingerprint(folder: Path) -> str:
@@ -96,19 +112,19 @@ def main() -> None:
         raise SystemExit(f"the run left alone failed: see {folder / 'alone.txt'}")
     duration = time.monotonic() - begin
     wanted, (wanted_rows, num_rows) = fingerprint(folder / "alone"), rows(folder / "alone")
+    last_row = ReplayStore.open(folder / "alone" / "replay" / "rank0", verify=False).rows
     source = np.random.default_rng(0)
     resumed = lost = differ = 0
     moments: dict[str, int] = {}
-    for kill in range(options.kills):
-        run = folder / f"killed{kill}"
-        process = start(options.experiment, options.updates, run)
-        try:
-            process.wait(timeout=source.uniform(0, duration))
-            moment = "after its end"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            moment = "with a checkpoint" if (run / "checkpoints" / "last.ckpt").exists() else "before the first one"
+    for number in range(options.kills):
+        run = folder / f"killed{number}"
+        late = number % 5 == 4
+        row = last_row if late else int(source.integers(last_row))
+        killed = kill(start(options.experiment, options.updates, run), run, row, source.uniform(0, 1 if late else 0.2))
+        moment = "evaluating" if late else "with a checkpoint"
+        if not (run / "checkpoints").exists():
+            moment = "before the first checkpoint"
+        moment = moment if killed else "over before"
         moments[moment] = moments.get(moment, 0) + 1
         try:
             if (run / "replay" / "rank0" / "meta.json").exists():
@@ -121,7 +137,7 @@ def main() -> None:
             found, _ = rows(run)
             lost += num_rows - int((found == wanted_rows).sum()) if len(found) == num_rows else num_rows
             differ += fingerprint(run) != wanted
-        print(f"kill {kill}: {moment}; resumed {resumed}, rows lost {lost}, differ {differ}", flush=True)
+        print(f"kill {number}: {moment}; resumed {resumed}, rows lost {lost}, differ {differ}", flush=True)
         if not options.folder:
             shutil.rmtree(run)
     if not options.folder:
