@@ -2,9 +2,9 @@
 
     python benchmarks/faults.py [--kills 20] [--experiment dqn_cartpole] [--updates 3000] [--folder FOLDER]
 
-One run is left alone. Others, of the same command, get SIGKILL, and are taken up again by `--ckpt_path last`: a fifth at
-a moment of their last evaluation, the others up to a fifth of a second after a row that is drawn uniformly from all,
-while they play, learn, write rows or a checkpoint. "resumed" counts those that went on to the end; "rows_lost" the rows
+One run is left alone. Others, of the same command, get SIGKILL, and are taken up again by `--ckpt_path last`: a fifth
+at a moment of their last evaluation, the others up to a fifth of a second after a row that is drawn uniformly from
+all, while they play, learn, write rows or a checkpoint. "resumed" counts those that went on to the end; "rows_lost" the rows
 of their stores that are not those of the run left alone, or that a killed process left damaged; "differ" the runs whose
 weights, optimizer or evaluations are not the same to the bit.
 """
