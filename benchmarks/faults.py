@@ -4,9 +4,9 @@
 
 One run is left alone. Others, of the same command, get SIGKILL, and are taken up again by `--ckpt_path last`: a fifth
 at a moment of their last evaluation, the others up to a fifth of a second after a row that is drawn uniformly from
-all, while they play, learn, write rows or a checkpoint. "resumed" counts those that went on to the end; "rows_lost" the rows
-of their stores that are not those of the run left alone, or that a killed process left damaged; "differ" the runs whose
-weights, optimizer or evaluations are not the same to the bit.
+all, while they play, learn, write rows or a checkpoint. "resumed" counts those that went on to the end; "rows_lost" the
+rows of their stores that are not those of the run left alone, or that a killed process left damaged; "differ" the runs
+whose weights, optimizer or evaluations are not the same to the bit.
 """
 
 from __future__ import annotations
