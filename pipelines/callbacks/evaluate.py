@@ -12,7 +12,7 @@ from modules.agent import Agent, policy_of, world_model
 from modules.errors import UserError
 from pipelines.actors import SearchActor
 from pipelines.evaluation.episodes import evaluate, tell
-from pipelines.evaluation.results import Evaluation, append, human_normalized
+from pipelines.evaluation.results import FILE, Evaluation, append, human_normalized, read
 from pipelines.search.search import Search
 
 
@@ -73,6 +73,14 @@ class Evaluate(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what training made."""
         self.evaluate(trainer, pl_module, self.final_episodes, final=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate a run that was killed in its last evaluation: there is no update left that would lead to it."""
+        path = Path(trainer.default_root_dir) / FILE
+        played = read(path.parent) if path.exists() else []
+        done = any(found.final and found.updates == trainer.global_step for found in played)
+        if trainer.global_step == trainer.max_steps and not done:
+            self.evaluate(trainer, pl_module, self.final_episodes, final=True)
 
     def evaluate(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool = False) -> None:
         """Play, write the evaluation down and log it."""

@@ -11,6 +11,7 @@ import yaml
 from datamodules.replay import ReplayStore
 from pipelines import checkpoints
 from pipelines.cli import CONFIGS
+from pipelines.evaluation import results
 from tests.pipelines.conftest import small
 
 KEPT, LAST = Path("checkpoints") / "kept-step=3.ckpt", Path("checkpoints") / "last.ckpt"
@@ -91,3 +92,17 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run, tmp_
     one, other = (checkpoints.read(folder / LAST)["state_dict"] for folder in (straight, killed))
     assert differences(dict(one), dict(other)) == []
     assert ReplayStore.open(killed / "replay" / "rank0").rows == ReplayStore.open(straight / "replay" / "rank0").rows
+
+
+def test_a_run_that_was_killed_in_its_last_evaluation_evaluates(run, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*experiment("dqn_cartpole"), "--trainer.max_steps", 3, "--trainer.default_root_dir", folder]
+    assert run(*arguments).code == 0
+    whole = results.read(folder)
+    path = folder / results.FILE
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    for _ in range(2):
+        assert run(*arguments, "--ckpt_path", "last").code == 0
+        again = results.read(folder)
+        assert [each.final for each in again] == [each.final for each in whole]
+        assert [list(each.returns) for each in again] == [list(each.returns) for each in whole]
