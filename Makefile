@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests that run side by side.
-JOBS ?= 2
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
@@ -29,7 +27,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, then every test but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 gates: $(INSTALLED) ## the slow learning gates
 	$(BIN)/pytest -m slow
