@@ -121,7 +121,7 @@ def test_a_vae_that_was_trained_by_itself_is_reused(evolve, run, tmp_path):
     shape = ("--data.size", "[42,42]", "--data.color", "grey", "--data.game", "Boxing")
     outcome = run(
         *("fit", "--config", "configs/experiment/vae.yaml", "--config", "configs/debug.yaml", *shape),
-        *("--model.channels", "[4,4,4]", "--model.latent_size", 16, "--trainer.default_root_dir", folder),
+        *("--model.channels", "[4,4,4]", "--trainer.default_root_dir", folder),
     )
     assert outcome.code == 0, outcome.err
     take = ("--trainer.callbacks+=pipelines.callbacks.pretrained.Pretrained", "--trainer.callbacks.checkpoint")
