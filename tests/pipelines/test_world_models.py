@@ -32,6 +32,7 @@ def evolve(run, tmp_path):
 
     def evolve(*arguments, folder="run", debug=True, **changes):
         content = yaml.safe_load((CONFIGS / "experiment" / "world_models__evolution_small.yaml").read_text())
+        content["model"]["init_args"]["world_model"]["init_args"]["vae_updates"] = None  # both parts learn at once
         changes = {"Collect": {"prefill": 300, "steps_per_round": 20}} | changes
         for callback in content["trainer"]["callbacks+"]:
             callback.setdefault("init_args", {}).update(changes.get(callback["class_path"].rpartition(".")[2], {}))
