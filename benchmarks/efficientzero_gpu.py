@@ -26,6 +26,7 @@ import numpy as np
 import report
 import torch
 import yaml
+from search import Stopwatch
 
 from modules.imagination import evaluating
 from modules.latents.muzero import MuZero
@@ -62,21 +63,9 @@ def search_rates(device: torch.device) -> dict[str, Any]:
     model.to(device)
     evaluate = NetworkEvaluator(model, model.policy)
     expands = {"eager": None, "graphed": Graphed(model, evaluate)}
-    search, inside = Search(Puct(), Stop(SIMULATIONS)), [0.0]
+    search, inside = Search(Puct(), Stop(SIMULATIONS)), Stopwatch()
     entry = compiled.entry
-
-    def timed_entry(loop: Any) -> Any:
-        call = entry(loop)
-
-        def timed(*arguments: Any) -> Any:
-            begin = time.perf_counter()
-            result = call(*arguments)
-            inside[0] += time.perf_counter() - begin
-            return result
-
-        return timed
-
-    compiled.entry = timed_entry  # type: ignore[assignment]
+    compiled.entry = lambda loop: inside.timed(entry(loop))  # type: ignore[assignment]
     figures: dict[str, Any] = {}
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         for roots in ROOTS:
@@ -86,10 +75,10 @@ def search_rates(device: torch.device) -> dict[str, Any]:
             for name, expand in expands.items():
                 seconds, shares = [], []
                 for _ in range(REPEATS + 1):
-                    inside[0], begin = 0.0, time.perf_counter()
+                    inside.seconds, begin = 0.0, time.perf_counter()
                     search.run(states, model, evaluate, expand=expand)
                     seconds.append(time.perf_counter() - begin)
-                    shares.append(inside[0] / seconds[-1])
+                    shares.append(inside.seconds / seconds[-1])
                 cell[name] = round(roots * SIMULATIONS / float(np.median(seconds[1:])))
                 cell["tree_share"] = round(float(np.median(shares[1:])), 4)
             figures[str(roots)] = cell

@@ -349,9 +349,8 @@ class ReplayData(LightningDataModule, ABC):
         state["unstored_steps"] = self.unstored_steps
         if self.priorities is not None:
             state["priorities"] = self.priorities.state_dict()
-        if "collector" in self.__dict__ and self.collector is not None:
-            self.running = self.collector.state_dict()
-        state["running"] = self.running
+        collector = self.__dict__.get("collector")  # None as well where nobody has played since the run was taken up
+        state["running"] = self.running if collector is None else collector.state_dict()
         return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

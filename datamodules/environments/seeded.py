@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from datamodules.environments.environment import Transition
+
 RENEWED = 4000
-"""Steps of a lane after which its next episode opens from a new seed. Fewer would cost more: ALE loads the game anew
-from a seed, which takes as long as a hundred steps. More would take longer to play again."""
-
-
-class Stepped(NamedTuple):
-    """What a vector step gave, raw."""
-
-    observation: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+"""Steps of a lane after which its next episode opens from a new seed. Fewer would cost more, since ALE loads the game
+anew from a seed, which takes as long as many steps. More would take longer to play again."""
 
 
 class SeededVector:
@@ -51,8 +44,8 @@ class SeededVector:
         self._begin = np.zeros(self.num_envs, np.int64)
         return self._reset(np.ones(self.num_envs, bool))
 
-    def step(self, actions: np.ndarray) -> Stepped:
-        """Step every lane; one that was over opens its next episode, and ignores its action."""
+    def step(self, actions: np.ndarray) -> Transition:
+        """Step every lane, and return what the vector gave, raw; one that was over opens its next episode."""
         observation, reward, terminated, truncated, _ = self.vector.step(actions)
         self._sent.append(actions.astype(np.int16))
         renewed = self._over & (len(self._sent) - self._begin > RENEWED)
@@ -66,7 +59,7 @@ class SeededVector:
             del self._sent[:forgotten]
             self._begin -= forgotten
         self._over = terminated | truncated
-        return Stepped(observation, reward, terminated, truncated)
+        return Transition(observation, reward, terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
         """Return every lane's seed and what it has played since."""

@@ -95,7 +95,7 @@ class Process:
 
     @property
     def was_over(self) -> bool:
-        """Whether it was resumed with nothing left to train: cut in its last evaluation, which is not repeated."""
+        """Whether it was resumed with nothing left to do: what it had measured last was cut off with it."""
         return self.exit_code == 0 and self.resumed_at is not None and self.resumed_at == self._metrics_size()
 
     def last_words(self) -> str:

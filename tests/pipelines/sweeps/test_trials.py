@@ -54,6 +54,15 @@ def killed(sweep, folder, rows):
     return run
 
 
+def killed_too(sweep, folder, rows):
+    """Kill a sweep as `killed` does, and then the process of its second trial, which is returned."""
+    run = killed(sweep, folder, rows)
+    os.kill(int((run.folder / "pid").read_text()), signal.SIGKILL)
+    while run.alive():
+        time.sleep(0.02)
+    return run
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_grid_is_run_to_its_end(sweep, tmp_path, jobs):
     found = sweep(parameters={"rate": {"values": [1, 2]}, "seconds": {"values": [0, 0.01]}})
@@ -145,10 +154,7 @@ def test_a_run_that_ended_while_nobody_looked_is_not_run_again(sweep, tmp_path):
 def test_a_run_that_was_killed_too_goes_on_from_its_checkpoint(sweep, tmp_path, kept, how):
     found = sweep(method="random", parameters={"rate": {"min": 0.5, "max": 1.0}, "seconds": {"value": 0.1}})
     folder = tmp_path / "sweep"
-    run = killed(found, folder, rows=3)
-    os.kill(int((run.folder / "pid").read_text()), signal.SIGKILL)
-    while run.alive():
-        time.sleep(0.02)
+    run = killed_too(found, folder, rows=3)
     if not kept:
         (run.folder / "checkpoints" / "last.ckpt").unlink()
     results, _ = swept(found, folder, 2)
@@ -163,10 +169,7 @@ def test_a_run_that_was_cut_in_its_last_evaluation_is_run_again(sweep, tmp_path)
     """It has nothing left to train, so that going on with it would measure nothing."""
     found = sweep(method="random", parameters={"rate": {"min": 0.5, "max": 1.0}, "seconds": {"value": 0.1}})
     folder = tmp_path / "sweep"
-    run = killed(found, folder, rows=2)
-    os.kill(int((run.folder / "pid").read_text()), signal.SIGKILL)
-    while run.alive():
-        time.sleep(0.02)
+    run = killed_too(found, folder, rows=2)
     (run.folder / "checkpoints" / "last.ckpt").write_text("10")
     results, _ = swept(found, folder, 2)
     assert starts(folder) == ["0000 new", "0001 new", "0001 resumed", "0001 new"]
