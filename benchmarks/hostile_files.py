@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import multiprocessing
 import os
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -38,12 +37,16 @@ import yaml
 from hostile_cases import AGENT, COMMANDS, EVIL, Bench, Case
 
 from pipelines import cli
-from pipelines.provenance import commit
 
 GOOD = ("refused", "recovered", "harmless")
 MEMORY = 6 << 30
 """Bytes of address space that a case may have beyond what it starts with."""
 SECONDS = 60
+SERVER = multiprocessing.get_context("forkserver")
+"""Forks the processes: it has imported everything once, and has no threads, which a fork would lose."""
+SERVER.set_forkserver_preload(
+    [f"pipelines.{name}" for name in ("cli", "trainer_cli", "commands.evaluate", "commands.search", "evaluation.page")]
+)
 
 
 @dataclass
@@ -75,39 +78,43 @@ def prepare(folder: Path) -> Bench:
 def call(arguments: list[str], folder: Path) -> tuple[int | None, str]:
     """Run a command in a process and a folder of its own; return its exit code, None where it hung, and its output."""
     output = folder / "output.txt"
-    child = os.fork()
-    if child == 0:
-        code = 70
+    process = SERVER.Process(target=serve, args=(arguments, folder, output))
+    process.start()
+    process.join(SECONDS)
+    hung = process.exitcode is None
+    if hung:
+        process.kill()
+        process.join()
+    said = output.read_text(errors="replace") if output.exists() else ""
+    return (None if hung else process.exitcode), said
+
+
+def serve(arguments: list[str], folder: Path, output: Path) -> None:
+    """Be that process."""
+    code = 70
+    try:
+        with output.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        os.environ["WANDB_MODE"] = "disabled"
+        os.environ.pop("DREAMCADE_RUN", None)
+        torch.set_num_threads(1)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         try:
-            with output.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            os.chdir(folder)
-            sys.path.insert(0, str(folder))
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-            os.environ.pop("DREAMCADE_RUN", None)
-            try:
-                cli.main(arguments)
-                code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status), output.read_text(errors="replace")
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None, output.read_text(errors="replace")
+            cli.main(arguments)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def attempt(case: Case, base: Path, canary: Path) -> Outcome:
@@ -145,12 +152,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of where files are damaged")
     parser.add_argument("--only", default="", help="cases whose kind or name begins so; writes no result")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ["WANDB_MODE"] = "disabled"
-    # Imported and asked once, before the processes fork.
-    for name in ("trainer_cli", "commands.evaluate", "commands.search", "commands.report", "evaluation.page"):
-        importlib.import_module(f"pipelines.{name}")
-    commit()
     outcomes: list[Outcome] = []
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:

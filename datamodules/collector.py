@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from datamodules.environments.environment import VectorEnvironment
-from datamodules.replay import ReplayStore
 
 
 class Actor(Protocol):
@@ -29,6 +29,22 @@ class Actor(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """Where rows go: a store, open for writing."""
+
+    lanes: int
+    extras: Mapping[str, Any] | tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """That every lane has had so far."""
+        ...
+
+    def append(self, *row: Any) -> None:
+        """Take what `ReplayStore.append` takes."""
+        ...
+
+
 class Collector:
     """One row per environment and vector step, under next-step autoreset.
 
@@ -39,7 +55,7 @@ class Collector:
         state: of `state_dict`, to go on with the episodes that were running.
     """
 
-    def __init__(self, environment: VectorEnvironment, store: ReplayStore, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, environment: VectorEnvironment, store: Rows, state: dict[str, Any] | None = None) -> None:
         assert environment.num_envs == store.lanes
         self.environment = environment
         self.store = store
@@ -61,6 +77,10 @@ class Collector:
             return None
         kept = {"is_first": self.is_first, "is_last": self.is_last, "return": self._return}
         return {"environment": environment, **{name: torch.from_numpy(value.copy()) for name, value in kept.items()}}
+
+    def running(self) -> list[dict[str, Any]] | None:
+        """Return the state as that of all lanes: they are one part."""
+        return None if (state := self.state_dict()) is None else [state]
 
     def step(self, actor: Actor) -> None:
         """Let the actor act once in every environment."""

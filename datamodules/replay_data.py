@@ -104,8 +104,9 @@ class ReplayData(LightningDataModule, ABC):
         self.unstored_steps = 0
         """Real steps of this rank that were played beside the store, and learned from."""
         self.store: ReplayStore | None = None
-        self.running: dict[str, Any] | None = None
-        """How the episodes stood in the checkpoint that the run goes on from."""
+        self.running: list[dict[str, Any]] | None = None
+        """How the episodes stood in the checkpoint that the run goes on from: one for each part of the lanes that was
+        played by itself, in order."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
         if sequence_length < 2:
@@ -170,8 +171,8 @@ class ReplayData(LightningDataModule, ABC):
             raise UserError(f"data.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
         return store
 
-    def create(self, path: Path) -> ReplayStore:
-        """Make an empty store with a lane for every environment."""
+    def create(self, path: Path, spare: int = SPARE) -> ReplayStore:
+        """Make an empty store with a lane for every environment; one that is only recorded needs no spare rows."""
         environment = self.environment
         vectors = len(environment.observation_shape) == 1
         return ReplayStore.create(
@@ -182,7 +183,7 @@ class ReplayData(LightningDataModule, ABC):
             lanes=environment.num_envs,
             validation_lanes=self.num_validation_envs,
             capacity=-(-self.capacity // self.num_envs),
-            spare=SPARE,
+            spare=spare,
             extras={
                 name: ("float32", (environment.num_actions,) if name == "search_policy" else ()) for name in self.extras
             },
@@ -199,7 +200,10 @@ class ReplayData(LightningDataModule, ABC):
     def collector(self) -> Collector | None:
         """What fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
         assert self.store is not None
-        return Collector(self.environment, self.store, self.running) if self.store.writable else None
+        if not self.store.writable:
+            return None
+        whole = self.running is not None and len(self.running) == 1
+        return Collector(self.environment, self.store, self.running[0] if whole else None)
 
     @cached_property
     def priorities(self) -> Priorities | None:
@@ -340,6 +344,11 @@ class ReplayData(LightningDataModule, ABC):
         """As for validation."""
         return self.val_dataloader()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process has: the world, and nothing that was opened here."""
+        opened = ("store", "environment", "collector", "priorities", "generator", "trainer", "running")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
     # What a checkpoint keeps.
 
     def state_dict(self) -> dict[str, Any]:
@@ -350,7 +359,7 @@ class ReplayData(LightningDataModule, ABC):
         if self.priorities is not None:
             state["priorities"] = self.priorities.state_dict()
         collector = self.__dict__.get("collector")  # None as well where nobody has played since the run was taken up
-        state["running"] = self.running if collector is None else collector.state_dict()
+        state["running"] = self.running if collector is None else collector.running()
         return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -372,7 +381,8 @@ class ReplayData(LightningDataModule, ABC):
                     f"{error}, none from before the checkpoint; --init_from begins a new run with its weights"
                 ) from None
             running = state.get("running")
-            if running is not None and len(ranks) > self.rank and len(running["is_first"]) == self.store.lanes:
+            lanes = 0 if running is None else sum(len(part["is_first"]) for part in running)
+            if len(ranks) > self.rank and lanes == self.store.lanes:
                 self.running = running
         if self.priorities is not None and "priorities" in state:
             self.priorities.load_state_dict(state["priorities"])

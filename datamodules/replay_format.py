@@ -192,6 +192,8 @@ class HeadFile:
             # A writer went on in between: taken together the two words would say that too little is valid.
             if self._read(ROWS) == before:
                 cuts, rows = divmod(before, 1 << 32)
+                if rows > high:
+                    raise UserError(f"{self.path} is damaged: head.bin says that {rows} of {high} rows are valid")
                 return Head(cuts, max(0, rows - self.capacity, high - self.capacity - self.spare), rows)
 
     @property

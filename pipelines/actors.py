@@ -218,11 +218,17 @@ class SearchActor(ModelActor):
                 f"{' and no '.join(sorted(missing, reverse=True))}"
             )
         self.search = search.greedy() if greedy else search
-        self.temperature = 0.0 if greedy or isinstance(search.rule, Gumbel) else temperature
+        self.temperature = 0.0
+        if not greedy:
+            self.set_temperature(temperature)
         self.evaluate = NetworkEvaluator(model, policy)
         self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
         """What the last search found."""
+
+    def set_temperature(self, temperature: float) -> None:
+        """Draw moves so from now on; a Gumbel search draws by its own noise as ever."""
+        self.temperature = 0.0 if isinstance(self.search.rule, Gumbel) else temperature
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Search, and play what it found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,13 @@ from datamodules.ranks import gather, generator
 from modules.agent import Agent, policy_of, world_model
 from modules.errors import UserError
 from pipelines.actors import PolicyActor, RandomActor, SearchActor
+from pipelines.callbacks.ray_actors import RayActors
+from pipelines.players import LocalPlayers, Piece, Players
 from pipelines.progress import counter
-from pipelines.search.rules import Gumbel
 from pipelines.search.search import Search
+
+PIECE = 64
+"""Rows of a lane that are asked for at once."""
 
 
 class Collect(Callback):
@@ -64,7 +69,8 @@ class Collect(Callback):
         self.random_persistence = random_persistence
         self.search = search
         self.temperatures = temperatures
-        self.actor_states: list[dict[str, Any] | None] = [None]
+        self.players: Players | None = None
+        self.actor_states: list[list[dict[str, Any]] | None] = [None]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the store up to where a run of so many updates should be, before the first batch is drawn."""
@@ -78,24 +84,38 @@ class Collect(Callback):
                 f"a prefill of {self.start} steps is fewer than a window needs: {data.num_envs} environments times "
                 f"{data.sequence_length} rows are {needed}"
             )
-        self.actors = self._actors(trainer, pl_module, data)
-        restored = self.actor_states[trainer.global_rank % len(self.actor_states)]
-        if restored is not None:
-            for name, actor in self.actors.items():
-                kept = restored[name] if data.running is not None else {"generator": restored[name]["generator"]}
-                actor.load_state_dict(kept)
+        away = next((callback for callback in trainer.callbacks if isinstance(callback, RayActors)), None)  # type: ignore[attr-defined]
+        parts = 1 if away is None else away.num_actors
+        module = pl_module if away is None else away.copy(pl_module)
+        actors = [self._actors(trainer, module, data, part) for part in range(parts)]
+        states = self._restore(trainer, data, actors)
+        if away is None:
+            self.players = LocalPlayers(data.collector, actors[0])
+        else:
+            self.players = away.players(trainer, pl_module, module, actors, states)
         self._collect(trainer, pl_module, show=True)
+
+    def _restore(self, trainer: Trainer, data: Any, actors: list[dict[str, Actor]]) -> list[dict[str, Any]] | None:
+        """Let every part's actors go on, with its episodes if they are those of as many parts: return their states."""
+        kept = self.actor_states[trainer.global_rank % len(self.actor_states)]
+        if kept is None or len(kept) != len(actors):
+            data.running = None
+        for part, states in zip(actors, kept or [], strict=False):
+            for name, actor in part.items():
+                state = states[name]
+                actor.load_state_dict(state if data.running is not None else {"generator": state["generator"]})
+        return None if data.running is None else kept
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Catch up, where a run that stopped goes on: only now its updates are known."""
         if trainer.datamodule.store.writable:  # type: ignore[attr-defined]
             self._collect(trainer, pl_module)
 
-    def _actors(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> dict[str, Actor]:
-        """Return who plays the prefill, and who plays from then on."""
+    def _actors(self, trainer: Trainer, pl_module: LightningModule, data: Any, part: int) -> dict[str, Actor]:
+        """Return who plays the prefill in a part of the lanes, and who plays from then on."""
 
         def source(name: str) -> np.random.Generator:
-            return generator(trainer.global_rank, name)
+            return generator(trainer.global_rank, f"{name}{part or ''}")
 
         actor: Actor = RandomActor(data.environment.num_actions, source("actor"), self.random_persistence)
         prefill, columns = actor, set()
@@ -126,38 +146,44 @@ class Collect(Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("env_steps", float(data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)
 
-    def _target(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        """Return the real steps that should be there before the next update."""
-        rounds = pl_module.rounds.at(trainer.global_step).number if isinstance(pl_module, Agent) else 0
-        target = self.start + self.steps_per_update * trainer.global_step + self.steps_per_round * rounds
+    def _target(self, updates: int, pl_module: LightningModule) -> float:
+        """Return the real steps that should be there after so many updates."""
+        rounds = pl_module.rounds.at(updates).number if isinstance(pl_module, Agent) else 0
+        target = self.start + self.steps_per_update * updates + self.steps_per_round * rounds
         return target if self.limit is None else min(target, self.limit)
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        target = self._target(trainer, pl_module)
-        begin = data.env_steps
-        if begin >= target:
+        num_envs = data.num_envs
+
+        def plan(updates: int) -> list[Piece]:
+            """Return what brings the store from its present rows to those that are due after so many updates."""
+            if 0 < trainer.max_steps <= updates and updates > trainer.global_step:
+                return []
+            target = self._target(updates, pl_module)
+            due, prefill = math.ceil(target / num_envs), math.ceil(min(self.start, target) / num_envs)
+            part = min(len(self.temperatures) * updates // max(1, trainer.max_steps), len(self.temperatures) - 1)
+            ends = [*range(data.store.rows + PIECE, due, PIECE), prefill, due]
+            return [
+                Piece("prefill" if rows <= prefill else "play", rows, self.temperatures[part])
+                for rows in sorted({end for end in ends if data.store.rows < end <= due})
+            ]
+
+        self.players.ask(trainer.global_step, plan)
+        if not (pieces := plan(trainer.global_step)):
             return
+        steps = num_envs * (pieces[-1].rows - data.store.rows)
         with (
-            counter(f"playing {data.name}", target - begin, "steps", show and trainer.is_global_zero) as advance,
+            counter(f"playing {data.name}", steps, "steps", show and trainer.is_global_zero) as advance,
             trainer.precision_plugin.forward_context(),
         ):
-            self._anneal(trainer)
-            while data.env_steps < target:
-                data.collector.step(self.actors["prefill" if data.env_steps < self.start else "play"])
-                advance(data.num_envs)
-                if trainer.received_sigterm:
-                    raise SIGTERMException
-        if data.collector.returns:
-            self._log_returns(trainer, data.collector.returns)
-            data.collector.returns.clear()
-
-    def _anneal(self, trainer: Trainer) -> None:
-        """Set the temperature of this part of the run."""
-        actor = self.actors["play"]
-        if isinstance(actor, SearchActor) and not isinstance(actor.search.rule, Gumbel):
-            part = len(self.temperatures) * trainer.global_step // max(1, trainer.max_steps)
-            actor.temperature = self.temperatures[min(part, len(self.temperatures) - 1)]
+            for piece in pieces:
+                for rows in self.players.play(piece):
+                    advance(rows * num_envs)
+                    if trainer.received_sigterm:
+                        raise SIGTERMException
+        if returns := self.players.returns():
+            self._log_returns(trainer, returns)
 
     def _log_returns(self, trainer: Trainer, returns: list[float]) -> None:
         for logger in trainer.loggers:
@@ -165,8 +191,7 @@ class Collect(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep every rank's actors."""
-        actors = self.__dict__.get("actors", {})
-        return {"actors": gather({name: actor.state_dict() for name, actor in actors.items()} or None)}
+        return {"actors": gather(None if self.players is None else self.players.actor_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember them until the run starts."""

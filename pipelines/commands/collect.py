@@ -51,7 +51,7 @@ def collect(
         capacity=steps,
         seed=seed,
     )
-    store = data.create(path)
+    store = data.create(path, spare=0)
     collector = Collector(data.environment, store)
     actor = RandomActor(store.num_actions, generator(0, "actor", seed))
     with counter(f"playing {data.game}", store.capacity * num_envs, "steps") as advance:

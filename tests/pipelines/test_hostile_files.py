@@ -16,7 +16,6 @@ def hostile():
     """The benchmark, with the scripts that lie beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        patch.setenv("WANDB_MODE", "disabled")
         yield importlib.import_module("hostile_files")
 
 

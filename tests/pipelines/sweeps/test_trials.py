@@ -124,7 +124,7 @@ def test_runs_that_do_badly_are_stopped_early(sweep, tmp_path):
     assert (good.parameters["rate"], good.state, good.value) == (4, "complete", 40)
     assert (bad.parameters["rate"], bad.state) == (1, "pruned")
     run = Process(bad.folder, [])
-    assert len(run.values("evaluate/return")) == 6, "it ended at once"
+    assert 2 <= len(run.values("evaluate/return")) <= 6, "it ended at once"
     assert run.exit_code == 0, "and cleanly"
     assert bad.value <= 6
 
