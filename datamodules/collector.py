@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,11 +33,15 @@ class Rows(Protocol):
     """Where rows go: a store, open for writing."""
 
     lanes: int
-    extras: Mapping[str, Any] | tuple[str, ...]
 
     @property
     def rows(self) -> int:
         """That every lane has had so far."""
+        ...
+
+    @property
+    def extras(self) -> Iterable[str]:
+        """Names of the extra columns."""
         ...
 
     def append(self, *row: Any) -> None:

@@ -202,8 +202,8 @@ class ReplayData(LightningDataModule, ABC):
         assert self.store is not None
         if not self.store.writable:
             return None
-        whole = self.running is not None and len(self.running) == 1
-        return Collector(self.environment, self.store, self.running[0] if whole else None)
+        (running,) = self.running if self.running is not None and len(self.running) == 1 else [None]
+        return Collector(self.environment, self.store, running)
 
     @cached_property
     def priorities(self) -> Priorities | None:

@@ -41,9 +41,9 @@ class Row(NamedTuple):
     @classmethod
     def beside(cls, parts: list[Row]) -> Row:
         """Join the lanes of several players."""
-        *columns, extras = zip(*parts, strict=True)
-        joined = {name: np.concatenate([part[name] for part in extras]) for name in extras[0]}
-        return cls(*map(np.concatenate, columns), joined)
+        extras = {name: np.concatenate([part.extras[name] for part in parts]) for name in parts[0].extras}
+        columns = [np.concatenate([part[column] for part in parts]) for column in range(6)]
+        return cls._make([*columns, extras])
 
 
 class Segment(NamedTuple):
@@ -149,7 +149,7 @@ class RayPlayers:
     ) -> None:
         assert data.store is not None
         self.store, self.module, self.casts, self.lag = data.store, module, casts, lag
-        self._running: list[dict[str, Any] | None] = [*(data.running or [None] * len(casts))]
+        self._running: list[dict[str, Any] | None] = [None] * len(casts) if data.running is None else [*data.running]
         self._states = states or [{name: actor.state_dict() for name, actor in cast.actors.items()} for cast in casts]
         self._asked: deque[Asked] = deque()
         self._asked_rows = self.store.rows

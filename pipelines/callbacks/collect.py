@@ -155,6 +155,7 @@ class Collect(Callback):
     def _collect(self, trainer: Trainer, pl_module: LightningModule, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         num_envs = data.num_envs
+        assert self.players is not None
 
         def plan(updates: int) -> list[Piece]:
             """Return what brings the store from its present rows to those that are due after so many updates."""

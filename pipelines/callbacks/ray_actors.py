@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def connect(address: str | None, num_cpus: int) -> None:
     own: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False} if address is None else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     finally:
