@@ -38,6 +38,7 @@ class AtariReplay(ReplayData):
         seed: of environments and sampling; null takes `seed_everything`.
         prioritised: draw training windows by what they have to teach; null draws uniformly.
         frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
+        num_threads: of the emulators; 0 for one per environment, at most one per core.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class AtariReplay(ReplayData):
         seed: int | None = None,
         prioritised: Prioritised | None = None,
         frames_on_device: bool = False,
+        num_threads: int = 0,
     ) -> None:
         super().__init__(
             num_envs=num_envs,
@@ -77,6 +79,9 @@ class AtariReplay(ReplayData):
             prioritised=prioritised,
             frames_on_device=frames_on_device,
         )
+        if num_threads < 0:
+            raise UserError(f"data.num_threads must not be negative: got {num_threads}")
+        self.num_threads = num_threads
         self.game = None if game is None else canonical_game(game)
         self.protocol: Literal["atari100k", "machado2018"] | None = protocol
         self.size = size
@@ -104,7 +109,13 @@ class AtariReplay(ReplayData):
         """Make the protocol's training variant."""
         assert self.game is not None
         return AtariEnvironments(
-            self.game, num_envs, self.protocol or "atari100k", size=self.size, color=self.color, seed=seed
+            self.game,
+            num_envs,
+            self.protocol or "atari100k",
+            size=self.size,
+            color=self.color,
+            seed=seed,
+            num_threads=self.num_threads,
         )
 
     def evaluation_environment(self, num_envs: int, seed: int) -> AtariEnvironments:
@@ -118,4 +129,5 @@ class AtariReplay(ReplayData):
             size=tuple(description["size"]),
             color=description["color"],
             seed=seed,
+            num_threads=self.num_threads,
         )

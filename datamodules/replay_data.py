@@ -68,6 +68,9 @@ class ReplayData(LightningDataModule, ABC):
         frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
     """
 
+    num_threads = 0
+    """Of environments that have threads; 0 leaves it to them."""
+
     def __init__(
         self,
         num_envs: int,

@@ -84,6 +84,7 @@ class Player:
         self.module, self.actors = cast.module, cast.actors
         self.lanes, self.rows, self.extras = cast.lanes, cast.stream, cast.data.extras
         self.played: list[Row] = []
+        cast.data.num_threads = 1
         torch.set_num_threads(1)
         numba.set_num_threads(1)
         torch.manual_seed(cast.seed)
@@ -118,8 +119,10 @@ class Asked(NamedTuple):
     piece: Piece
     rows: int
     """Of every lane, in it."""
+    version: int
+    """Updates that the weights had learned from, by which it is played."""
     weights: Any
-    """Where they lie, to play it by."""
+    """Where these lie."""
     segments: list[Any]
     """Where every player's will lie."""
 
@@ -153,6 +156,9 @@ class RayPlayers:
         self._states = states or [{name: actor.state_dict() for name, actor in cast.actors.items()} for cast in casts]
         self._asked: deque[Asked] = deque()
         self._asked_rows = self.store.rows
+        self._step = 0
+        self.policy_lag = 0
+        """Updates that weights were behind when what they had played was due, the last time."""
         self._next = 0
         self._returns: list[float] = []
         self._deaths = [0] * len(casts)
@@ -164,6 +170,7 @@ class RayPlayers:
 
     def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
         """Send weights and ask for more, where the time has come."""
+        self._step = step
         if step < self._next:
             return
         self._next = step + max(1, self.lag)
@@ -176,7 +183,7 @@ class RayPlayers:
         for piece in due:
             if (rows := piece.rows - self._asked_rows) > 0:
                 segments = [player.play.remote(piece, rows) for player in self._players]
-                self._asked.append(Asked(piece, rows, weights, segments))
+                self._asked.append(Asked(piece, rows, step, weights, segments))
                 self._asked_rows = piece.rows
 
     def play(self, piece: Piece) -> Iterator[int]:
@@ -186,6 +193,7 @@ class RayPlayers:
             asked = self._asked.popleft()
             for rows in zip(*(segment.rows for segment in segments), strict=True):
                 self.store.append(*Row.beside(list(rows)))
+            self.policy_lag = self._step - asked.version
             self._running = [segment.running for segment in segments]
             self._states = [segment.actors for segment in segments]
             self._returns += [each for segment in segments for each in segment.returns]

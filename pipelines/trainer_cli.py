@@ -110,7 +110,9 @@ class TrainerCLI(LightningCLI):
             folder = folder / self.subcommand
         config.weights_only = True
         config.trainer.default_root_dir = str(folder)
-        for logger in config.trainer.logger or []:
+        if isinstance(config.trainer.logger, Namespace):
+            config.trainer.logger = [config.trainer.logger]
+        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
             if logger.init_args.get("save_dir", "") is None:
                 logger.init_args.save_dir = folder
 

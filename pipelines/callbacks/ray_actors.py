@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RayActors(Callback):
-    """Plays the environments in Ray actors: `Collect` asks them for rows, and this process learns.
+    """Plays the environments in Ray actors: `Collect` asks them for rows, and this process learns; logs policy_lag.
 
     Every actor has a part of the environments, a copy of the networks and a core of its own, on this machine or on
     others of the cluster. How many real steps there are per update is pinned as ever, and by what weights they are
@@ -31,8 +32,8 @@ class RayActors(Callback):
         num_actors: processes; no more than there are environments.
         max_policy_lag: updates that the weights by which a row is played may be behind those that learn from it. 0
             plays by the newest while nobody learns; from 1 on, the actors play while this process learns.
-        address: of a running cluster, or "auto" for the one that this machine belongs to. Null starts one here, with a
-            core for every actor, which ends with the run.
+        address: host:port of a running cluster, or "auto" for the one that this machine belongs to. Null starts one
+            here, with a core for every actor, which ends with the run.
     """
 
     def __init__(self, num_actors: int, max_policy_lag: int = 0, address: str | None = None) -> None:
@@ -87,6 +88,11 @@ class RayActors(Callback):
         self._players = data.collector = RayPlayers(data, pl_module, casts, self.max_policy_lag, states)
         return self._players
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Log how many updates behind they play."""
+        if self._players is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("policy_lag", float(self._players.policy_lag), batch_size=1)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End them."""
         self.teardown(trainer, pl_module, "fit")
@@ -115,8 +121,11 @@ def connect(address: str | None, num_cpus: int) -> None:
     own: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False} if address is None else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address not in (None, "auto"):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     finally:
         # Ray takes the signal for itself, which tells a run to write its last checkpoint.

@@ -24,7 +24,8 @@ class SaveConfig(SaveConfigCallback):
         """
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         folder = config["trainer"]["default_root_dir"]
-        for logger in config["trainer"]["logger"] or []:
+        loggers = config["trainer"]["logger"]
+        for logger in loggers if isinstance(loggers, list) else []:
             if logger["init_args"].get("save_dir") == folder:
                 logger["init_args"]["save_dir"] = None
         config["trainer"]["default_root_dir"] = config["ckpt_path"] = None
