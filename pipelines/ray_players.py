@@ -207,7 +207,7 @@ class RayPlayers:
                 self._deaths[number] = 0
                 return segment
             except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                raise error.cause from error
             except ray.exceptions.RayActorError as error:
                 self._deaths[number] += 1
                 if self._deaths[number] == DEATHS:
