@@ -32,7 +32,8 @@ class Stopping(Callback):
         """Listen."""
         if self.trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self.before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
-            self.before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+                self.before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Listen no longer, and tell what ended the run."""

@@ -43,7 +43,8 @@ def dqn(folder: Path, max_steps: int, prefill: int = 300) -> list[str]:
 
 def start(arguments: list[str], code: str = "") -> subprocess.Popen:
     """Start a run in a process of its own, after some code."""
-    code = f"import os, signal, sys\nfrom pipelines import cli\n{code}\ncli.main(sys.argv[1:])"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # whoever started the tests
+    code = f"import os, signal, sys\nfrom pipelines import cli\n{heard}\n{code}\ncli.main(sys.argv[1:])"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
