@@ -74,10 +74,11 @@ class Collector:
             self.observation = environment.load_state_dict(state["environment"])
             self.is_first, self.is_last = state["is_first"].numpy().copy(), state["is_last"].numpy().copy()
             self._return = state["return"].numpy().copy()
+        self._in_step = False
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return how the running episodes stand; None where the environment cannot go on with them."""
-        if (environment := self.environment.state_dict()) is None:
+        """Return how the running episodes stand; None where the environment cannot go on with them, or died."""
+        if self._in_step or (environment := self.environment.state_dict()) is None:
             return None
         kept = {"is_first": self.is_first, "is_last": self.is_last, "return": self._return}
         return {"environment": environment, **{name: torch.from_numpy(value.copy()) for name, value in kept.items()}}
@@ -88,6 +89,7 @@ class Collector:
 
     def step(self, actor: Actor) -> None:
         """Let the actor act once in every environment."""
+        self._in_step = True  # until the end: the actor may have chosen what was never played
         actions, extras = actor.act(self.observation, self.is_first)
         after = self.environment.step(actions)
         columns = {name: extras[name] for name in self.store.extras}
@@ -99,3 +101,4 @@ class Collector:
         self.returns.extend(self._return[closed].tolist())
         self._return[closed] = 0
         self.observation, self.is_first, self.is_last = after.observation, self.is_last, closed
+        self._in_step = False

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import textwrap
-import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from lightning import LightningDataModule, LightningModule
 
 from datamodules.environments.atari import canonical_game
 from datamodules.replay_format import difference
-from modules.errors import UserError
+from modules.errors import UserError, brief
 from modules.world_model import Spec
 from pipelines.checkpoint_files import read
 from pipelines.search.search import Search
@@ -162,13 +161,6 @@ def blaming(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be used: {brief(error)}") from error
-
-
-def brief(error: Exception) -> str:
-    """Return what went wrong and where, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}{where}"
 
 
 def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:

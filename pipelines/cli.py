@@ -40,7 +40,10 @@ COMMANDS = {
 RUN_FOLDER = "DREAMCADE_RUN"
 """Environment variable by which the first process of a run tells the others its folder."""
 STOPPED = "stopped as told; --ckpt_path last goes on from here"
-"""What a run says last where SIGTERM ended it, with exit code 0."""
+"""What a run says last where SIGTERM ended it, with exit code 0, or Ctrl-C."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: a script does not go on."""
 
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
@@ -76,11 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             importlib.import_module(f"pipelines.commands.{module}").main(rest)
         else:
             _train(command, rest)
+    except KeyboardInterrupt as stop:
+        print(f"dreamcade: {STOPPED if stop.__cause__ else 'interrupted'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         for cause in _causes(error):
             if isinstance(cause, UserError):
                 fail(str(cause))
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 fail(f"no room left on disk: {cause}; what was written before is whole")
         raise
 
@@ -112,7 +118,6 @@ def _train(command: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its generator is restored
     warnings.filterwarnings("ignore", message=".*Total length of .* across ranks is zero.*")  # nothing is held out
     warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")  # tables learn by themselves
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # metrics.csv is kept
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     arguments = [find_config(before, argument) for before, argument in pairwise([command, *arguments])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import socket
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from pipelines.provenance import replace_text
 
 PROBE_SECONDS = 3.0
 
@@ -30,31 +35,58 @@ class CSVLogger(loggers.CSVLogger):
         super().__init__(save_dir or ".", name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer. Lightning's own would delete the file of the run that it resumes."""
-        path = Path(self.log_dir) / "metrics.csv"
-        if self._experiment is not None or not path.exists():
-            return super().experiment
-        if (header := _header(path)) is None:
-            rank_zero_warn(f"{path} is no table of metrics: it is kept as metrics_damaged.csv, and a new one begun")
-            path.rename(path.with_stem("metrics_damaged"))
-            return super().experiment
-        aside = path.with_suffix(".csv.aside")
-        path.rename(aside)
-        writer = super().experiment
-        aside.rename(path)
-        writer.metrics_keys = header
-        return writer
+        """The writer."""
+        if self._experiment is None:
+            path = Path(self.log_dir) / "metrics.csv"
+            header: list[str] | None = []
+            if path.exists() and (header := _header(path)) is None:
+                rank_zero_warn(f"{path} is no table of metrics: it is kept as metrics_damaged.csv, and a new one begun")
+                path.rename(path.with_stem("metrics_damaged"))
+            if header:
+                _drop_cut_line(path)
+            self._experiment = _Writer(self.log_dir)
+            self._experiment.metrics_keys = header or []
+        return self._experiment
+
+
+class _Writer(ExperimentWriter):
+    """Appends to the file that is there, and whatever happens leaves it with no less than it held."""
+
+    def _check_log_dir_exists(self) -> None:
+        """Delete nothing."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        table = io.StringIO()
+        with path.open(newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(table, fieldnames)
+            writer.writeheader()
+            writer.writerows(csv.DictReader(file))
+        replace_text(path, table.getvalue())
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Take away the last line where it has no end: what is appended would become part of it."""
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _header(path: Path) -> list[str] | None:
     """Return the columns of metrics.csv; None where it is not what a run wrote, but for a last line that was cut."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            text = file.read()
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
     except (ValueError, csv.Error):
         return None
-    usual = "step" in header and len(header) == len({*header}) and all(len(row) <= len(header) for row in rows)
+    usual = (
+        "\n" in text
+        and "step" in header
+        and len(header) == len({*header})
+        and all(len(row) <= len(header) for row in rows)
+    )
     return header if usual else None
 
 

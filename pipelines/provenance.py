@@ -52,9 +52,18 @@ def record_start(folder: Path) -> None:
         "versions": installed_versions(),
     }
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    replace_text(path, json.dumps([*starts, start], indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: where the disk is full, what it held stays."""
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps([*starts, start], indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8", newline="")
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def now() -> str:

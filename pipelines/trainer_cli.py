@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import os
 import re
 import shutil
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from modules.errors import UserError
+from datamodules.environments.environment import DeadEnvironmentError
+from modules.errors import UserError, brief
 from pipelines import checkpoint_files, checkpoints
+from pipelines.callbacks.guard import last_checkpoint
 from pipelines.callbacks.prediction_writer import PredictionWriter
 from pipelines.callbacks.pretrained import Pretrained
 from pipelines.callbacks.save_config import SaveConfig
 from pipelines.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
-from pipelines.cli import CONFIGS, RUN_FOLDER, fail
+from pipelines.cli import CONFIGS, NO_ROOM, RUN_FOLDER, fail
 from pipelines.spelling import explain
+from pipelines.stopping import Stopping
 
 RUNS = Path("runs")
 KEYS = [
@@ -49,19 +54,21 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self) -> None:
         base = {"default_config_files": [str(CONFIGS / "base.yaml")]}
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_class=Parser,
-            parser_kwargs={name: dict(base) for name in self.subcommands()},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-        )
+        self.locked = False
+        with ExitStack() as self.held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                parser_class=Parser,
+                parser_kwargs={name: dict(base) for name in self.subcommands()},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                seed_everything_default=0,
+            )
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
@@ -91,6 +98,8 @@ class TrainerCLI(LightningCLI):
             checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
         checkpoints.check_links(folder)
+        if folder.exists():  # a new one is made once nothing can be refused any more
+            self._lock(folder)
         if config.ckpt_path == "last":
             if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
@@ -124,21 +133,33 @@ class TrainerCLI(LightningCLI):
             # First: others play and evaluate with these weights.
             trainer.callbacks.insert(0, Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
         self.progress = _Began()
-        trainer.callbacks.append(self.progress)  # type: ignore[attr-defined]
+        self.stopping = Stopping(trainer)
+        trainer.callbacks += [self.progress, self.stopping]  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         path = self._get(self.config, "ckpt_path")
+        self._lock(Path(self.trainer.default_root_dir))
         try:
-            super()._run_subcommand(subcommand)
+            with self.stopping if subcommand == "fit" else nullcontext():
+                super()._run_subcommand(subcommand)
+        except DeadEnvironmentError as error:
+            raise UserError(f"{error}; {_advice(self.trainer)}") from error
         except (UserError, MisconfigurationException):
             raise
         except Exception as error:
-            if path is None or self.progress.began:
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
+            if path is None or self.progress.began or full:
                 raise
-            raise UserError(f"{path} cannot be gone on from: {checkpoints.brief(error)}") from error
+            raise UserError(f"{path} cannot be gone on from: {brief(error)}") from error
+
+    def _lock(self, folder: Path) -> None:
+        """Keep other runs from the folder for as long as this one lives."""
+        if self.subcommand == "fit" and not self.locked:
+            _lock(folder, self.held)
+            self.locked = True
 
     def run_folder(self, config: Namespace) -> Path:
         """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
@@ -168,6 +189,19 @@ class TrainerCLI(LightningCLI):
 
 
 @rank_zero_only
+def _lock(folder: Path, held: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((folder / "run.lock").open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another run is at work in {folder}: wait for its end, or choose another folder with "
+            "--trainer.default_root_dir"
+        ) from None
+
+
+@rank_zero_only
 def _start_anew(folder: Path) -> None:
     # What it played it plays again, to the bit.
     print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
@@ -184,6 +218,12 @@ def _claim(folder: Path) -> Path:
             folder = folder.with_name(str(int(folder.name) + 1))
         else:
             return folder
+
+
+def _advice(trainer: Trainer) -> str:
+    if not last_checkpoint(trainer).exists():
+        return "no checkpoint was written yet: --ckpt_path last plays all of it again"
+    return f"--ckpt_path last goes on from {last_checkpoint(trainer)}"
 
 
 class _Began(Callback):

@@ -221,7 +221,7 @@ class AtariEnvironments(VectorEnvironment):
             reward_clipping=False,
             use_fire_reset=protocol.fire_on_reset,
         )
-        self._vector = SeededVector(vector, seed, whole=False)
+        self._vector = SeededVector(vector, seed, whole=False, name=game)
         self.action_meanings = tuple(action.name for action in vector.ale.get_action_set())
         self.num_actions = len(self.action_meanings)
         assert vector.single_action_space == Discrete(self.num_actions)

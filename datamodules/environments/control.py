@@ -97,7 +97,7 @@ class ControlEnvironments(VectorEnvironment):
         if not isinstance(observations, Box) or len(observations.shape) != 1:
             vector.close()
             raise UserError(f"{id} has the observations {observations}, expected vectors, a Box of one dimension")
-        self._vector = SeededVector(vector, seed, whole=True)
+        self._vector = SeededVector(vector, seed, whole=True, name=id)
         self.num_envs = num_envs
         self.seed = seed
         self.observation_shape = observations.shape

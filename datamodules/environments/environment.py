@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modules.errors import UserError
+
 
 class Transition(NamedTuple):
     """What one vector step did, under next-step autoreset.
@@ -22,6 +24,10 @@ class Transition(NamedTuple):
     """(N,) bool: a_t ended the episode, and o_{t+1} closes it."""
     truncated: np.ndarray
     """(N,) bool: the episode was cut at o_{t+1}, where a learner bootstraps. Never together with terminated."""
+
+
+class DeadEnvironmentError(UserError):
+    """A world that somebody else wrote raised while it was played: it is of no use any more."""
 
 
 class VectorEnvironment(ABC):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.environments.environment import Transition
+from datamodules.environments.environment import DeadEnvironmentError, Transition
+from modules.errors import brief
 
 RENEWED = 4000
 """Steps of a lane after which its next episode opens from a new seed. Fewer would cost more, since ALE loads the game
@@ -26,12 +27,14 @@ class SeededVector:
         seed: of everything.
         whole: whether a partial reset takes a seed for every lane, as Gymnasium's own vectors do, or one for every lane
             that is reset, as ALE's.
+        name: of the world, to say which one died.
     """
 
-    def __init__(self, vector: Any, seed: int, whole: bool) -> None:
+    def __init__(self, vector: Any, seed: int, whole: bool, name: str) -> None:
         self.vector = vector
         self.seed = seed
         self.whole = whole
+        self.name = name
         self.num_envs: int = vector.num_envs
 
     def reset(self, stream: int = 0) -> np.ndarray:
@@ -45,8 +48,15 @@ class SeededVector:
         return self._reset(np.ones(self.num_envs, bool))
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Step every lane, and return what the vector gave, raw; one that was over opens its next episode."""
-        observation, reward, terminated, truncated, _ = self.vector.step(actions)
+        """Step every lane, and return what the vector gave, raw; one that was over opens its next episode.
+
+        Raises:
+            DeadEnvironmentError: the vector raised.
+        """
+        try:
+            observation, reward, terminated, truncated, _ = self.vector.step(actions)
+        except Exception as error:
+            raise DeadEnvironmentError(f"the environment {self.name} died: {brief(error)}") from error
         self._sent.append(actions.astype(np.int16))
         renewed = self._over & (len(self._sent) - self._begin > RENEWED)
         if renewed.any():

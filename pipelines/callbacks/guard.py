@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from datamodules.environments.environment import DeadEnvironmentError
 from modules.agent import world_model
 from modules.errors import UserError
 from pipelines.checkpoint_files import LAST
@@ -18,11 +19,17 @@ from pipelines.checkpoint_files import LAST
 class Guard(Callback):
     """Stops a run before a loss that is not finite reaches the weights, and saves `last.ckpt` whenever a run ends.
 
-    After SIGTERM Lightning ends the batch and then the run; the checkpoint is written in between.
+    After SIGTERM Lightning ends the batch and then the run; the checkpoint is written in between. So it is where an
+    environment dies in a run of one process; of several the others would wait for ever.
     """
 
     def __init__(self) -> None:
         self.batch: Any = None
+        self.restored = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that a run that goes on has its optimizer and its counters back."""
+        self.restored = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the batch."""
@@ -44,8 +51,12 @@ class Guard(Callback):
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, where the process was told to stop."""
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit":
+        """Save, where the process was told to stop, or an environment died."""
+        stopped = isinstance(exception, SIGTERMException)
+        dead = isinstance(exception, DeadEnvironmentError) and trainer.world_size == 1
+        # Before a run that goes on has back what it had, the checkpoint that it goes on from is better.
+        whole = self.restored or trainer.ckpt_path is None
+        if (stopped or dead) and whole and trainer.state.fn == "fit":
             trainer.save_checkpoint(last_checkpoint(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

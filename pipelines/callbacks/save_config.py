@@ -11,7 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from pipelines.checkpoint_files import FORMAT_VERSION
-from pipelines.provenance import commit, record_start, version
+from pipelines.provenance import commit, record_start, replace_text, version
 
 
 class SaveConfig(SaveConfigCallback):
@@ -35,7 +35,7 @@ class SaveConfig(SaveConfigCallback):
         """Write the file and what it takes to repeat this start, and tell Weights & Biases."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+        replace_text(folder / "config.yaml", yaml.safe_dump(self.plain(), sort_keys=False))
         record_start(folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -1,6 +1,9 @@
 """Every experiment, killed and taken up again: what it ends with is what it would have ended with, bit for bit."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ QUICK = ["dqn_cartpole", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet_
 EXPERIMENTS = sorted(
     path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.startswith("emulator")
 )
+TWICE = ["dqn_cartpole", "ensemble__mbpo", "tabular__dyna_q"]
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
 
@@ -63,15 +67,33 @@ def test_a_run_that_was_killed_ends_where_it_would_have_ended(run, tmp_path, nam
     shutil.copy(killed / KEPT, killed / LAST)
     outcome = run(*arguments, "--trainer.default_root_dir", killed, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
-    one, other = checkpoints.read(straight / LAST), checkpoints.read(killed / LAST)
+    same_end(straight, killed)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TWICE else pytest.mark.slow) for name in EXPERIMENTS]
+)
+def test_the_same_seed_leads_to_the_same_end(run, tmp_path, name):
+    """In this process and in another one, whose hashes have another seed."""
+    arguments = [*experiment(name), "--trainer.max_steps", "4", "--trainer.default_root_dir"]
+    assert run(*arguments, tmp_path / "here").code == 0
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "pipelines.cli", *arguments, str(tmp_path / "there")]
+    subprocess.run(command, check=True, env=environment, cwd=CONFIGS.parent, capture_output=True, timeout=300)
+    same_end(tmp_path / "here", tmp_path / "there")
+
+
+def same_end(*folders: Path) -> None:
+    """Assert that two runs ended with the same checkpoint and the same rows, bit for bit."""
+    one, other = (checkpoints.read(folder / LAST) for folder in folders)
     for checkpoint in (one, other):
-        del checkpoint["loops"]
+        del checkpoint["loops"], checkpoint["commit"]
         checkpoint["config"]["trainer"].pop("default_root_dir")
         checkpoint["callbacks"] = {k: v for k, v in checkpoint["callbacks"].items() if "ModelCheckpoint" not in k}
     found = differences(one, other)
     print(*found, sep="\n")
     assert found == []
-    stores = [ReplayStore.open(folder / "replay" / "rank0") for folder in (straight, killed)]
+    stores = [ReplayStore.open(folder / "replay" / "rank0") for folder in folders]
     rows = [
         store.gather(np.arange(store.lanes), np.full(store.lanes, store.oldest), store.rows - store.oldest)
         for store in stores
