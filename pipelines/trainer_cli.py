@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -94,9 +95,9 @@ class TrainerCLI(LightningCLI):
         if config.ckpt_path == "last":
             if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
-            elif self.subcommand == "fit" and (folder / "replay").exists():
+            elif self.subcommand == "fit" and ((folder / "replay").exists() or not _is_first() or _started_for_us()):
                 config.ckpt_path = None
-                _start_anew(folder)
+                _start_anew(folder)  # the first process may have done so before another one looks
             else:
                 raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
         elif config.ckpt_path is not None:
@@ -167,10 +168,22 @@ class TrainerCLI(LightningCLI):
 
 @rank_zero_only
 def _start_anew(folder: Path) -> None:
+    if not (folder / "replay").exists():
+        print(f"dreamcade: there is no run in {folder} yet: it begins", file=sys.stderr)
+        return
     # What it played it plays again, to the bit.
     print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
     shutil.rmtree(folder / "replay")
     (folder / "metrics.csv").unlink(missing_ok=True)
+
+
+def _is_first() -> bool:
+    return rank_zero_only(lambda: True)() is not None
+
+
+def _started_for_us() -> bool:
+    # SLURM and torchrun start a job that was cut with the command that began it.
+    return SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
 
 
 def _claim(folder: Path) -> Path:
