@@ -13,7 +13,8 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 from lightning.pytorch import loggers
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 PROBE_SECONDS = 3.0
 
@@ -30,6 +31,7 @@ class CSVLogger(loggers.CSVLogger):
         super().__init__(save_dir or ".", name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
         """The writer. Lightning's own would delete the file of the run that it resumes."""
         path = Path(self.log_dir) / "metrics.csv"
@@ -127,7 +129,12 @@ def _run_id(folder: Path) -> str:
     path = folder / "wandb_run_id.txt"
     kept = path.read_text(errors="replace").strip() if path.exists() else ""
     if not re.fullmatch(r"[\w-]{1,64}", kept, re.ASCII):
-        folder.mkdir(parents=True, exist_ok=True)
         kept = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # `wandb agent` sets it
-        path.write_text(kept + "\n")
+        _keep(path, kept)
     return kept
+
+
+@rank_zero_only
+def _keep(path: Path, run_id: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(run_id + "\n")
