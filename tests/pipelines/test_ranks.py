@@ -24,7 +24,9 @@ from tests.pipelines.ranks import DDP, PROJECT, environment, torchrun
 from tests.pipelines.test_resume import EXPERIMENTS, experiment
 
 QUICK = ["dqn_cartpole", "ensemble__mbpo", "muzero__cartpole"]
-CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
+TABLE = "tabular__dyna_q"
+"""Which no gradient changes: several processes are refused."""
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS if name != TABLE]
 SPEC = Spec((1, 32, 32), 2, 3)
 
 
@@ -46,10 +48,25 @@ def test_two_processes_end_with_the_same_weights(tmp_path, name):
     first, second = (torch.load(tmp_path / "run" / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     learned = [name for name in first if isinstance(first[name], torch.Tensor) and "running_" not in name]
     assert learned
-    if not name.startswith("tabular"):  # a table learns from its own rank's maze alone
-        assert all(torch.equal(first[name], second[name]) for name in learned)
+    assert all(torch.equal(first[name], second[name]) for name in learned)
     stores = [ReplayStore.open(tmp_path / "run" / "replay" / f"rank{rank}") for rank in (0, 1)]
     assert stores[0].rows == stores[1].rows > 0
+
+
+@pytest.mark.slow
+def test_a_table_takes_one_process(tmp_path):
+    command = [sys.executable, "-m", "pipelines.cli", *experiment(TABLE), *DDP]
+    done = subprocess.run(
+        [*command, "--trainer.default_root_dir", str(tmp_path / "run")],
+        cwd=PROJECT,
+        timeout=200,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "nothing here learns by them: set trainer.devices to 1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_torchrun_needs_a_folder(run, monkeypatch):
