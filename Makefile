@@ -27,13 +27,13 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, then every test but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 gates: $(INSTALLED) ## the slow learning gates
 	$(BIN)/pytest -m slow
 
 benchmarks: $(INSTALLED) ## measure everything that README and docs quote
-	for file in replay trainer_overhead quickstart frames dyna_maze mbpo_cartpole dyna_cartpole imagination atari_small simple_small search search_exact muzero_cartpole muzero_atari_small emulator_uct world_models_step evolution world_models_atari temperature hostile_files faults ddp; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in replay trainer_overhead quickstart frames dyna_maze mbpo_cartpole dyna_cartpole imagination atari_small simple_small search search_exact muzero_cartpole muzero_atari_small emulator_uct world_models_step evolution world_models_atari temperature hostile_files faults ddp ray_actors soak; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean: ## remove .venv and caches, but no runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -14,7 +14,7 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.layers.returns import reach_weights
 from modules.policies.policy import Policy
-from modules.world_model import Spec, WorldModel
+from modules.world_model import Spec, WorldModel, check_gradients
 
 
 class Turn(NamedTuple):
@@ -109,6 +109,7 @@ class Agent(LightningModule):
         """Build both parts from the datamodule's spec, once."""
         if self.spec is None:
             self.build_from(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+            check_gradients(self, self.trainer.world_size)
 
     def build_from(self, spec: Spec) -> None:
         """Build for a world; checkpoints keep its spec."""

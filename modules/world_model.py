@@ -146,6 +146,7 @@ class WorldModel(lightning.LightningModule):
         """Build the networks from the datamodule's spec, once."""
         if self.spec is None:
             self.build_from(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+            check_gradients(self, self.trainer.world_size)
 
     def build_from(self, spec: Spec) -> None:
         """Build for a world; checkpoints keep its spec."""
@@ -246,3 +247,9 @@ class WorldModel(lightning.LightningModule):
         """Keep the world's spec beside the weights."""
         if self.spec is not None:
             checkpoint["spec"] = dict(self.spec._asdict())
+
+
+def check_gradients(module: torch.nn.Module, num_processes: int) -> None:
+    """Raise a UserError where several processes would have no gradients to share."""
+    if num_processes > 1 and not any(parameter.requires_grad for parameter in module.parameters()):
+        raise UserError("processes share gradients, and nothing here learns by them: set trainer.devices to 1")

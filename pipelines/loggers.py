@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from pipelines.provenance import replace_text
 
@@ -159,7 +159,12 @@ def _run_id(folder: Path) -> str:
     path = folder / "wandb_run_id.txt"
     kept = path.read_text(errors="replace").strip() if path.exists() else ""
     if not re.fullmatch(r"[\w-]{1,64}", kept, re.ASCII):
-        folder.mkdir(parents=True, exist_ok=True)
         kept = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # `wandb agent` sets it
-        path.write_text(kept + "\n")
+        _keep(path, kept)
     return kept
+
+
+@rank_zero_only
+def _keep(path: Path, run_id: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(run_id + "\n")

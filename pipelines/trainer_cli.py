@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -103,9 +104,9 @@ class TrainerCLI(LightningCLI):
         if config.ckpt_path == "last":
             if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
-            elif self.subcommand == "fit" and (folder / "replay").exists():
+            elif self.subcommand == "fit" and ((folder / "replay").exists() or not _is_first() or _cluster()):
                 config.ckpt_path = None
-                _start_anew(folder)
+                _start_anew(folder)  # the first process may have done so before another one looks
             else:
                 raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
         elif config.ckpt_path is not None:
@@ -180,6 +181,9 @@ class TrainerCLI(LightningCLI):
             folder = root / str(numbers[-1])
         elif self.subcommand == "fit" and config.ckpt_path is not None:
             folder = Path(config.ckpt_path).resolve().parent.parent
+        elif self.subcommand == "fit" and (cluster := _cluster()) is not None and cluster.world_size() > 1:
+            # Each process would count by itself, and the first makes its folder before others look.
+            raise UserError("SLURM and torchrun start processes that need one folder: give --trainer.default_root_dir")
         else:
             folder = root / str(numbers[-1] + 1 if numbers else 0)
             if "WANDB_SWEEP_ID" in os.environ:
@@ -203,10 +207,23 @@ def _lock(folder: Path, held: ExitStack) -> None:
 
 @rank_zero_only
 def _start_anew(folder: Path) -> None:
+    if not (folder / "replay").exists():
+        print(f"dreamcade: there is no run in {folder} yet: it begins", file=sys.stderr)
+        return
     # What it played it plays again, to the bit.
     print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
     shutil.rmtree(folder / "replay")
     (folder / "metrics.csv").unlink(missing_ok=True)
+
+
+def _is_first() -> bool:
+    return rank_zero_only(lambda: True)() is not None
+
+
+def _cluster() -> ClusterEnvironment | None:
+    # SLURM and torchrun start all processes, and those of a job that was cut by the command that began it.
+    kinds: list[type[ClusterEnvironment]] = [SLURMEnvironment, TorchElasticEnvironment]
+    return next((kind() for kind in kinds if kind.detect()), None)
 
 
 def _claim(folder: Path) -> Path:

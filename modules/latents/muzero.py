@@ -279,11 +279,14 @@ class MuZero(WorldModel):
                 "model.off_policy_correction needs the age of rows: set data.prioritised, with alpha 0 if need be"
             )
 
+    @torch.no_grad()
     def updated(self) -> None:
         """Count, and copy the networks into the target network where it is time."""
         super().updated()
         if self.target_every and self.updates % self.target_every == 0:
-            self.target.load_state_dict(self.networks.state_dict())
+            for name in ("parameters", "buffers"):
+                for target, online in zip(getattr(self.target, name)(), getattr(self.networks, name)(), strict=True):
+                    target.copy_(online)
 
     def configure_optimizers(self) -> Any:
         """AdamW, or SGD with momentum, with a schedule."""

@@ -1,6 +1,8 @@
 """Several processes: every experiment under DDP, and the gradient of two ranks beside that of one."""
 
-import os
+import json
+import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +18,15 @@ from datamodules.replay import ReplayStore
 from modules.batch import Batch
 from modules.frames.unet import UNet
 from modules.world_model import Spec
+from pipelines import checkpoints
+from pipelines.checkpoint_files import LAST
+from tests.pipelines.ranks import DDP, PROJECT, environment, torchrun
 from tests.pipelines.test_resume import EXPERIMENTS, experiment
 
-PROJECT = Path(__file__).resolve().parents[2]
+QUICK = ["dqn_cartpole", "ensemble__mbpo", "muzero__cartpole"]
+TABLE = "tabular__dyna_q"
+"""Which no gradient changes: several processes are refused."""
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS if name != TABLE]
 SPEC = Spec((1, 32, 32), 2, 3)
 
 
@@ -30,22 +38,92 @@ class KeepWeights(lightning.Callback):
         torch.save(pl_module.state_dict(), folder / f"weights{trainer.global_rank}.pt")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", CASES)
 def test_two_processes_end_with_the_same_weights(tmp_path, name):
     """Each plays worlds of its own; nobody waits for the other for ever."""
-    command = [
-        *(sys.executable, "-m", "pipelines.cli", *experiment(name), "--trainer.max_steps", "5"),
-        *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
-        *("--trainer.default_root_dir", str(tmp_path / "run"), f"--trainer.callbacks+={__name__}.KeepWeights"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    subprocess.run(command, cwd=PROJECT, check=True, timeout=400, env=environment)
+    torchrun(
+        *("-m", "pipelines.cli", *experiment(name), *DDP, "--trainer.max_steps", "5"),
+        *("--trainer.default_root_dir", tmp_path / "run", f"--trainer.callbacks+={__name__}.KeepWeights"),
+    )
     first, second = (torch.load(tmp_path / "run" / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     learned = [name for name in first if isinstance(first[name], torch.Tensor) and "running_" not in name]
     assert learned
-    if not name.startswith("tabular"):  # a table learns from its own rank's maze alone
-        assert all(torch.equal(first[name], second[name]) for name in learned)
+    assert all(torch.equal(first[name], second[name]) for name in learned)
+    stores = [ReplayStore.open(tmp_path / "run" / "replay" / f"rank{rank}") for rank in (0, 1)]
+    assert stores[0].rows == stores[1].rows > 0
+
+
+@pytest.mark.slow
+def test_a_table_takes_one_process(tmp_path):
+    command = [sys.executable, "-m", "pipelines.cli", *experiment(TABLE), *DDP]
+    done = subprocess.run(
+        [*command, "--trainer.default_root_dir", str(tmp_path / "run")],
+        cwd=PROJECT,
+        timeout=200,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "nothing here learns by them: set trainer.devices to 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_torchrun_needs_a_folder(run, monkeypatch):
+    """Each process would count the runs that there are by itself."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "4")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run(*experiment("dqn_cartpole"), *DDP)
+    assert outcome.refused("torchrun", "--trainer.default_root_dir")
+
+
+def test_processes_that_were_stopped_before_their_first_checkpoint_start_anew(tmp_path):
+    """The second one looks when the first has taken the old store away."""
+    old = tmp_path / "run" / "replay" / "rank0"
+    old.mkdir(parents=True)
+    (old / "meta.json").write_text("old")
+    command = [
+        *(sys.executable, "-m", "pipelines.cli", *experiment("dqn_cartpole"), *DDP, "--trainer.max_steps", "2"),
+        *("--trainer.default_root_dir", str(tmp_path / "run"), "--ckpt_path", "last"),
+    ]
+    done = subprocess.run(command, cwd=PROJECT, timeout=200, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("stopped before its first checkpoint") == 1
+    assert checkpoints.read(tmp_path / "run" / "checkpoints" / LAST)["global_step"] == 2
+
+
+def test_a_job_of_slurm_begins_and_goes_on_by_the_same_command(tmp_path):
+    """As srun starts it, and again when the job was put back into the queue."""
+    arguments = [*experiment("dqn_cartpole"), *DDP, "--trainer.default_root_dir", str(tmp_path / "run")]
+    lines = [shlex.join([*arguments, "--ckpt_path", "last", "--trainer.max_steps", str(steps)]) for steps in (2, 4)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {
+        "SLURM_JOB_ID": "4",
+        "SLURM_JOB_NAME": "dreamcade",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.pipelines.ranks", *lines],
+            cwd=PROJECT,
+            env=environment() | job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    printed = [task.communicate(timeout=200)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], printed
+    assert ["it begins" in text for text in printed] == [True, False]
+    assert checkpoints.read(tmp_path / "run" / "checkpoints" / LAST)["global_step"] == 4
+    assert len(json.loads((tmp_path / "run" / "reproduce.json").read_text())) == 2
     stores = [ReplayStore.open(tmp_path / "run" / "replay" / f"rank{rank}") for rank in (0, 1)]
     assert stores[0].rows == stores[1].rows > 0
 

@@ -49,7 +49,8 @@ def differences(one, other, at="") -> list[str]:
 def experiment(name: str) -> list[str]:
     path = CONFIGS / "experiment" / f"{name}.yaml"
     model = yaml.safe_load(path.read_text())["model"]["init_args"]
-    rounds = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2"] if "rounds" in model else []
+    learns = model.get("rounds", {}).get("policy_updates")  # 0 where it evolves, which takes whole rounds
+    rounds = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2"] if learns else []
     room = (
         ["--data.capacity", "8192"] if name.startswith("simple") else []
     )  # a round plays more than debug's store keeps
