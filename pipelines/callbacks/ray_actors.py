@@ -42,6 +42,7 @@ class RayActors(Callback):
         self.num_actors = num_actors
         self.max_policy_lag = max_policy_lag
         self.address = address
+        self._connected = False
         self._players: RayPlayers | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -54,6 +55,7 @@ class RayActors(Callback):
         if trainer.world_size > 1:
             raise UserError(f"Ray actors play for one process: set trainer.devices to 1, not {trainer.world_size}")
         connect(self.address, self.num_actors)
+        self._connected = True
 
     def copy(self, pl_module: LightningModule) -> LightningModule:
         """Return a copy of the module for the actors to act by, on the CPU."""
@@ -99,12 +101,13 @@ class RayActors(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the actors, and the cluster if it is this run's own."""
-        if self._players is not None:
+        if self._connected:
             import ray
 
-            self._players.close()
-            self._players = None
+            if self._players is not None:
+                self._players.close()
             ray.shutdown()
+            self._connected, self._players = False, None
 
 
 def connect(address: str | None, num_cpus: int) -> None:
