@@ -5,8 +5,9 @@
 One world model is trained once, by `world_models__evolution_small` on its prefill alone. In it a controller evolves
 from zeros at every tau of 0.1, 0.5, 1.0, 1.15 and 1.3, with the configuration's population, dreams and horizon, from
 the same held starts. "dream" is what the mean of the search then earns in 256 fresh dreams at its own tau, "at_1" in as
-many at tau 1, "real" in 100 real episodes to their end; rewards of dreams are signs, those of reality raw. "uniform" is
-the dream return of 64 random controllers, "random" 100 real episodes of random play. Intervals are bootstrapped, 95 %.
+many at tau 1, "real" in 100 real episodes to their end, one action in twenty random; rewards of dreams are signs, those
+of reality raw. "uniform" is the dream return of 64 random controllers, "random" 100 real episodes of random play.
+Intervals are bootstrapped, 95 %.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Laboratory:
         """Return the returns of real episodes."""
         self.controller.adopt(vector)
         played = evaluate(
-            self.agent, self.world, episodes=EPISODES, seed=1, run_seed=0, show=False,
+            self.agent, self.world, episodes=EPISODES, seed=1, run_seed=0, show=False, epsilon=0.05,
             env_steps=self.kept["env_steps"], updates=self.kept["global_step"], experiment=EXPERIMENT,
         )  # fmt: skip
         return [float(value) for value in played.returns]
