@@ -26,8 +26,8 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## lint, then every test but the slow ones
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+test: lint ## lint, then every test but the slow ones, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 gates: $(INSTALLED) ## the slow learning gates
 	$(BIN)/pytest -m slow

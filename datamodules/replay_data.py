@@ -108,8 +108,7 @@ class ReplayData(LightningDataModule, ABC):
         """Real steps of this rank that were played beside the store, and learned from."""
         self.store: ReplayStore | None = None
         self.running: list[dict[str, Any]] | None = None
-        """How the episodes stood in the checkpoint that the run goes on from: one for each part of the lanes that was
-        played by itself, in order."""
+        """How each part of the lanes that is played by itself stood in the checkpoint that the run goes on from."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
         if sequence_length < 2:

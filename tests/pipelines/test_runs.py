@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,8 +196,10 @@ def test_wandb_offline_keeps_its_run_when_resumed(fit, tmp_path, pong):
     runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert runs
     assert all(path.name.endswith(name) for path in runs)
-    config = next(iter(runs[0].rglob("*.wandb")))
-    assert b"modules.frames.unet.UNet" in config.read_bytes(), "the resolved config is not in the run"
+    deadline = time.monotonic() + 60  # its own process writes
+    while not all(b"modules.frames.unet.UNet" in next(iter(path.glob("*.wandb"))).read_bytes() for path in runs):
+        assert time.monotonic() < deadline, "the resolved config is not in the run"
+        time.sleep(0.1)
 
 
 def test_a_run_goes_on_when_wandb_cannot_be_reached(fit, tmp_path, pong, monkeypatch):

@@ -50,7 +50,7 @@ def test_a_run_goes_on_in_the_maze_that_changed(run, tmp_path):
     )
     assert run(*arguments, "--trainer.max_steps", 30).code == 0
     last = folder / "checkpoints" / "last.ckpt"
-    clocks = lambda: checkpoints.read(last)["MazeReplay"]["ranks"][0]["running"]["environment"]["clock"]  # noqa: E731
+    clocks = lambda: checkpoints.read(last)["MazeReplay"]["ranks"][0]["running"][0]["environment"]["clock"]  # noqa: E731
     assert clocks().tolist() == [31, 31]
     assert run(*arguments, "--trainer.max_steps", 40, "--ckpt_path", "last").code == 0
     checkpoint = checkpoints.read(last)
