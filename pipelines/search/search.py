@@ -244,7 +244,9 @@ class Search:
         """Run the simulations."""
         threads = threads_for(len(tree.roots))
         if threads > 1:
+            kept = torch.get_num_threads()
             numba.set_num_threads(threads)
+            torch.set_num_threads(kept)  # numba's OpenMP is torch's as well: other threads would add in another order
         simulate = compiled.entry(compiled.simulate_parallel if threads > 1 else compiled.simulate)
         outputs = _NOTHING
         pending = False

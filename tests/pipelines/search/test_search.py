@@ -1,6 +1,10 @@
 """What a search does, simulation by simulation."""
 
 import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,8 @@ from pipelines.search.contract import Evaluation
 from pipelines.search.rules import Dirichlet, Gumbel, Puct, Stop, Uct
 from pipelines.search.search import Search
 from tests.pipelines.search.worlds import Game, TableWorld
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def slow_puct(world, root, simulations, discount):
@@ -159,6 +165,25 @@ def test_parallel_loops_find_what_serial_ones_do(rule, monkeypatch):
     one, two = results
     for name in ("visits", "q", "prior", "policy", "value", "action", "depth"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_parallel_loops_leave_torch_its_threads():
+    """In a process of its own: numba starts its threads once."""
+    code = """
+        import numba, torch
+        from pipelines.search import search
+        from pipelines.search.rules import Puct, Stop
+        from tests.pipelines.search.worlds import TableWorld
+        torch.set_num_threads(1)
+        search.threads_for = lambda batch: 2
+        world = TableWorld(num_states=40, num_actions=5)
+        for _ in range(2):
+            search.Search(Puct(), Stop(5)).run(torch.arange(40), world, world.evaluate)
+        print(torch.get_num_threads(), numba.get_num_threads())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    assert outcome.stdout.split() == ["1", "2"], outcome.stderr
 
 
 def test_states_of_any_type_stay_what_they_are():
