@@ -100,7 +100,9 @@ def main() -> None:
     turns = [{number: play(number, options.rows)[0] for number in (0, 1, 2)} for _ in range(options.repeats)]
     rate = {number: float(np.median([turn[number] for turn in turns])) for number in (0, 1, 2)}
     (_, alone), (_, killed) = play(2, options.rows), play(2, options.rows, kill=True)
-    same = torch.stack([(a == b).flatten(2).all(dim=2) for a, b in zip(alone, killed, strict=True)]).all(dim=0)
+    same = torch.stack([(a == b).reshape(*a.shape[:2], -1).all(dim=2) for a, b in zip(alone, killed, strict=True)]).all(
+        dim=0
+    )
     report.write(
         "ray_actors",
         {
