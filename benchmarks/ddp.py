@@ -4,7 +4,8 @@
 
 Each rank plays eight environments of Pong, learns from batches of its own, and has one thread; two ranks share their
 gradients by DDP over gloo, so an update of theirs learns from twice as many windows. One and two ranks take turns. A
-rate is that of all ranks together over the updates after the first quarter; a ratio is of medians.
+rate is that of all ranks together over the updates after the first quarter; a ratio is of medians. "apart" are two runs
+of one rank at the same time, which share nothing but the machine: what its second core can bring at all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -79,19 +82,26 @@ def rates(ranks: int, updates: int) -> tuple[float, float]:
     return ranks * made / seconds, ranks * played / seconds
 
 
+def apart(updates: int) -> tuple[float, float]:
+    """Return the rates of two runs beside each other, together."""
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: rates(1, updates), range(2)))
+    return found[0][0] + found[1][0], found[0][1] + found[1][1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=200)
     options = parser.parse_args()
-    turns = [{ranks: rates(ranks, options.updates) for ranks in (1, 2)} for _ in range(options.repeats)]
-    found = {ranks: np.median([turn[ranks] for turn in turns], axis=0) for ranks in (1, 2)}
+    kinds = {"1": partial(rates, 1), "2": partial(rates, 2), "apart": apart}
+    turns = [{kind: measure(options.updates) for kind, measure in kinds.items()} for _ in range(options.repeats)]
+    found = {kind: np.median([turn[kind] for turn in turns], axis=0) for kind in kinds}
     names = ("batches_per_second", "real_steps_per_second")
-    figures = {
-        name: {str(ranks): round(float(rate[i]), 1) for ranks, rate in found.items()} for i, name in enumerate(names)
-    }
-    ratio = round(float((found[2] / found[1]).min()), 2)
-    report.write("ddp", {"ratio": ratio, **figures, "repeats": options.repeats, "updates": options.updates})
+    figures = {name: {kind: round(float(rate[i]), 1) for kind, rate in found.items()} for i, name in enumerate(names)}
+    ratio, bound = (round(float((found[kind] / found["1"]).min()), 2) for kind in ("2", "apart"))
+    setting = {"repeats": options.repeats, "updates": options.updates}
+    report.write("ddp", {"ratio": ratio, "apart": bound, **figures, **setting})
 
 
 if __name__ == "__main__":
