@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lightning import LightningModule, Trainer
 
+from datamodules.ranks import gather
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
@@ -47,6 +50,8 @@ class Mbpo(Dreaming):
         self.epochs = epochs
         self.pending: list[np.ndarray] = []
         self.round = -1
+        self.left: list[list[list[int]]] | None = None
+        """Every rank's minibatches in the checkpoint that the run goes on from."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the policy keeps away from real rows."""
@@ -57,6 +62,9 @@ class Mbpo(Dreaming):
                 f"in MBPO the policy learns from dreams alone: set model.policy_learns_from to dream, "
                 f"not {pl_module.policy_learns_from}"
             )
+        if self.left is not None:
+            self.pending = [np.array(minibatch) for minibatch in self.left[trainer.global_rank % len(self.left)]]
+            self.left = None
 
     def launch_due(self, update: int) -> bool:
         """When all minibatches were used, or their round is over."""
@@ -79,3 +87,13 @@ class Mbpo(Dreaming):
         if turn.number != self.round and not pl_module.rounds.together:
             self.round, self.pending = turn.number, []
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep as well what is left of the dreams."""
+        left = gather([minibatch.tolist() for minibatch in self.pending])
+        return super().state_dict() | {"round": self.round, "pending": left}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the middle of the dreams."""
+        super().load_state_dict(state_dict)
+        self.round, self.left = state_dict["round"], state_dict["pending"]

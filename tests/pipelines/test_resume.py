@@ -22,7 +22,7 @@ KEEP = (
     *("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", -1),
     *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
 )
-QUICK = ["dqn_cartpole", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
+QUICK = ["dqn_cartpole", "unet__mbpo", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
 EXPERIMENTS = sorted(
     path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.startswith("emulator")
 )
@@ -43,7 +43,8 @@ def differences(one, other, at="") -> list[str]:
         return [found for i, pair in pairs for found in differences(*pair, f"{at}[{i}]")]
     if isinstance(one, torch.Tensor):
         return [] if isinstance(other, torch.Tensor) and torch.equal(one, other) else [at]
-    return [] if one == other or one is other else [f"{at}: {one} and {other}"]
+    same = one == other or one is other or (one != one and other != other)  # NaN is what was not measured
+    return [] if same else [f"{at}: {one} and {other}"]
 
 
 def experiment(name: str) -> list[str]:
