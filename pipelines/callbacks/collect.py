@@ -162,12 +162,16 @@ class Collect(Callback):
             if 0 < trainer.max_steps <= updates and updates > trainer.global_step:
                 return []
             target = self._target(updates, pl_module)
-            due, prefill = math.ceil(target / num_envs), math.ceil(min(self.start, target) / num_envs)
+            rows, due = data.store.rows, math.ceil(target / num_envs)
+            if due <= rows:
+                return []
+            prefill = math.ceil(min(self.start, target) / num_envs)
             part = min(len(self.temperatures) * updates // max(1, trainer.max_steps), len(self.temperatures) - 1)
-            ends = [*range(data.store.rows + PIECE, due, PIECE), prefill, due]
+            ends = {*range(rows + PIECE, due, PIECE), prefill, due}
             return [
-                Piece("prefill" if rows <= prefill else "play", rows, self.temperatures[part])
-                for rows in sorted({end for end in ends if data.store.rows < end <= due})
+                Piece("prefill" if end <= prefill else "play", end, self.temperatures[part])
+                for end in sorted(ends)
+                if end > rows
             ]
 
         self.players.ask(trainer.global_step, plan)
