@@ -20,7 +20,7 @@ import report
 import training
 
 from datamodules.environments.atari import AtariEnvironments, canonical_game
-from pipelines.actors import RandomActor
+from pipelines.acting.actors import RandomActor
 from pipelines.evaluation.episodes import play
 from pipelines.evaluation.results import human_normalized
 

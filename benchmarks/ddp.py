@@ -25,7 +25,7 @@ import numpy as np
 import report
 import yaml
 
-from pipelines.cli import CONFIGS
+from pipelines.console import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVS, STEPS_PER_UPDATE = 8, 8
@@ -61,7 +61,7 @@ def rates(ranks: int, updates: int) -> tuple[float, float]:
         content["model"]["init_args"]["size"] = "debug"
         collect = {"prefill": 1000, "steps_per_update": STEPS_PER_UPDATE}
         content["trainer"]["callbacks+"] = [
-            {"class_path": "pipelines.callbacks.collect.Collect", "init_args": collect},
+            {"class_path": "pipelines.callbacks.acting.collect.Collect", "init_args": collect},
             {"class_path": "ddp.Clock", "init_args": {"path": str(times)}},
         ]
         config.write_text(yaml.safe_dump(content))

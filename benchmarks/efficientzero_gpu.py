@@ -31,7 +31,7 @@ from search import Stopwatch
 from modules.imagination import evaluating
 from modules.latents.muzero import MuZero
 from modules.world_model import Spec
-from pipelines.cli import CONFIGS
+from pipelines.console import CONFIGS
 from pipelines.evaluation import results
 from pipelines.search import compiled
 from pipelines.search.evaluators import NetworkEvaluator

@@ -19,9 +19,9 @@ import report
 import torch
 
 from datamodules.environments.emulator import AtariEmulators
-from pipelines.actors import RandomActor
+from pipelines.acting.actors import RandomActor
+from pipelines.acting.rules_actor import RulesActor
 from pipelines.evaluation.episodes import play
-from pipelines.planning import RulesActor
 from pipelines.search.dynamics import EmulatorDynamics
 from pipelines.search.evaluators import Rollouts
 from pipelines.search.rules import Stop, Uct

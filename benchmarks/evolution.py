@@ -25,7 +25,7 @@ from modules.latents.mdn_rnn import MDNRNN
 from modules.latents.vae import VAE
 from modules.policies.linear import LinearController
 from modules.world_model import Spec
-from pipelines.evolution import dreamed_returns, real_returns
+from pipelines.dreams.evolution import dreamed_returns, real_returns
 
 HORIZON, DREAMS = 100, 16
 MODELS: dict[str, tuple[Callable[[], MDNRNN], tuple[int, int], str]] = {

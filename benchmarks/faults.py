@@ -27,10 +27,10 @@ import numpy as np
 import report
 import torch
 
-from datamodules.replay import ReplayStore
+from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
-from pipelines import checkpoints
 from pipelines.evaluation import results
+from pipelines.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 

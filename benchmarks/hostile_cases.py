@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines import checkpoint_files
+from pipelines.runs import checkpoint_files
 
 AGENT: dict[str, Any] = {
     "model": {
@@ -40,10 +40,10 @@ AGENT: dict[str, Any] = {
         "max_steps": 2,
         "limit_train_batches": 2,
         "log_every_n_steps": 1,
-        "logger": [{"class_path": "pipelines.loggers.CSVLogger"}],
+        "logger": [{"class_path": "pipelines.runs.loggers.CSVLogger"}],
         "callbacks+": [
             {
-                "class_path": "pipelines.callbacks.collect.Collect",
+                "class_path": "pipelines.callbacks.acting.collect.Collect",
                 "init_args": {"prefill": 100, "steps_per_update": 2.0},
             },
         ],
@@ -258,7 +258,7 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 def named_classes() -> Iterator[Case]:
     """Checkpoints whose configuration names classes and worlds that are not dreamcade's."""
     names = ("os.system", "subprocess.Popen", "evil.Model", "builtins.exec", "runpy.run_path", "shutil.rmtree")
-    names += ("pipelines.cli.os.system", "modules.agent.torch.hub.load", "pipelines.checkpoints.Path", "evil")
+    names += ("pipelines.cli.os.system", "modules.agent.torch.hub.load", "pipelines.runs.checkpoints.Path", "evil")
     names += ("pipelines.commands.evaluate.main", "jsonargparse.set_parsing_settings", "lightning.Trainer")
     keys = {
         "model": ("config", "model"),

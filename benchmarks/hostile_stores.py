@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from hostile_cases import STORE, Bench, Case, blank, cut, flip, put
 
-from datamodules import replay_format
-from datamodules.replay_format import Layout, row_checksum
+from datamodules.replay import format as replay_format
+from datamodules.replay.format import Layout, row_checksum
 
 NAN, INFINITY = float("nan"), float("inf")
 NUMBERS: tuple[Any, ...] = (None, -1, 0, True, 1.5, 10**12, 10**30, NAN, INFINITY, "2", [[]], {})

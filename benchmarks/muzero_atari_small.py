@@ -22,9 +22,9 @@ import training
 from atari_small import chance_of_difference, interval, random_returns
 
 from datamodules.environments.atari import canonical_game
-from pipelines import checkpoints
 from pipelines.evaluation.episodes import evaluate
 from pipelines.evaluation.results import Evaluation
+from pipelines.runs import checkpoints
 
 EXPERIMENT = "gumbel_muzero__atari_small"
 VARIANTS = {"consistency": 2.0, "without": 0.0}

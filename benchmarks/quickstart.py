@@ -25,7 +25,7 @@ from typing import Any
 
 import report
 
-from pipelines import checkpoints
+from pipelines.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 HORIZONS = (*range(1, 11), 15, 25, 50)

@@ -29,10 +29,10 @@ from datamodules.ranks import generator
 from modules.agent import Agent
 from modules.identity import IdentityModel
 from modules.policies.q_learning import QLearning
-from pipelines.actors import PolicyActor
-from pipelines.callbacks.ray_actors import connect
-from pipelines.players import LocalPlayers, Piece, Players
-from pipelines.ray_players import Cast, RayPlayers
+from pipelines.acting.actors import PolicyActor
+from pipelines.acting.players import LocalPlayers, Piece, Players
+from pipelines.acting.ray_players import Cast, RayPlayers
+from pipelines.callbacks.acting.ray_actors import connect
 
 LANES, PIECE, WARM_UP = 8, 64, 128
 

@@ -26,7 +26,7 @@ from ale_py import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from datamodules.environments.atari import AtariEnvironments
-from datamodules.replay import ReplayStore
+from datamodules.replay.store import ReplayStore
 
 LANES, CAPACITY, EPISODE = 8, 12_500, 500
 WINDOWS, LENGTH, SHAPE = 64, 16, (1, 84, 84)

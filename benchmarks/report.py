@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.provenance import provenance
+from pipelines.machine.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 

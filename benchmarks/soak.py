@@ -23,7 +23,7 @@ import numpy as np
 import report
 import yaml
 
-from pipelines.cli import CONFIGS
+from pipelines.console import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = 12

@@ -28,11 +28,11 @@ from datamodules.environments.atari import canonical_game
 from modules.agent import Agent
 from modules.latents.mdn_rnn import MDNRNN
 from modules.policies.linear import LinearController
-from pipelines import checkpoints
-from pipelines.callbacks.dreaming import starts
-from pipelines.cli import CONFIGS
+from pipelines.callbacks.dreaming.dreaming import starts
+from pipelines.console import CONFIGS
+from pipelines.dreams.evolution import Evolution, dreamed_returns
 from pipelines.evaluation.episodes import evaluate
-from pipelines.evolution import Evolution, dreamed_returns
+from pipelines.runs import checkpoints
 
 EXPERIMENT = "world_models__evolution_small"
 TEMPERATURES = (0.1, 0.5, 1.0, 1.15, 1.3)

@@ -33,11 +33,11 @@ from lightning import Callback, Trainer
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.environments.atari import AtariEnvironments
-from datamodules.replay import ReplayStore
+from datamodules.replay.store import ReplayStore
 from modules.frames.unet import UNet
-from pipelines.actors import RandomActor
-from pipelines.callbacks.collect import Collect
-from pipelines.cli import CONFIGS
+from pipelines.acting.actors import RandomActor
+from pipelines.callbacks.acting.collect import Collect
+from pipelines.console import CONFIGS
 
 ROWS, LANES = 2000, 8
 CLIP = 0.1

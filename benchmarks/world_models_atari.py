@@ -24,7 +24,7 @@ import yaml
 from atari_small import PERSISTENCE, chance_of_difference, interval, random_returns
 
 from datamodules.environments.atari import canonical_game
-from pipelines.cli import CONFIGS
+from pipelines.console import CONFIGS
 from pipelines.evaluation.results import Evaluation, human_normalized
 
 EXPERIMENT = "world_models__evolution_small"

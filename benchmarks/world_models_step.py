@@ -40,8 +40,8 @@ from modules.batch import Batch
 from modules.latents.mdn_rnn import MDNRNN
 from modules.latents.vae import VAE
 from modules.world_model import Spec
-from pipelines.callbacks.collect import Collect
-from pipelines.cli import CONFIGS
+from pipelines.callbacks.acting.collect import Collect
+from pipelines.console import CONFIGS
 
 WINDOWS, LENGTH, FRAMES, ACTIONS, LATENT, HIDDEN, MIXTURES = 16, 32, 100, 6, 32, 256, 5
 SPEC = Spec((3, 64, 64), 1, ACTIONS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
-from datamodules.priorities import Prioritised
+from datamodules.replay.priorities import Prioritised
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.environments.control import ControlEnvironments, protocol, registration
-from datamodules.priorities import Prioritised
+from datamodules.replay.priorities import Prioritised
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.collector import Collector
 from datamodules.environments.environment import VectorEnvironment
-from datamodules.priorities import Priorities, Prioritised
 from datamodules.ranks import gather, generator, run_seed
-from datamodules.replay import ReplayStore
+from datamodules.replay.priorities import Priorities, Prioritised
+from datamodules.replay.store import ReplayStore
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.world_model import Spec

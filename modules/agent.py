@@ -177,7 +177,7 @@ class Agent(LightningModule):
         if dream is None and self.policy_learns_from != "real":
             raise UserError(
                 f"policy_learns_from is {self.policy_learns_from}, but nobody dreams: add a callback such as "
-                "pipelines.callbacks.dyna.Dyna or pipelines.callbacks.mbpo.Mbpo"
+                "pipelines.callbacks.dreaming.dyna.Dyna or pipelines.callbacks.dreaming.mbpo.Mbpo"
             )
         rows = []
         if real is not None and self.policy_learns_from != "dream":

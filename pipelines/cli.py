@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import keyword
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import NoReturn
 
-from modules.errors import UserError
-from pipelines.spelling import nearest
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from modules.errors import UserError, nearest
+from pipelines.console import INTERRUPTED, NO_ROOM, STOPPED, fail, find_config
 
 TRAINER_COMMANDS = {
     "fit": "train a model",
@@ -37,14 +31,6 @@ COMMANDS = {
     "doctor": "look for what would go wrong, before it does",
     "sweep": "search hyperparameters: many runs of one W&B sweep file",
 }
-RUN_FOLDER = "DREAMCADE_RUN"
-"""Environment variable by which the first process of a run tells the others its folder."""
-STOPPED = "stopped as told; --ckpt_path last goes on from here"
-"""What a run says last where SIGTERM ended it, with exit code 0, or Ctrl-C."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: a script does not go on."""
-
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
 Model-based reinforcement learning for discrete actions: learn a world model, then dream in it.
@@ -91,14 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line and exit with code 2; what a file says in it cannot steer the terminal."""
-    line = re.sub(r"\s+", " ", message).strip()[:2000]
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    print(f"dreamcade: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     # The argument parser wraps what a constructor raises.
     while error is not None:
@@ -110,7 +88,7 @@ def _train(command: str, arguments: list[str]) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from pipelines.trainer_cli import TrainerCLI
+    from pipelines.training.cli import TrainerCLI
 
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
@@ -129,22 +107,6 @@ def _train(command: str, arguments: list[str]) -> None:
     except SIGTERMException:
         print(f"dreamcade: {STOPPED}", file=sys.stderr)
         sys.exit(0)
-
-
-def find_config(before: str, argument: str) -> str:
-    """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
-    option, _, value = argument.partition("=")
-    if option in ("-c", "--config") and value:
-        return f"{option}={find_config(option, value)}"
-    if before not in ("-c", "--config") or Path(argument).exists():
-        return argument
-    name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
-    folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "trainer")
-    found = [folder / name for folder in folders if (folder / name).exists()]
-    if not found:
-        names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
-        fail(f"there is no config {argument}, the nearest is {nearest(f'configs/{name}', names)}")
-    return str(found[0])
 
 
 if __name__ == "__main__":

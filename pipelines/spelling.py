@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+
+from modules.errors import nearest
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOREIGN_CLASSES = (
@@ -16,14 +17,6 @@ FOREIGN_CLASSES = (
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.loggers.TensorBoardLogger",
 )
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return the word that is spelled most alike."""
-    words = sorted(set(words))
-    lower = {candidate.lower(): candidate for candidate in words}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.0)
-    return lower[close[0]] if close else ""
 
 
 @cache

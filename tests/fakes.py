@@ -5,9 +5,9 @@ import torch
 
 from datamodules.collector import Collector
 from datamodules.environments.environment import Transition, VectorEnvironment
-from datamodules.replay import ReplayStore
+from datamodules.replay.store import ReplayStore
 from modules.world_model import Spec, Step, WorldModel
-from pipelines.actors import RandomActor
+from pipelines.acting.actors import RandomActor
 
 SIZE = 12
 GROUND, LEFT_WALL, RIGHT_WALL, DOT = 40, 90, 140, 230

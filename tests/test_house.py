@@ -38,7 +38,7 @@ import os.path as path
 if False:
     from pipelines.cli import main
 def f():
-    import datamodules.replay
+    import datamodules.replay.store
     class A:
         def g(self): importlib.import_module("lightning.pytorch")
 """
@@ -54,6 +54,8 @@ def test_arrows_run_one_way(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
+GUIDE = 500
+"""Lines of a file: a guide, to cut by idea. What is longer says why here."""
 # numba's cache on disk does not notice that a function of another file has changed.
 LONG = {"pipelines/search/compiled.py": 800}
 
@@ -62,7 +64,7 @@ LONG = {"pipelines/search/compiled.py": 800}
 def test_files_stay_short(folder):
     for file in sorted((ROOT / folder).rglob("*.py")):
         length = len(file.read_text().splitlines())
-        limit = LONG.get(str(file.relative_to(ROOT)), 400)
+        limit = LONG.get(str(file.relative_to(ROOT)), GUIDE)
         assert length <= limit, f"{file.relative_to(ROOT)} has {length} lines: split it"
 
 

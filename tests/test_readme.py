@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.sweeps.sweep_file import find, read
-from tests.pipelines.conftest import run, small  # noqa: F401
+from tests.running import run, small  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]

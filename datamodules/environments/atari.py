@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 
 from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.environments.seeded import SeededVector
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 
 # Loading one of these kills the process: they have no single-player form.
 UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
@@ -312,5 +312,7 @@ def _choice(option: str, value: str, choices: Iterable[str]) -> str:
     choices = tuple(choices)
     if value in choices:
         return value
-    nearest = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.0)[0]
-    raise UserError(f"unknown {option} {value!r}: expected one of {', '.join(choices)}, the nearest is {nearest}")
+    raise UserError(
+        f"unknown {option} {value!r}: expected one of {', '.join(choices)}, "
+        f"the nearest is {nearest(str(value), choices)}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.environments.seeded import SeededVector
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 
 MEANINGS: dict[str, tuple[str, ...]] = {
     "CartPole": ("LEFT", "RIGHT"),
@@ -38,10 +37,9 @@ def registration(id: str) -> EnvSpec:
     except ImportError as error:
         raise UserError(f"{id}: {package} cannot be imported: {_line(error)}") from None
     except gymnasium.error.Error:
-        known = {known.lower(): known for known in gymnasium.registry}
-        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
         raise UserError(
-            f"unknown environment {id!r}: expected an id of Gymnasium's registry, the nearest is {known[nearest]}"
+            f"unknown environment {id!r}: expected an id of Gymnasium's registry, the nearest is "
+            f"{nearest(name, gymnasium.registry)}"
         ) from None
 
 

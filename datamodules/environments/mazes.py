@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from datamodules.environments.environment import Transition, VectorEnvironment
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 
 
 class Maze(NamedTuple):
@@ -68,8 +67,9 @@ class MazeEnvironments(VectorEnvironment):
 
     def __init__(self, maze: str, num_envs: int, change_at: int | None = None, max_steps: int | None = None) -> None:
         if maze not in MAZES:
-            nearest = difflib.get_close_matches(maze.lower(), MAZES, n=1, cutoff=0.0)[0]
-            raise UserError(f"unknown maze {maze!r}: expected one of {', '.join(MAZES)}, the nearest is {nearest}")
+            raise UserError(
+                f"unknown maze {maze!r}: expected one of {', '.join(MAZES)}, the nearest is {nearest(maze, MAZES)}"
+            )
         drawing, changed, usual = MAZES[maze]
         if change_at is not None and changed is None:
             raise UserError(f"the maze {maze} does not change: change_at must be null, got {change_at}")

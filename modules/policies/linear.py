@@ -15,7 +15,7 @@ from modules.world_model import WorldModel
 
 
 class LinearController(Policy):
-    """Takes the action of the largest score W f + b, which `pipelines.callbacks.evolve.Evolve` finds.
+    """Takes the action of the largest score W f + b, which `pipelines.callbacks.dreaming.evolve.Evolve` finds.
 
     Args:
         epsilon: probability of a random action where actions are drawn, as while it collects.

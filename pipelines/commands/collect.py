@@ -12,9 +12,9 @@ from rich.console import Console
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.ranks import generator
-from pipelines.actors import RandomActor
-from pipelines.parser import Parser
-from pipelines.progress import counter
+from pipelines.acting.actors import RandomActor
+from pipelines.commands.parser import Parser
+from pipelines.display.progress import counter
 
 
 def collect(

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import health
-from pipelines.cli import fail
-from pipelines.provenance import changed_files, cores, cpu_model, git, installed_version
+from pipelines.console import fail
+from pipelines.machine import health
+from pipelines.machine.provenance import changed_files, cores, cpu_model, git, installed_version
 
 SHOWN = ("dreamcade", "torch", "lightning", "numpy", "numba", "ale-py", "gymnasium", "minari", "open_spiel", "wandb")
 
@@ -27,7 +27,7 @@ def doctor(runs: Path = Path("runs")) -> int:
     """
     import torch
 
-    from pipelines.memory import free_bytes
+    from pipelines.machine.memory import free_bytes
 
     free = free_bytes()
     gpus = torch.cuda.device_count()
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line and look."""
     if missing := health.missing():
         fail(f"not installed: {', '.join(missing)}; expected an environment made by {health.INSTALL}")
-    from pipelines.parser import Parser
+    from pipelines.commands.parser import Parser
 
     parser = Parser(prog="dreamcade doctor", description="Look for what would go wrong, before it does.")
     parser.add_function_arguments(doctor)

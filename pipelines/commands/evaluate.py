@@ -8,11 +8,11 @@ from typing import Literal
 
 from modules.agent import policy_of
 from modules.errors import UserError
-from pipelines import checkpoints
+from pipelines.commands.parser import Parser
 from pipelines.evaluation.episodes import evaluate as evaluate_agent
 from pipelines.evaluation.episodes import tell
 from pipelines.evaluation.results import append
-from pipelines.parser import Parser
+from pipelines.runs import checkpoints
 
 
 def evaluate(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from datamodules.minari_export import export_store
-from datamodules.replay import ReplayStore
-from pipelines.parser import Parser
-from pipelines.progress import counter
+from datamodules.minari.export import export_store
+from datamodules.replay.store import ReplayStore
+from pipelines.commands.parser import Parser
+from pipelines.display.progress import counter
 
 
 def export(store: Path, dataset_id: str, path: Path | None = None) -> None:

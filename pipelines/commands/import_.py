@@ -8,10 +8,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from datamodules.minari_foreign import Foreign
-from datamodules.minari_import import import_dataset, open_dataset
-from pipelines.parser import Parser
-from pipelines.progress import counter
+from datamodules.minari.foreign import Foreign
+from datamodules.minari.import_ import import_dataset, open_dataset
+from pipelines.commands.parser import Parser
+from pipelines.display.progress import counter
 
 
 def import_(

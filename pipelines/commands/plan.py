@@ -15,13 +15,13 @@ from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import Transition
 from datamodules.ranks import generator
 from modules.errors import UserError
-from pipelines.cli import CONFIGS, find_config
+from pipelines.acting.rules_actor import RulesActor
+from pipelines.commands.parser import Parser
+from pipelines.console import CONFIGS, find_config
+from pipelines.display.films import write_mp4
+from pipelines.display.progress import Rate
 from pipelines.evaluation.episodes import play, tell
 from pipelines.evaluation.results import Evaluation, append
-from pipelines.films import write_mp4
-from pipelines.parser import Parser
-from pipelines.planning import RulesActor
-from pipelines.progress import Rate
 from pipelines.search.dynamics import EmulatorDynamics
 from pipelines.search.evaluators import Rollouts
 from pipelines.search.search import Search

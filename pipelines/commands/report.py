@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from modules.errors import UserError
-from pipelines.evaluation.runs import load
-from pipelines.evaluation.summary import Summary
-from pipelines.parser import Parser
+from pipelines.commands.parser import Parser
+from pipelines.evaluation.report.runs import load
+from pipelines.evaluation.report.summary import Summary
 
 DESCRIPTION = """Compare evaluated runs: learning curves, aggregates with intervals, published scores beside them.
 
@@ -35,7 +35,7 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
         raise UserError(f"--out {out} is a file: expected a folder")
     summary = Summary(load(runs), baseline, seed)
     # Matplotlib takes a second to import, which a mistake need not wait for.
-    from pipelines.evaluation import figures, page, tables
+    from pipelines.evaluation.report import figures, page, tables
 
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _markdown(summary: Summary, sheets: Sequence[str]) -> str:
-    from pipelines.evaluation.page import subtitle, title
-    from pipelines.evaluation.tables import tables
+    from pipelines.evaluation.report.page import subtitle, title
+    from pipelines.evaluation.report.tables import tables
 
     notes = "".join(f"- {note}\n" for note in summary.notes)
     pictures = "\n".join(f"![{name}]({name}.png)\n" for name in sheets)

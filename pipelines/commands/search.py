@@ -19,9 +19,9 @@ from datamodules.ranks import generator
 from modules.agent import policy_of, world_model
 from modules.errors import UserError
 from modules.imagination import evaluating
-from pipelines import checkpoints
-from pipelines.actors import ModelActor, PolicyActor, SearchActor
-from pipelines.parser import Parser
+from pipelines.acting.actors import ModelActor, PolicyActor, SearchActor
+from pipelines.commands.parser import Parser
+from pipelines.runs import checkpoints
 from pipelines.search.picture import draw_line, draw_tree, frames_of
 from pipelines.search.rules import Puct, Stop
 from pipelines.search.search import Result, Search

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from modules.errors import UserError
-from pipelines.parser import Parser
+from pipelines.commands.parser import Parser
 from pipelines.sweeps.sweep_file import Sweep, find, read
 from pipelines.sweeps.trials import Result, Trials
 

@@ -17,9 +17,9 @@ from datamodules.environments.environment import VectorEnvironment
 from datamodules.replay_data import ReplayData
 from modules.agent import policy_of, world_model
 from modules.errors import UserError
-from pipelines.actors import PolicyActor, SearchActor
+from pipelines.acting.actors import PolicyActor, SearchActor
+from pipelines.display.progress import counter
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
-from pipelines.progress import counter
 from pipelines.search.search import Search
 
 Watch = Callable[[Any, np.ndarray, float], None]

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from modules.errors import UserError
-from pipelines.evaluation import published
+from pipelines.evaluation.report import published
 
 FILE = "evaluations.jsonl"
 LONGEST = 500

@@ -11,9 +11,8 @@ import pyspiel
 import torch
 
 from datamodules.environments.emulator import AtariEmulators
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 from modules.world_model import Step
-from pipelines.spelling import nearest
 
 
 class EmulatorDynamics:

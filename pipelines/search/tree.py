@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
-from pipelines.memory import free_bytes
+from pipelines.machine.memory import free_bytes
 from pipelines.search import compiled
 from pipelines.search.contract import States
 

@@ -19,7 +19,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Line
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from pipelines.evaluation.figures import INK, MUTED, STYLE
+from pipelines.evaluation.report.figures import INK, MUTED, STYLE
 from pipelines.sweeps.sweep_file import Sweep
 from pipelines.sweeps.trials import Result
 

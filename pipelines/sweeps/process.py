@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.cli import RUN_FOLDER, STOPPED
+from pipelines.console import RUN_FOLDER, STOPPED
 
 FIT = (sys.executable, "-m", "pipelines.cli", "fit")
 SCRIPT = '"$@" >"$0/log.txt" 2>"$0/errors.txt" & echo $! >"$0/pid"; wait $!; echo $? >"$0/exit"'

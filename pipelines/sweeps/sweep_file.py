@@ -17,9 +17,9 @@ import optuna
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 from pipelines import cli
-from pipelines.spelling import nearest
+from pipelines.console import CONFIGS
 
 KEYS = (
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
@@ -192,7 +192,7 @@ class Sweep:
 
 def find(path: str) -> Path:
     """Return a sweep file, the user's or one of the project's own by its name."""
-    own = {file.stem: file for file in sorted((cli.CONFIGS / "sweep").glob("*.yaml"))}
+    own = {file.stem: file for file in sorted((CONFIGS / "sweep").glob("*.yaml"))}
     if Path(path).is_file():
         return Path(path)
     name = Path(path).stem

@@ -16,8 +16,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from modules.errors import UserError
-from pipelines.spelling import nearest
+from modules.errors import UserError, nearest
 from pipelines.sweeps.process import Process
 from pipelines.sweeps.sweep_file import Sweep
 

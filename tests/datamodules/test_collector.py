@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from datamodules.collector import Collector
-from datamodules.replay import ReplayStore
-from pipelines.actors import RandomActor
+from datamodules.replay.store import ReplayStore
+from pipelines.acting.actors import RandomActor
 from tests.fakes import DotWorld, locate, move
 
 LANES, ROWS, LIMIT = 3, 160, 12

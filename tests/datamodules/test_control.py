@@ -7,7 +7,7 @@ from datamodules.collector import Collector
 from datamodules.control import ControlReplay
 from modules.errors import UserError
 from modules.world_model import Spec
-from pipelines.actors import RandomActor
+from pipelines.acting.actors import RandomActor
 
 
 def record(data, path, num_rows: int) -> None:

@@ -6,7 +6,7 @@ from datamodules.collector import Collector
 from datamodules.mazes import MazeReplay
 from modules.errors import UserError
 from modules.world_model import Spec
-from pipelines.actors import RandomActor
+from pipelines.acting.actors import RandomActor
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.replay import ReplayStore
+from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
-from pipelines.actors import RandomActor
-from pipelines.callbacks.prediction_report import PredictionReport
-from tests.datamodules.test_replay import check, fill, make
+from pipelines.acting.actors import RandomActor
+from pipelines.callbacks.measuring.prediction_report import PredictionReport
+from tests.datamodules.replay.test_store import check, fill, make
 from tests.fakes import DotWorld
 
 DEFAULTS = {

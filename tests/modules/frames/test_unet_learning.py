@@ -10,7 +10,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from modules.frames.unet import SIZES, UNet
 from modules.layers.unet import UNetSize
-from pipelines.dream_metrics import dream, per_horizon
+from pipelines.dreams.metrics import dream, per_horizon
 from tests.fakes import SPEC, play
 
 

@@ -6,7 +6,7 @@ import pytest
 from datamodules.collector import Collector
 from tests.datamodules.test_replay_data import Counting, DotReplay
 from tests.fakes import DotWorld
-from tests.pipelines.callbacks.dreams import EXTRAS, LANES, ROWS
+from tests.pipelines.callbacks.dreaming.dreams import EXTRAS, LANES, ROWS
 
 
 @pytest.fixture

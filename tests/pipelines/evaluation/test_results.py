@@ -5,7 +5,7 @@ import pytest
 
 from modules.errors import UserError
 from pipelines.evaluation import results
-from tests.pipelines.evaluation.runs import evaluation
+from tests.pipelines.evaluation.report.runs import evaluation
 
 
 def test_what_is_appended_is_read(tmp_path):

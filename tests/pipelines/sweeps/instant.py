@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.cli import STOPPED
+from pipelines.console import STOPPED
 
 STEPS = 10
 options = dict(option.removeprefix("--").split("=") for option in sys.argv[1:] if "=" in option)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from modules.errors import UserError
-from pipelines.cli import CONFIGS
+from pipelines.console import CONFIGS
 from pipelines.sweeps.sweep_file import find, read
 
 FILES = sorted((CONFIGS / "sweep").glob("*.yaml"))

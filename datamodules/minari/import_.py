@@ -1,0 +1,93 @@
+"""A replay store made of a local Minari dataset."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from minari import MinariDataset
+
+from datamodules.minari.export import KEY, ExportedEpisodes, Piece, datasets_folder
+from datamodules.minari.foreign import Foreign, ForeignEpisodes
+from datamodules.replay.store import ReplayStore
+from modules.errors import UserError
+
+
+def open_dataset(dataset_id: str, path: Path | None = None) -> MinariDataset:
+    """Open a local dataset; nothing is downloaded.
+
+    Args:
+        dataset_id: name-v0 or namespace/name-v0.
+        path: folder of all local datasets; None takes Minari's.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    folder = datasets_folder(path)
+    data = folder / dataset_id / "data"
+    if not (data / "metadata.json").exists():
+        here = sorted(str(found.parent.parent.relative_to(folder)) for found in folder.rglob("data/metadata.json"))
+        raise UserError(
+            f"there is no Minari dataset {dataset_id} in {folder}, which holds {', '.join(here) or 'none'}; "
+            "nothing is downloaded"
+        )
+    try:
+        return MinariDataset(data)
+    except Exception as error:  # whatever a missing environment, an unknown format or a damaged file raises
+        raise UserError(f"the Minari dataset {data} cannot be read: {error}") from error
+
+
+def import_dataset(
+    dataset: MinariDataset, target: Path, foreign: Foreign, advance: Callable[[int], None]
+) -> ReplayStore:
+    """Make a store of a dataset, with one episode per lane in memory; a failure leaves nothing behind.
+
+    Args:
+        dataset: one that was exported from a store becomes that store again, its capacity aside.
+        target: folder of the new store.
+        foreign: how a dataset of others is converted.
+        advance: told of rows that were written.
+
+    Returns:
+        The store, open for writing.
+
+    Raises:
+        UserError: the dataset cannot become a store, or the store cannot be made.
+    """
+    source: ExportedEpisodes | ForeignEpisodes
+    if KEY not in dataset.storage.metadata:
+        source = ForeignEpisodes(dataset, foreign)
+    elif foreign == Foreign():
+        source = ExportedEpisodes(dataset)
+    else:
+        raise UserError(f"{dataset.id} was exported from a store, which comes back as it was: leave the options out")
+    rows, lanes = sum(piece.stop - piece.start for piece in source.lanes[0]), len(source.lanes)
+    store = ReplayStore.create(target, lanes=lanes, capacity=rows, **source.layout)
+    try:
+        streams = [_stream(dataset, source, lane) for lane in source.lanes]
+        for values in zip(*streams, strict=True):
+            observation, action, reward, terminated, is_first, is_last, *extras = (
+                np.stack(column) for column in zip(*values, strict=True)
+            )
+            columns = dict(zip(store.extras, extras, strict=True))
+            store.append(observation, action, reward, terminated, is_first, is_last, columns)
+            advance(lanes)
+    except BaseException:
+        store.close()
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return store
+
+
+def _stream(
+    dataset: MinariDataset, source: ExportedEpisodes | ForeignEpisodes, lane: list[Piece]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the rows of a lane, one by one."""
+    for piece in lane:
+        try:
+            episode = next(dataset.iterate_episodes([int(dataset.episode_indices[piece.episode])]))
+        except (KeyError, OSError, ValueError) as error:
+            raise UserError(f"episode {piece.episode} of {dataset.id} cannot be read: {error}") from error
+        yield from zip(*source.columns(episode, piece), strict=True)

@@ -1,0 +1,51 @@
+"""A copy of a store's frames on a GPU: windows are gathered there, instead of being sent."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.replay.format import Head
+from modules.errors import UserError
+
+
+class DeviceFrames:
+    """All observations of a store in the memory of a device, brought up to date before they are read.
+
+    Args:
+        observations: (lanes, slots, *observation_shape), of the store.
+        device: that keeps them.
+
+    Raises:
+        UserError: the device has not so much memory left.
+    """
+
+    def __init__(self, observations: np.ndarray, device: torch.device) -> None:
+        self.observations = observations
+        lanes, slots, *shape = observations.shape
+        dtype = torch.from_numpy(observations[:1, :1]).dtype
+        try:
+            self.frames = torch.empty((lanes, slots, *shape), dtype=dtype, device=device)
+        except torch.OutOfMemoryError:
+            size = observations.nbytes / 2**30
+            raise UserError(f"the frames of the store take {size:.1f} GiB, which {device} has not left") from None
+        self.flat = self.frames.flatten(0, 1)
+        self.rows, self.cuts = 0, 0
+
+    def update(self, head: Head) -> None:
+        """Copy the rows that were appended since, or after a cut all of them."""
+        begin = self.rows if head.cuts == self.cuts else 0
+        slots = self.observations.shape[1]
+        missing = np.arange(max(begin, head.oldest), head.rows) % slots
+        # Neighbouring slots go in one copy; there are two pieces where the ring closes.
+        for piece in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
+            if len(piece):
+                part = slice(piece[0], piece[-1] + 1)
+                self.frames[:, part] = torch.from_numpy(self.observations[:, part].copy()).to(self.frames.device)
+        self.rows, self.cuts = head.rows, head.cuts
+
+    def take(self, index: np.ndarray, head: Head) -> Tensor:
+        """Return the frames (N, *observation_shape) that lie at lane * slots + slot, `index` (N,) int64."""
+        self.update(head)
+        return self.flat.index_select(0, torch.from_numpy(index).to(self.flat.device))

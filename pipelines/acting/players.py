@@ -1,0 +1,80 @@
+"""Who plays the environments of a run: this process, or others (see ray_players.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from datamodules.collector import Actor, Collector
+from pipelines.acting.actors import SearchActor
+
+
+class Piece(NamedTuple):
+    """What is to be played next."""
+
+    actor: str
+    """Who plays it, by name."""
+    rows: int
+    """That every lane of the store has afterwards."""
+    temperature: float
+    """Of moves that a search draws."""
+
+
+class Players(Protocol):
+    """Plays pieces, one after the other."""
+
+    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+        """Prepare what is due after the update `step`; `plan` tells what will be due after any later one."""
+        ...
+
+    def play(self, piece: Piece) -> Iterator[int]:
+        """Append a piece to the store, and yield how many rows of every lane it has grown by now and then."""
+        ...
+
+    def returns(self) -> list[float]:
+        """Return those of the episodes that ended since this was asked last, raw."""
+        ...
+
+    def actor_states(self) -> list[dict[str, Any]]:
+        """Return the states of every player's actors, by name."""
+        ...
+
+
+def act_with(actors: dict[str, Actor], piece: Piece) -> Actor:
+    """Return who plays a piece, at its temperature."""
+    actor = actors[piece.actor]
+    if isinstance(actor, SearchActor):
+        actor.set_temperature(piece.temperature)
+    return actor
+
+
+class LocalPlayers:
+    """This process plays all lanes.
+
+    Args:
+        collector: of the run's store.
+        actors: by name.
+    """
+
+    def __init__(self, collector: Collector, actors: dict[str, Actor]) -> None:
+        self.collector = collector
+        self.actors = actors
+
+    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+        """Nothing is prepared."""
+
+    def play(self, piece: Piece) -> Iterator[int]:
+        """Play it now."""
+        actor = act_with(self.actors, piece)
+        while self.collector.store.rows < piece.rows:
+            self.collector.step(actor)
+            yield 1
+
+    def returns(self) -> list[float]:
+        """Return those of the episodes that ended since this was asked last, raw."""
+        found, self.collector.returns = self.collector.returns, []
+        return found
+
+    def actor_states(self) -> list[dict[str, Any]]:
+        """Return those of the one player, by name."""
+        return [{name: actor.state_dict() for name, actor in self.actors.items()}]

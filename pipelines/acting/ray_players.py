@@ -1,0 +1,249 @@
+"""Ray actors that play the environments of a run, on as many cores and machines as there are.
+
+Every piece is asked for with the weights to play it by, a fixed number of updates ahead: what is played does not depend
+on who is quick and who is slow, and the ratio of real steps to updates stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import ray
+import torch
+from lightning import LightningModule
+
+from datamodules.collector import Actor, Collector
+from datamodules.replay_data import ReplayData
+from modules.errors import UserError
+from pipelines.acting.players import Piece, act_with
+
+DEATHS = 3
+"""Of one player, without a piece between them, after which the run ends."""
+NOISE = "noise"
+"""Among the states of a player's actors: that of the generator from which models draw."""
+
+
+class Row(NamedTuple):
+    """What `ReplayStore.append` takes, (lanes, ...) each."""
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    extras: dict[str, np.ndarray]
+
+    @classmethod
+    def beside(cls, parts: list[Row]) -> Row:
+        """Join the lanes of several players."""
+        extras = {name: np.concatenate([part.extras[name] for part in parts]) for name in parts[0].extras}
+        columns = [np.concatenate([part[column] for part in parts]) for column in range(6)]
+        return cls._make([*columns, extras])
+
+
+class Segment(NamedTuple):
+    """What a player made of a piece, and how it stands after it."""
+
+    rows: list[Row]
+    returns: list[float]
+    running: dict[str, Any] | None
+    actors: dict[str, Any]
+
+
+class Cast(NamedTuple):
+    """What a player is made of."""
+
+    module: LightningModule
+    """A copy of what the run trains."""
+    actors: dict[str, Actor]
+    """By name; they act by the copy."""
+    data: ReplayData
+    lanes: int
+    """How many it plays."""
+    seed: int
+    """Of its environments."""
+    stream: int
+    """Of the episodes that it opens, where none are running."""
+
+
+class Player:
+    """Some lanes and those who play them, in a process of its own.
+
+    Args:
+        cast: what it is made of.
+        running: how the episodes stand; None opens new ones.
+        states: of the actors, by name.
+    """
+
+    def __init__(self, cast: Cast, running: dict[str, Any] | None, states: dict[str, Any]) -> None:
+        self.module, self.actors = cast.module, cast.actors
+        self.lanes, self.rows, self.extras = cast.lanes, cast.stream, cast.data.extras
+        self.played: list[Row] = []
+        cast.data.num_threads = 1
+        torch.set_num_threads(1)
+        numba.set_num_threads(1)
+        torch.manual_seed(cast.seed)
+        if NOISE in states:
+            torch.set_rng_state(states[NOISE])
+        for name, actor in self.actors.items():
+            actor.load_state_dict(states[name])
+        self.collector = Collector(cast.data.training_environment(cast.lanes, cast.seed), self, running)
+
+    def load(self, weights: dict[str, Any]) -> None:
+        """Play by other weights from now on."""
+        self.module.load_state_dict(weights)
+
+    def play(self, piece: Piece, rows: int) -> Segment:
+        """Play so many rows of every lane."""
+        actor = act_with(self.actors, piece)
+        for _ in range(rows):
+            self.collector.step(actor)
+        states = {name: actor.state_dict() for name, actor in self.actors.items()} | {NOISE: torch.get_rng_state()}
+        segment = Segment(self.played, self.collector.returns, self.collector.state_dict(), states)
+        self.played, self.collector.returns = [], []
+        return segment
+
+    def append(self, *row: Any) -> None:
+        """Stand in for the store: keep a row until it is sent."""
+        self.played.append(Row(*row))
+
+
+class Asked(NamedTuple):
+    """A piece that has been asked for."""
+
+    piece: Piece
+    rows: int
+    """Of every lane, in it."""
+    version: int
+    """Updates that the weights had learned from, by which it is played."""
+    weights: Any
+    """Where these lie."""
+    segments: list[Any]
+    """Where every player's will lie."""
+
+
+class RayPlayers:
+    """Every player has its part of the lanes; this process appends what they send, lane beside lane.
+
+    They are asked for what will be due after the next `lag` updates, with the weights of now, and play while this
+    process learns. A lag of 0 asks for what is due at once, with the newest weights: one player then plays the same
+    rows as no Ray at all. One that dies is replaced by one that goes on from the last piece that it sent.
+
+    Args:
+        data: with a store that is open for writing.
+        module: what the run trains.
+        casts: what the players are made of.
+        lag: updates that weights may be behind.
+        states: of every player's actors, by name, where they go on with `data.running`.
+    """
+
+    def __init__(
+        self,
+        data: ReplayData,
+        module: LightningModule,
+        casts: list[Cast],
+        lag: int,
+        states: list[dict[str, Any]] | None = None,
+    ) -> None:
+        assert data.store is not None
+        self.store, self.module, self.casts, self.lag = data.store, module, casts, lag
+        self._running: list[dict[str, Any] | None] = [None] * len(casts) if data.running is None else [*data.running]
+        self._states = states or [{name: actor.state_dict() for name, actor in cast.actors.items()} for cast in casts]
+        self._asked: deque[Asked] = deque()
+        self._asked_rows = self.store.rows
+        self._step = 0
+        self.policy_lag = 0
+        """Updates that weights were behind when what they had played was due, the last time."""
+        self._next = 0
+        self._returns: list[float] = []
+        self._deaths = [0] * len(casts)
+        self._casts = [ray.put(cast) for cast in casts]
+        self._players = [self._player(number) for number in range(len(casts))]
+
+    def _player(self, number: int) -> Any:
+        return ray.remote(num_cpus=1)(Player).remote(self._casts[number], self._running[number], self._states[number])
+
+    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+        """Send weights and ask for more, where the time has come."""
+        self._step = step
+        if step < self._next:
+            return
+        self._next = step + max(1, self.lag)
+        due = [piece for later in range(step, step + self.lag + 1) for piece in plan(later)]
+        if not due or due[-1].rows <= self._asked_rows:
+            return
+        weights = ray.put(_on_cpu(self.module.state_dict()))
+        for player in self._players:
+            player.load.remote(weights)
+        for piece in due:
+            if (rows := piece.rows - self._asked_rows) > 0:
+                segments = [player.play.remote(piece, rows) for player in self._players]
+                self._asked.append(Asked(piece, rows, step, weights, segments))
+                self._asked_rows = piece.rows
+
+    def play(self, piece: Piece) -> Iterator[int]:
+        """Wait for it, and append it."""
+        while self.store.rows < piece.rows:
+            segments = [self._receive(number) for number in range(len(self.casts))]
+            asked = self._asked.popleft()
+            for rows in zip(*(segment.rows for segment in segments), strict=True):
+                self.store.append(*Row.beside(list(rows)))
+            self.policy_lag = self._step - asked.version
+            self._running = [segment.running for segment in segments]
+            self._states = [segment.actors for segment in segments]
+            self._returns += [each for segment in segments for each in segment.returns]
+            yield asked.rows
+
+    def _receive(self, number: int) -> Segment:
+        """Return a player's segment of the oldest piece, from its successor if it died."""
+        while True:
+            try:
+                segment = ray.get(self._asked[0].segments[number])
+                self._deaths[number] = 0
+                return segment
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayActorError as error:
+                self._deaths[number] += 1
+                if self._deaths[number] == DEATHS:
+                    reason = " ".join(str(error).split())
+                    raise UserError(f"Ray actor {number} died {DEATHS} times in a row: {reason[:300]}") from None
+                self._replace(number)
+
+    def _replace(self, number: int) -> None:
+        """Let another one play what a player that died has not sent."""
+        print(f"dreamcade: Ray actor {number} died; another one goes on in its place", flush=True)
+        self._players[number] = player = self._player(number)
+        loaded = None
+        for asked in self._asked:
+            if asked.weights is not loaded:
+                player.load.remote(asked.weights)
+                loaded = asked.weights
+            asked.segments[number] = player.play.remote(asked.piece, asked.rows)
+
+    def returns(self) -> list[float]:
+        """Return those of the episodes that ended since this was asked last, raw."""
+        found, self._returns = self._returns, []
+        return found
+
+    def running(self) -> list[dict[str, Any]] | None:
+        """Return how every player's episodes stood after the last row of the store; None where one cannot go on."""
+        return None if None in self._running else [state for state in self._running if state is not None]
+
+    def actor_states(self) -> list[dict[str, Any]]:
+        """Return every player's actors by name, as they were after the last row of the store."""
+        return self._states
+
+    def close(self) -> None:
+        """End the players."""
+        for player in self._players:
+            ray.kill(player)
+
+
+def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}

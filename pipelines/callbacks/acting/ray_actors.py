@@ -1,0 +1,135 @@
+"""Ray actors that play for a run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+
+from datamodules.collector import Actor
+from datamodules.ranks import generator
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.acting.ray_players import RayPlayers
+
+
+class RayActors(Callback):
+    """Plays the environments in Ray actors: `Collect` asks them for rows, and this process learns; logs policy_lag.
+
+    Every actor has a part of the environments, a copy of the networks and a core of its own, on this machine or on
+    others of the cluster. How many real steps there are per update is pinned as ever, and by what weights they are
+    played: what a run learns from does not depend on how quick its actors are. One that dies is replaced, and its
+    successor plays what is missing.
+
+    Args:
+        num_actors: processes; no more than there are environments.
+        max_policy_lag: updates that the weights by which a row is played may be behind those that learn from it. 0
+            plays by the newest while nobody learns; from 1 on, the actors play while this process learns.
+        address: host:port of a running cluster, or "auto" for the one that this machine belongs to. Null starts one
+            here, with a core for every actor, which ends with the run.
+    """
+
+    def __init__(self, num_actors: int, max_policy_lag: int = 0, address: str | None = None) -> None:
+        if num_actors < 1 or max_policy_lag < 0:
+            raise UserError(f"Ray needs num_actors >= 1 and max_policy_lag >= 0: got {num_actors} and {max_policy_lag}")
+        self.num_actors = num_actors
+        self.max_policy_lag = max_policy_lag
+        self.address = address
+        self._connected = False
+        self._players: RayPlayers | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the cluster, or start one."""
+        if stage != "fit":
+            return
+        lanes = trainer.datamodule.num_envs + trainer.datamodule.num_validation_envs  # type: ignore[attr-defined]
+        if self.num_actors > lanes:
+            raise UserError(f"{self.num_actors} Ray actors have nothing to play: there are {lanes} environments")
+        if trainer.world_size > 1:
+            raise UserError(f"Ray actors play for one process: set trainer.devices to 1, not {trainer.world_size}")
+        connect(self.address, self.num_actors)
+        self._connected = True
+
+    def copy(self, pl_module: LightningModule) -> LightningModule:
+        """Return a copy of the module for the actors to act by, on the CPU."""
+        return copy.deepcopy(pl_module).cpu()
+
+    def players(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        module: LightningModule,
+        actors: list[dict[str, Actor]],
+        states: list[dict[str, Any]] | None,
+    ) -> RayPlayers:
+        """Start the Ray actors.
+
+        Args:
+            trainer: of the run.
+            pl_module: what it trains.
+            module: a copy of that.
+            actors: for each Ray actor, by name, who act by the copy.
+            states: of these, where they go on with episodes that were running.
+        """
+        from pipelines.acting.ray_players import Cast, RayPlayers
+
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        seeds = generator(trainer.global_rank, "environment", data.seed).integers(2**31, size=self.num_actors)
+        lanes = [len(part) for part in np.array_split(np.arange(data.store.lanes), self.num_actors)]
+        casts = [
+            Cast(module, each, data, num, int(seed), data.store.rows)
+            for each, num, seed in zip(actors, lanes, seeds, strict=True)
+        ]
+        self._players = data.collector = RayPlayers(data, pl_module, casts, self.max_policy_lag, states)
+        return self._players
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Log how many updates behind they play."""
+        if self._players is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("policy_lag", float(self._players.policy_lag), batch_size=1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End them."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the actors, and the cluster if it is this run's own."""
+        if self._connected:
+            import ray
+
+            if self._players is not None:
+                self._players.close()
+            ray.shutdown()
+            self._connected, self._players = False, None
+
+
+def connect(address: str | None, num_cpus: int) -> None:
+    """Connect to a cluster, or start one on this machine with so many cores to give.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster is at that address.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError('Ray is not installed: pip install -c constraints.txt -e ".[ray]"') from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False} if address is None else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address not in (None, "auto"):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
+    finally:
+        # Ray takes the signal for itself, which tells a run to write its last checkpoint.
+        signal.signal(signal.SIGTERM, handler)

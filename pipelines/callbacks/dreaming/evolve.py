@@ -1,0 +1,334 @@
+"""A controller that evolves, in dreams or in reality."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from datamodules.ranks import RankGenerator, gather, generator
+from modules.agent import Agent, policy_of
+from modules.errors import UserError
+from modules.policies.linear import LinearController
+from pipelines.callbacks.dreaming.dreaming import starts
+from pipelines.display.progress import counter
+from pipelines.dreams.evolution import (
+    Covariance,
+    Evolution,
+    bytes_per_dream,
+    dreamed_returns,
+    real_returns,
+)
+from pipelines.machine.memory import free_bytes
+from pipelines.runs import checkpoints
+
+TABLE, PICTURE = "evolution.csv", "evolution.png"
+
+
+class Evolve(Callback):
+    """Evolves an agent's linear controller by CMA-ES in every round (Ha & Schmidhuber 2018, section 3.3).
+
+    It does so before the round's last update: so a run that is stopped meanwhile has an update left to go on with.
+
+    A population is judged by what it earns in dreams of the agent's world model that start where real rows led to, the
+    same ones for all of its vectors, in one batch; ranks share it out. Every `elect_every` generations and at the end,
+    the controller that acts so far, the mean of the search and the best of the last population stand for election on
+    fresh dreams, and the winner acts. A round's search starts from the controller that acts.
+
+    In reality every vector plays an episode instead of each dream; these real steps count, but nobody stores them, and
+    the mean of the search acts without an election.
+
+    Figures of every generation lie in evolution.csv and evolution.png. List it before `Evaluate`.
+
+    Args:
+        generations: in a round.
+        population: vectors in a generation.
+        dreams: that judge a vector; in reality, episodes.
+        horizon: steps of a dream or episode, at most.
+        sigma: standard deviation of a round's first population.
+        covariance: of the search: "full", or "diagonal" for more than about a thousand weights.
+        world: "dream" or "real": where a population is judged.
+        elect_every: generations between two elections.
+        context: rows that the model observes before a dream starts from the last of them.
+        openings: of the dreams, how many start where an episode opens.
+        recent: dreams start from the last so many rows of each lane only; null starts anywhere in the store.
+        limit: real steps of all kinds after which nothing evolves in reality; null sets no limit.
+        start: checkpoint with the controller that the first round starts from; null starts from zeros.
+    """
+
+    def __init__(
+        self,
+        generations: int = 100,
+        population: int = 64,
+        dreams: int = 16,
+        horizon: int = 1000,
+        sigma: float = 0.1,
+        covariance: Covariance = "full",
+        world: Literal["dream", "real"] = "dream",
+        elect_every: int = 25,
+        context: int = 8,
+        openings: int = 0,
+        recent: int | None = None,
+        limit: int | None = None,
+        start: Path | None = None,
+    ) -> None:
+        if min(generations, dreams, horizon, elect_every, context) < 1 or population < 4 or sigma <= 0:
+            raise UserError(
+                "evolve needs generations, dreams, horizon, elect_every and context of at least 1, a population of at "
+                f"least 4 and sigma above 0: got {generations}, {dreams}, {horizon}, {elect_every}, {context}, "
+                f"{population} and {sigma}"
+            )
+        if not 0 <= openings <= dreams or (recent is not None and recent <= context):
+            raise UserError(
+                f"evolve needs openings from 0 to dreams, {dreams}, and recent of more than the {context} rows of "
+                f"context: got {openings} and {recent}"
+            )
+        self.generations, self.population, self.dreams, self.horizon = generations, population, dreams, horizon
+        self.sigma, self.covariance, self.world, self.elect_every = sigma, covariance, world, elect_every
+        self.context, self.openings, self.recent = context, openings, recent
+        self.limit, self.start = limit, start
+        self.search: Evolution | None = None
+        self.evolved_at = -1
+        """Updates that were made when an evolution was last brought to its end."""
+        self.dreamed_steps = 0
+        self.history: list[dict[str, float]] = []
+        self.rank_generator = RankGenerator("evolution")
+
+    def shorten(self, generations: int, horizon: int) -> None:
+        """Evolve at most so long, in dreams of so many steps, with the smallest population."""
+        self.generations, self.horizon = min(generations, self.generations), min(horizon, self.horizon)
+        self.population, self.dreams, self.openings = 4, min(2, self.dreams), 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that there is a controller, a world to judge it in, and memory for all of them."""
+        if not isinstance(pl_module, Agent) or not isinstance(policy_of(pl_module), LinearController):
+            raise UserError(
+                "Evolve needs an Agent whose policy is modules.policies.linear.LinearController: got "
+                f"{type(getattr(pl_module, 'policy', pl_module)).__name__}"
+            )
+        if self.world == "real":
+            if not trainer.datamodule.store.writable:  # type: ignore[attr-defined]
+                raise UserError("evolution in reality plays: leave out data.path, which only reads a store")
+        elif missing := {"step", "reward"} - pl_module.world_model.capabilities:
+            raise UserError(
+                f"Evolve needs a world model to dream in: {type(pl_module.world_model).__name__} has no "
+                f"{' and no '.join(sorted(missing, reverse=True))}"
+            )
+        else:
+            longest = pl_module.world_model.max_horizon
+            if longest is not None and self.horizon > longest:
+                raise UserError(
+                    f"{type(pl_module.world_model).__name__} dreams {longest} steps at most: horizon of {self.horizon} "
+                    "is too long"
+                )
+            self._check_memory(pl_module)
+        self.generator = self.rank_generator.start(trainer.global_rank)
+        if self.start is not None and trainer.ckpt_path is None:
+            self._adopt(pl_module, self.start)
+
+    def _check_memory(self, agent: Agent) -> None:
+        controller = self._controller(agent)
+        free, size = free_bytes(agent.device), len(controller.vector)
+        if free is None:
+            return
+        # Vectors are kept in both precisions; a full search keeps its matrix, two factors of it, and one in the making.
+        each = self.dreams * bytes_per_dream(agent.world_model, controller) + 24 * size
+        matrices = 32 * size**2 if self.covariance == "full" else 0
+        if self.population * each + matrices > free:
+            fits = max(0, (free - matrices) // each)
+            wanted = (self.population * each + matrices) / 2**30
+            raise UserError(
+                f"a population of {self.population} with {self.dreams} dreams each and {size} weights takes up to "
+                f"{wanted:,.1f} GiB, but {free / 2**30:,.1f} GiB are free: at most {fits} fit"
+                + (", with covariance diagonal more" if matrices > free / 2 else "")
+            )
+
+    def _adopt(self, agent: Agent, path: Path) -> None:
+        module, _ = checkpoints.load(path)
+        found = policy_of(module)
+        if not isinstance(found, LinearController):
+            raise UserError(f"{path} holds a {type(found).__name__}, expected a LinearController")
+        self._controller(agent).check(found.weight, f"the controller in {path}")
+        self._controller(agent).adopt(found.vector)
+
+    @staticmethod
+    def _controller(agent: Agent) -> LinearController:
+        assert isinstance(agent.policy, LinearController)
+        return agent.policy
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring an evolution to its end that was cut; evolve where the first update ends a round."""
+        self._evolve_if_due(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Evolve where the next update is the last of its round."""
+        self._evolve_if_due(trainer, pl_module)
+
+    def _evolve_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Agent)
+        updates = trainer.global_step
+        last = pl_module.rounds.ends(updates + 1) or updates + 1 == trainer.max_steps
+        if last and updates not in (self.evolved_at, trainer.max_steps):
+            with trainer.precision_plugin.forward_context():
+                self.evolve(trainer, pl_module)
+            self.evolved_at, self.search = updates, None
+            self.report(trainer)
+
+    def evolve(self, trainer: Trainer, agent: Agent) -> None:
+        """Go on with a round's search until its last generation."""
+        controller = self._controller(agent)
+        if self.search is None:
+            seed = int(generator(0, f"evolution {trainer.global_step}").integers(2**31))
+            first = controller.vector.cpu().numpy()
+            self.search = Evolution(first, self.sigma, self.population, self.covariance, seed)
+        search = self.search
+        with counter("evolving", self.generations - search.generation, "gen", trainer.is_global_zero) as advance:
+            while search.generation < self.generations and not self._spent(trainer):
+                population = search.ask()
+                earned = self.judge(trainer, agent, population).mean(axis=1)
+                self._note(trainer, earned)
+                search.tell(earned)
+                figures = self.history[-1]
+                advance(1, f"best {figures['best']:.4g} mean {figures['mean']:.4g} ± {figures['spread']:.3g}")
+                if search.generation % self.elect_every == 0 or search.generation == self.generations:
+                    best = population[int(earned.argmax())]
+                    self._elect(trainer, agent, [controller.vector.cpu().numpy(), search.mean, best])
+                if trainer.received_sigterm:
+                    raise SIGTERMException
+        if self.world == "real" and search.generation:
+            self._act_by(agent, search.mean)
+
+    def _spent(self, trainer: Trainer) -> bool:
+        steps = trainer.datamodule.real_steps * trainer.world_size  # type: ignore[attr-defined]
+        return self.world == "real" and self.limit is not None and steps >= self.limit
+
+    def judge(self, trainer: Trainer, agent: Agent, vectors: np.ndarray, dreams: int | None = None) -> np.ndarray:
+        """Return what vectors (P, V) earn in as many dreams or episodes each, (P, E); every rank takes its share."""
+        controller, data = self._controller(agent), trainer.datamodule  # type: ignore[attr-defined]
+        dreams = dreams or self.dreams
+        share = np.array_split(vectors, trainer.world_size)[trainer.global_rank]
+        own = torch.from_numpy(share).float().to(agent.device)
+        earned, steps = own.new_zeros(0, dreams), 0
+        if self.world == "dream":
+            states = starts(
+                data, agent.world_model, dreams, self.context, min(self.openings, dreams), self.recent, self.generator
+            )
+            if trainer.world_size > 1:
+                states = gather(states.cpu())[0].to(agent.device)
+            if len(own):
+                earned, steps = dreamed_returns(agent.world_model, controller, own, states, self.horizon)
+        elif len(own):
+            seed = int(self.generator.integers(2**31))
+            environment = data.training_environment(len(own) * dreams, seed)
+            earned, steps = real_returns(agent.world_model, controller, own, environment, self.horizon)
+            environment.close()
+        shares = gather((earned.float().cpu().numpy(), steps))
+        total = sum(made for _, made in shares)
+        if self.world == "dream":
+            self.dreamed_steps += total
+        else:
+            data.unstored_steps += math.ceil(total / trainer.world_size)
+        found: np.ndarray = np.concatenate([rows for rows, _ in shares]).astype(np.float64)
+        return found
+
+    def _elect(self, trainer: Trainer, agent: Agent, candidates: list[np.ndarray]) -> None:
+        """Let whoever earns most in fresh dreams act, as many of them as a generation takes."""
+        if self.world == "real":
+            return
+        dreams = max(1, self.population * self.dreams // len(candidates))
+        earned = self.judge(trainer, agent, np.stack(candidates), dreams).mean(axis=1)
+        winner = int(earned.argmax())
+        self._act_by(agent, candidates[winner])
+        self.history[-1]["elected"] = float(earned[winner])
+
+    def _act_by(self, agent: Agent, vector: np.ndarray) -> None:
+        self._controller(agent).adopt(torch.from_numpy(vector).float().to(agent.device))
+
+    def _note(self, trainer: Trainer, earned: np.ndarray) -> None:
+        assert self.search is not None
+        self.history.append(
+            {
+                "update": trainer.global_step,
+                "generation": self.search.generation + 1,
+                "best": float(earned.max()),
+                "mean": float(earned.mean()),
+                "spread": float(earned.std()),
+                "sigma": float(self.search.search.sigma),
+                "dreamed_steps": self.dreamed_steps,
+                "real_steps": trainer.datamodule.real_steps * trainer.world_size,  # type: ignore[attr-defined]
+                "elected": float("nan"),
+            }
+        )
+
+    def report(self, trainer: Trainer) -> None:
+        """Write the table and the picture, log the last generation, and say what came of it."""
+        if not (trainer.is_global_zero and self.history):
+            return
+        last, folder = self.history[-1], Path(trainer.default_root_dir)
+        for logger in trainer.loggers:
+            shown = {f"evolve/{name}": value for name, value in last.items() if not math.isnan(value)}
+            logger.log_metrics(shown, step=trainer.global_step)
+        with (folder / TABLE).open("w", newline="") as file:
+            writer = csv.DictWriter(file, last.keys())
+            writer.writeheader()
+            writer.writerows(self.history)
+        plot(self.history, folder / PICTURE, self.world)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("evolution", [str(folder / PICTURE)], step=trainer.global_step)
+        elected = "" if math.isnan(last["elected"]) else f", the elected one {last['elected']:.2f} in fresh dreams"
+        Console().print(
+            f"evolved {len(self.history)} generations in {'dreams' if self.world == 'dream' else 'reality'}: best "
+            f"{last['best']:.2f}, mean {last['mean']:.2f}, spread {last['spread']:.2f}{elected}; {folder / PICTURE}",
+            soft_wrap=True,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the search, what it found, and every rank's generator."""
+        return {
+            "search": None if self.search is None else self.search.state_dict(),
+            "evolved_at": self.evolved_at,
+            "dreamed_steps": self.dreamed_steps,
+            "history": self.history,
+            "generators": self.rank_generator.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the search up where it stopped."""
+        self.search = None if state_dict["search"] is None else Evolution.restore(state_dict["search"])
+        self.evolved_at, self.dreamed_steps = state_dict["evolved_at"], state_dict["dreamed_steps"]
+        self.history = state_dict["history"]
+        self.rank_generator.load_state_dict(state_dict["generators"])
+
+
+def plot(history: list[dict[str, float]], path: Path, world: str) -> None:
+    """Plot the population's fitness against generations."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    best, mean, spread, elected = (
+        np.array([row[name] for row in history]) for name in ("best", "mean", "spread", "elected")
+    )
+    generation = np.arange(1, len(history) + 1)
+    axes.fill_between(generation, mean - spread, mean + spread, alpha=0.2, label="mean ± spread")
+    axes.plot(generation, mean)
+    axes.plot(generation, best, label="best")
+    voted = ~np.isnan(elected)
+    if voted.any():
+        axes.plot(generation[voted], elected[voted], "k.", label="elected, on fresh dreams")
+    updates = np.array([row["update"] for row in history])
+    for first in np.flatnonzero(np.diff(updates)) + 1:
+        axes.axvline(first + 0.5, color="grey", linewidth=0.5)
+    axes.set(title=f"return in {'dreams' if world == 'dream' else 'reality'}", xlabel="generation")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

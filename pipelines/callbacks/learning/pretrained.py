@@ -1,0 +1,84 @@
+"""A run that begins with the weights of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.markup import escape
+
+from modules.agent import world_model
+from modules.errors import UserError
+from modules.world_model import WorldModel
+from pipelines.callbacks.learning.refit import Refit
+from pipelines.runs import checkpoints
+from pipelines.runs.checkpoint_files import read
+
+ALL = "all"
+
+
+class Pretrained(Callback):
+    """Starts a run with the world model of a checkpoint, by itself or an agent's, or with a part of the model alone.
+
+    With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` is refused beside a whole model.
+
+    Args:
+        checkpoint: of a run with a model of the same class and size, on the same world unless part is `all`.
+        part: of the run's world model that the checkpoint's is: `vae` starts an MDN-RNN with a VAE that was trained by
+            itself. Null is the whole model. `all` is everything that the run trains, policy and all, on any world, but
+            no counters: that is what `dreamcade fit --init_from` does.
+        fresh: leave weights as they are that the checkpoint has not, or has in another shape, and list them; false
+            refuses.
+    """
+
+    def __init__(self, checkpoint: Path, part: str | None = None, fresh: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self.part = part
+        self.fresh = fresh
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the weights; a run that goes on has its own already."""
+        if trainer.ckpt_path is not None:
+            return
+        if self.part == ALL:
+            kept = read(Path(self.checkpoint))
+            with checkpoints.blaming(self.checkpoint):
+                weights = {name: value for name, value in kept["state_dict"].items() if isinstance(value, torch.Tensor)}
+                self._copy(trainer, pl_module, weights)
+            return
+        model = world_model(pl_module)
+        if self.part is not None:
+            part = getattr(model, self.part, None)
+            if not isinstance(part, WorldModel):
+                raise UserError(
+                    f"{type(model).__name__} has no part {self.part} that is a model by itself, as a vae is"
+                )
+            model = part
+        module, kept = checkpoints.load(self.checkpoint)
+        checkpoints.check_world(self.checkpoint, kept, trainer.datamodule.name)  # type: ignore[attr-defined]
+        trained = world_model(module)
+        if type(trained) is not type(model):
+            raise UserError(f"{self.checkpoint} holds a {type(trained).__name__}, expected a {type(model).__name__}")
+        self._copy(trainer, model, trained.state_dict())
+        if self.part is None and any(isinstance(callback, Refit) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError("Refit would change what the pretrained model learned from: leave it out beside Pretrained")
+
+    def _copy(self, trainer: Trainer, module: LightningModule, weights: dict[str, torch.Tensor]) -> None:
+        wrong = checkpoints.misfits(module, weights)
+        name = type(module).__name__
+        if wrong and not self.fresh:
+            first = "; ".join(list(wrong.values())[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            raise UserError(
+                f"the weights in {self.checkpoint} do not fit {name}: {first} "
+                "(--init_fresh true, or fresh of Pretrained, leaves such weights fresh)"
+            )
+        fitting = {key: value for key, value in weights.items() if key not in wrong}
+        if not any(isinstance(value, torch.Tensor) for value in fitting.values()):
+            raise UserError(f"{self.checkpoint} has no weights that fit {name}")
+        module.load_state_dict(fitting, strict=False)
+        if self.fresh and trainer.is_global_zero:
+            left = f"; left fresh: {'; '.join(wrong.values())}" if wrong else ""
+            line = f"{len(fitting)} weights of {self.checkpoint} are those of {name} now{left}"
+            Console().print(escape(line), soft_wrap=True)

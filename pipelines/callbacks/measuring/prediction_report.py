@@ -1,0 +1,144 @@
+"""How far a world model's dreams can be trusted, as a table, a CSV file and a plot."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from modules.agent import world_model
+from modules.errors import UserError
+from pipelines.dreams.metrics import COLUMNS, dream, per_horizon
+
+
+class PredictionReport(Callback):
+    """Dreams held-out windows and compares them with reality, beside copying the last frame.
+
+    Runs after every validation and at the end of `validate` and `test`; writes predictions.csv and predictions.png to
+    the run's folder, logs the horizons, and prints them when the run ends.
+
+    Args:
+        horizons: steps of the table; every step up to the last one is in the CSV file.
+        num_windows: held-out windows, at most those of a whole validation.
+        context: rows that the model observes before it dreams.
+    """
+
+    def __init__(
+        self, horizons: tuple[int, ...] = (1, 5, 10, 15, 25, 50), num_windows: int = 64, context: int = 4
+    ) -> None:
+        if not horizons or min(horizons) < 1 or num_windows < 1 or context < 1:
+            raise UserError("prediction_report needs horizons, num_windows and context of at least 1")
+        self.horizons = tuple(sorted(horizons))
+        self.num_windows = num_windows
+        self.context = context
+        self.rows: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, and log the horizons of the table."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        self.rows = self.measure(trainer, pl_module)
+        shown = {
+            f"horizon_{row['horizon']}/{name}": row[name]
+            for row in self.rows
+            if row["horizon"] in self.horizons
+            for name in COLUMNS[2:]
+            if not math.isnan(row[name])
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(shown, step=trainer.global_step)
+        if trainer.state.fn == "validate":
+            self.finish(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure and print."""
+        if trainer.is_global_zero:
+            self.rows = self.measure(trainer, pl_module)
+            self.finish(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what the last validation measured."""
+        if self.rows and trainer.is_global_zero:
+            self.finish(trainer)
+
+    def measure(self, trainer: Trainer, pl_module: Any) -> list[dict[str, float]]:
+        """Return a row per horizon up to the last of the table."""
+        model = world_model(pl_module)
+        if not {"step", "decode"} <= model.capabilities:
+            raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
+        if model.spec is None or len(model.spec.observation_shape) != 3:
+            raise UserError(f"prediction_report measures pictures: {type(model).__name__} predicts vectors")
+        length = self.context + self.horizons[-1]
+        batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
+        with trainer.precision_plugin.forward_context():
+            dreams = dream(model, batch.to(pl_module.device), self.context)
+        return per_horizon(dreams, ssim_at=self.horizons)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Write the files and print the table."""
+        folder = Path(trainer.default_root_dir)
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0].keys())
+            writer.writeheader()
+            writer.writerows(self.rows)
+        plot(self.rows, folder / "predictions.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("predictions", columns=list(self.rows[0]), data=[list(r.values()) for r in self.rows])
+        console = Console()
+        console.print(self.table())
+        console.print(f"every horizon: {folder / 'predictions.csv'}, {folder / 'predictions.png'}", soft_wrap=True)
+
+    def table(self) -> Table:
+        """Return the table of the chosen horizons."""
+        table = Table(
+            title="dream|copy of the last frame, on held-out episodes",
+            caption="changed, either: 1000 x squared error where reality changed, or where reality or the dream did",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for title in ("step", "PSNR dB", "SSIM", "changed", "either", "rewards", "ends"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.rows:
+            if row["horizon"] in self.horizons:
+                table.add_row(
+                    str(row["horizon"]),
+                    *(
+                        f"{scale * row[name]:.{digits}f}|{scale * row[f'copy_{name}']:.{digits}f}"
+                        for name, scale, digits in (
+                            ("psnr", 1, 1),
+                            ("ssim", 1, 3),
+                            ("changed", 1e3, 1),
+                            ("either", 1e3, 1),
+                        )
+                    ),
+                    f"{row['reward_recall'] * row['rewards']:.0f}/{row['rewards']}" if row["rewards"] else "-",
+                    f"{row['termination_recall'] * row['terminations']:.0f}/{row['terminations']}"
+                    if row["terminations"]
+                    else "-",
+                )
+        return table
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    """Plot error and likeness against the horizon."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = {"changed": "MSE where reality changed", "either": "MSE where either changed", "psnr": "PSNR, dB"}
+    horizons = [row["horizon"] for row in rows]
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        axes.plot(horizons, [row[name] for row in rows], label="dream")
+        axes.plot(horizons, [row[f"copy_{name}"] for row in rows], "--", label="copy of the last frame")
+        axes.set(title=title, xlabel="steps ahead")
+        axes.set_ylim(bottom=None if name == "psnr" else 0)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=120)

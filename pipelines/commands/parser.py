@@ -1,0 +1,21 @@
+"""The command lines of the commands that train nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from pipelines.console import fail
+from pipelines.spelling import explain
+
+
+class Parser(ArgumentParser):
+    """Answers a mistake with one line. Options are never guessed from their first letters."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Print one line and exit with code 2."""
+        fail(explain(message, [option.removeprefix("--") for a in self._actions for option in a.option_strings]))

@@ -1,0 +1,181 @@
+"""Checkpoint files: written whole or not at all, sealed by a checksum, and read as plain data alone.
+
+A file is what `torch.save` writes, a zip archive, whose comment is the SHA-256 of all bytes before it: a cut or a
+flipped bit is noticed wherever it is, and `torch.load` reads the file as it is. A seal finds damage, not malice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from modules.errors import UserError
+from pipelines.machine.provenance import version
+
+FORMAT_VERSION = 1
+LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
+MARK = b"dreamcade checkpoint, sha256 "
+DIGEST = 64
+"""Hexadecimal digits, at the end of the file."""
+ARCHIVE_END = b"PK\5\6"
+"""Opens the last 22 bytes of a zip archive without a comment, of which two say how long the comment is."""
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not there, cut short or changed: the one before it may be whole."""
+
+
+class SealedCheckpointIO(CheckpointIO):
+    """How the Trainer writes and reads checkpoints."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write it as `write` does."""
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read it as `read` does: as plain data on the CPU, whatever is asked for."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove it, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint to the disk itself, and keep the one before it: last.ckpt becomes previous.ckpt.
+
+    At any moment one of them is whole, whatever happens to the process, the machine or the room on disk.
+    """
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    content = buffer.getbuffer()
+    assert content[-22:-18] == ARCHIVE_END
+    content[-2:] = (len(MARK) + DIGEST).to_bytes(2, "little")
+    digest = hashlib.sha256(content)
+    digest.update(MARK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.write(MARK + digest.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if path.name == LAST and path.exists():
+        path.replace(path.with_name(PREVIOUS))
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the names
+    finally:
+        os.close(folder)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load a checkpoint that holds tensors and plain data alone.
+
+    Raises:
+        DamagedError: it is not there, cut short or changed.
+        UserError: it holds anything else, or is of a newer format.
+    """
+    if not path.is_file():
+        raise DamagedError(f"there is no checkpoint {path}")
+    try:
+        _check(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
+        )
+        raise UserError(f"{path} is refused: it holds more than tensors and plain data. {reason}".strip()) from None
+    except Exception as error:  # a stranger's bytes may raise anything, and so may a disk's
+        raise DamagedError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `dreamcade fit` wrote")
+    format_version = checkpoint.get("format_version", 0)
+    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {format_version}, of dreamcade {checkpoint.get('version')}: "
+            f"dreamcade {version()} reads formats up to {FORMAT_VERSION}, install a newer one"
+        )
+    return checkpoint
+
+
+def newest(folder: Path, keep: bool) -> Path:
+    """Return the newest whole checkpoint of a run: last.ckpt, or previous.ckpt where that is damaged, and say so.
+
+    Args:
+        folder: of checkpoints.
+        keep: move a damaged last.ckpt aside, to damaged.ckpt, so that it does not take the other's place.
+
+    Raises:
+        UserError: there is none, or the last one is whole and refused.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    try:
+        read(last)
+        return last
+    except DamagedError as error:
+        if not previous.exists():
+            raise
+        damage = str(error)
+    try:
+        read(previous)
+    except UserError as error:
+        raise UserError(f"{damage}; and {error}") from None
+    _say(f"dreamcade: {damage}; going on from the one before it, {previous}")
+    if keep and last.exists():
+        _move(last, folder / DAMAGED)
+    return previous
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@rank_zero_only
+def _move(path: Path, to: Path) -> None:
+    path.replace(to)
+
+
+def _check(path: Path) -> None:
+    """Compare the checksum, and refuse an archive that is larger inside than outside."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - len(MARK) - DIGEST))
+        tail = file.read()
+        sealed = tail.startswith(MARK)
+        if sealed:
+            file.seek(0)
+            digest = hashlib.sha256()
+            for start in range(0, size - DIGEST, 1 << 20):
+                digest.update(file.read(min(1 << 20, size - DIGEST - start)))
+            if digest.hexdigest().encode() != tail[-DIGEST:]:
+                raise DamagedError(f"{path} is damaged: it does not match its checksum")
+        elif tail[-22:-18] != ARCHIVE_END or tail[-2:] != b"\0\0":
+            raise DamagedError(f"{path} is no whole checkpoint: it was cut short or damaged")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(m.file_size for m in members) > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
+            raise UserError(f"{path} is refused: what is in it is compressed, or larger than the file")
+        # Before there were seals the archive's own checksums were all there was; torch does not compare them.
+        if not sealed and (damaged := archive.testzip()) is not None:
+            raise DamagedError(f"{path} is damaged: {damaged} does not match its checksum")

@@ -1,0 +1,221 @@
+"""What a run trained is built from its checkpoint alone, which may come from anybody.
+
+A checkpoint names classes and worlds, and what is named is imported: only what belongs to dreamcade, or to a package
+that the environment variable DREAMCADE_TRUST lists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import textwrap
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse._common import parsing_settings
+from lightning import LightningDataModule, LightningModule
+
+from datamodules.environments.atari import canonical_game
+from datamodules.replay.format import difference
+from modules.errors import UserError, brief
+from modules.world_model import Spec
+from pipelines.runs.checkpoint_files import read
+from pipelines.search.search import Search
+from pipelines.spelling import explain
+
+OWN = ("modules", "datamodules", "pipelines")
+TRUST = "DREAMCADE_TRUST"
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[LightningModule, dict[str, Any]]:
+    """Build the module that a run trained, from its checkpoint alone.
+
+    Args:
+        path: of the checkpoint, which keeps the run's resolved configuration, its world's spec and the weights.
+        device: to put the module on.
+
+    Returns:
+        The module in evaluation mode, and the checkpoint.
+
+    Raises:
+        UserError: as `checkpoint_files.read`; or it keeps no configuration or spec, its class is gone, is not
+            dreamcade's or takes other arguments, or the weights do not fit.
+    """
+    path = Path(path)
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device}: expected cpu, cuda or cuda:N") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {device}, but there are {torch.cuda.device_count()} GPUs: use cpu")
+    checkpoint = read(path)
+    for key in ("config", "spec", "state_dict"):
+        if key not in checkpoint:
+            raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
+    with blaming(path):
+        with torch.device("meta"):  # takes no memory: what does not fit the weights may be of any size
+            _check_shapes(_build(checkpoint, path), checkpoint["state_dict"], path)
+        module = _build(checkpoint, path)
+        module.on_load_checkpoint(checkpoint)
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            reason = textwrap.shorten(str(error).partition("\n")[2], 160)
+            raise UserError(f"the weights in {path} do not fit {type(module).__name__}: {reason}") from None
+    return module.to(device).eval(), checkpoint
+
+
+def _build(checkpoint: dict[str, Any], path: Path) -> Any:
+    module = instantiate(LightningModule, checkpoint["config"]["model"], path)
+    module.build_from(Spec(**checkpoint["spec"]))
+    return module
+
+
+def _check_shapes(module: LightningModule, weights: dict[str, Any], path: Path) -> None:
+    if wrong := misfits(module, weights):
+        first = textwrap.shorten(next(iter(wrong.values())), 160)
+        raise UserError(f"the weights in {path} do not fit {type(module).__name__}: {first}")
+
+
+def misfits(module: torch.nn.Module, weights: dict[str, Any]) -> dict[str, str]:
+    """Return the names of tensors of which a module and some weights do not have the same, and what each has.
+
+    Args:
+        module: that the weights are for.
+        weights: a state dict. What is no tensor, such as counters, is left out of account.
+    """
+    expected = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    found = {name: value.shape for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    return {
+        name: f"{name} is {_shape(found.get(name), 'missing')}, expected {_shape(expected.get(name), 'none')}"
+        for name in {**expected, **found}
+        if expected.get(name) != found.get(name)
+    }
+
+
+def _shape(shape: torch.Size | None, absent: str) -> str:
+    return absent if shape is None else str(tuple(shape))
+
+
+def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
+    """Make what the configuration in a checkpoint names: {class_path, init_args} of a subclass of `base`.
+
+    Raises:
+        UserError: it cannot be made, or names what is not dreamcade's: that is not even imported.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "made", fail_untyped=False, required=True)
+    try:
+        with _importing_own_classes_alone():
+            return parser.instantiate(parser.parse_object({"made": config})).made
+    except (ArgumentError, ValueError) as error:
+        if denied := re.search(r"Importing '([\w.]+)' is not allowed", str(error)):
+            raise UserError(_untrusted(path, denied[1])) from None
+        # Complaints are nested: the innermost of those about the first alternative says what is wrong.
+        first = re.sub(r"\n\s*- Expected a <class 'NoneType'>.*", "", str(error), flags=re.DOTALL)
+        _, problem, reason = re.split(r"\n\s*- ", first)[-1].rpartition("given class_path")
+        reason = explain(reason if "Parser key" in reason else problem + reason, ())
+        raise UserError(f"{path} cannot be built: {reason}") from None
+
+
+def trusted() -> list[str]:
+    """Return the packages whose classes and worlds a checkpoint may name besides dreamcade's."""
+    return [name for name in os.environ.get(TRUST, "").split(",") if name]
+
+
+def _untrusted(path: Path, name: str) -> str:
+    package = name.partition(".")[0]
+    return (
+        f"{path} cannot be built: it names {name}, which is not dreamcade's and was not imported; "
+        f"if you trust both, set {TRUST}={package}"
+    )
+
+
+@contextmanager
+def _importing_own_classes_alone() -> Iterator[None]:
+    # The settings are the process's: a user's own configuration may name anything.
+    before = dict(parsing_settings)
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=[*OWN, *trusted()],
+        instantiate_subclass_spec_in_any=False,
+    )
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
+@contextmanager
+def blaming(path: str | Path) -> Iterator[None]:
+    """Turn whatever goes wrong within into one line about a file that anybody may have made."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be used: {brief(error)}") from error
+
+
+def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
+    """Return the first search that the callbacks of a checkpoint's run name, or None where they name none."""
+    with blaming(path):
+        for callback in checkpoint["config"].get("trainer", {}).get("callbacks") or []:
+            if named := callback.get("init_args", {}).get("search"):
+                made: Search = instantiate(Search, named, path)
+                return made
+    return None
+
+
+def world(path: Path, checkpoint: dict[str, Any]) -> Any:
+    """Make the datamodule of a checkpoint's run, without a store: it knows which world to play."""
+    for key in ("description", "env_steps"):
+        if key not in checkpoint:
+            raise UserError(
+                f"{path} keeps no {key}: train with the callback pipelines.callbacks.dreaming.openings.Openings"
+            )
+    with blaming(path):
+        config, description = checkpoint["config"]["data"], checkpoint["description"]
+        for named in (config.get("init_args", {}).get("id"), description.get("id")):
+            package, colon, _ = str(named).partition(":")  # Gymnasium imports it
+            if colon and package.partition(".")[0] not in trusted():
+                raise UserError(_untrusted(path, package))
+        data = instantiate(LightningDataModule, config, path)
+        for key, value in data.expected().items():
+            if found := difference(description.get(key), json.loads(json.dumps(value)), key):
+                raise UserError(f"{path} contradicts itself: it was trained on {found}")
+    data.described = description
+    return data
+
+
+def folder(path: str | Path) -> Path:
+    """Return the folder of a checkpoint's run.
+
+    Raises:
+        UserError: as `check_links`.
+    """
+    found = Path(path).resolve().parent.parent
+    check_links(found)
+    return found
+
+
+def check_links(folder: Path) -> None:
+    """Raise a UserError where a file in a run's folder is a link, a pipe or a device, and would be written to."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.is_dir() and (file.is_symlink() or not file.is_file()):
+            raise UserError(f"{file} is a link or no file: a run writes to its own files alone, remove it")
+
+
+def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:
+    """Raise a UserError unless a checkpoint is of this game, in any usual spelling; null takes any."""
+    world = checkpoint.get("world", "a world without a name")
+    with suppress(UserError):  # of another kind of world, under its own name
+        game = game and canonical_game(game)
+    if game not in (None, world):
+        raise UserError(f"{path} is of {world}, not of {game}")

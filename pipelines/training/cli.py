@@ -1,0 +1,259 @@
+"""fit, validate, test and predict: LightningCLI over configs/base.yaml and an experiment file."""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import os
+import re
+import shutil
+import sys
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.environments.environment import DeadEnvironmentError
+from modules.errors import UserError, brief
+from pipelines.callbacks.housekeeping.guard import last_checkpoint
+from pipelines.callbacks.housekeeping.save_config import SaveConfig
+from pipelines.callbacks.learning.pretrained import Pretrained
+from pipelines.callbacks.measuring.prediction_writer import PredictionWriter
+from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, fail
+from pipelines.runs import checkpoint_files, checkpoints
+from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
+from pipelines.spelling import explain
+from pipelines.training.stopping import Stopping
+
+RUNS = Path("runs")
+KEYS = [
+    *("config", "seed_everything", "ckpt_path", "init_from", "init_fresh", "model.class_path", "data.class_path"),
+    *(f"trainer.{name}" for name in inspect.signature(Trainer).parameters),
+]
+
+
+class Parser(LightningArgumentParser):
+    """Answers a mistake with one line and the nearest right spelling."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"exit_on_error": True, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print one line and exit with code 2."""
+        fail(explain(message, KEYS))
+
+
+class TrainerCLI(LightningCLI):
+    """Builds trainer, model and data from YAML files, and gives every run a folder of its own."""
+
+    def __init__(self) -> None:
+        base = {"default_config_files": [str(CONFIGS / "base.yaml")]}
+        self.locked = False
+        with ExitStack() as self.held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                parser_class=Parser,
+                parser_kwargs={name: dict(base) for name in self.subcommands()},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                seed_everything_default=0,
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
+        pass
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a run begin with the weights of another."""
+        parser.add_argument(
+            "--init_from", type=Path | None, default=None, help="fit: begin with the weights of this checkpoint alone"
+        )
+        parser.add_argument(
+            "--init_fresh", type=bool, default=False, help="leave weights fresh that do not fit, and list them"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        _check_accelerator(config.trainer.accelerator)
+        # A run's own config.yaml, which says what it began with, may be given as well.
+        if any(re.match(r"--init_from(=|$)", word) for word in sys.argv):
+            if self.subcommand != "fit":
+                raise UserError("--init_from is for fit: every other command takes --ckpt_path")
+            if config.ckpt_path is not None:
+                raise UserError("--init_from begins a run and --ckpt_path goes on with one: give one of them")
+        if config.init_from is not None and config.ckpt_path is None:
+            checkpoint_files.read(Path(config.init_from))
+        folder = self.run_folder(config)
+        checkpoints.check_links(folder)
+        if folder.exists():  # a new one is made once nothing can be refused any more
+            self._lock(folder)
+        if config.ckpt_path == "last":
+            if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+                config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
+            elif self.subcommand == "fit" and ((folder / "replay").exists() or not _is_first() or _cluster()):
+                config.ckpt_path = None
+                _start_anew(folder)  # the first process may have done so before another one looks
+            else:
+                raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
+        elif config.ckpt_path is not None:
+            checkpoint_files.read(Path(config.ckpt_path))
+        if self.subcommand != "fit":
+            if config.ckpt_path is None:
+                raise UserError(f"dreamcade {self.subcommand} needs --ckpt_path FILE, or --ckpt_path last")
+            folder = checkpoints.folder(config.ckpt_path)
+            if config.data.init_args.get("path", "") is None and (folder / "replay" / "rank0").exists():
+                config.data.init_args.path = folder / "replay" / "rank0"
+            folder = folder / self.subcommand
+        config.weights_only = True
+        config.trainer.default_root_dir = str(folder)
+        if isinstance(config.trainer.logger, Namespace):
+            config.trainer.logger = [config.trainer.logger]
+        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+            if logger.init_args.get("save_dir", "") is None:
+                logger.init_args.save_dir = folder
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = SealedCheckpointIO()
+        if (path := self._get(self.config, "init_from")) is not None:
+            # First: others play and evaluate with these weights.
+            trainer.callbacks.insert(0, Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
+        self.progress = _Began()
+        self.stopping = Stopping(trainer)
+        trainer.callbacks += [self.progress, self.stopping]  # type: ignore[attr-defined]
+        if self.subcommand == "predict":
+            trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        path = self._get(self.config, "ckpt_path")
+        self._lock(Path(self.trainer.default_root_dir))
+        try:
+            with self.stopping if subcommand == "fit" else nullcontext():
+                super()._run_subcommand(subcommand)
+        except DeadEnvironmentError as error:
+            raise UserError(f"{error}; {_advice(self.trainer)}") from error
+        except (UserError, MisconfigurationException):
+            raise
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
+            if path is None or self.progress.began or full:
+                raise
+            raise UserError(f"{path} cannot be gone on from: {brief(error)}") from error
+
+    def _lock(self, folder: Path) -> None:
+        """Keep other runs from the folder for as long as this one lives."""
+        if self.subcommand == "fit" and not self.locked:
+            _lock(folder, self.held)
+            self.locked = True
+
+    def run_folder(self, config: Namespace) -> Path:
+        """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
+        if config.trainer.default_root_dir is not None:
+            folder = Path(config.trainer.default_root_dir)
+            begun = any((folder / name).exists() for name in ("checkpoints", "replay"))
+            if self.subcommand == "fit" and config.ckpt_path is None and begun:
+                raise UserError(f"{folder} holds a run already: go on with --ckpt_path last, or choose another folder")
+            return folder
+        if RUN_FOLDER in os.environ:
+            return Path(os.environ[RUN_FOLDER])
+        names = [Path(str(path)).stem for path in config.get("config") or []]
+        root = RUNS / ("-".join(names) or "run")
+        numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
+        if config.ckpt_path == "last":
+            if not numbers:
+                raise UserError(f"there is no run to go on with in {root}")
+            folder = root / str(numbers[-1])
+        elif self.subcommand == "fit" and config.ckpt_path is not None:
+            folder = Path(config.ckpt_path).resolve().parent.parent
+        elif self.subcommand == "fit" and (cluster := _cluster()) is not None and cluster.world_size() > 1:
+            # Each process would count by itself, and the first makes its folder before others look.
+            raise UserError("SLURM and torchrun start processes that need one folder: give --trainer.default_root_dir")
+        else:
+            folder = root / str(numbers[-1] + 1 if numbers else 0)
+            if "WANDB_SWEEP_ID" in os.environ:
+                folder = _claim(folder)
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+
+
+@rank_zero_only
+def _lock(folder: Path, held: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((folder / "run.lock").open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another run is at work in {folder}: wait for its end, or choose another folder with "
+            "--trainer.default_root_dir"
+        ) from None
+
+
+@rank_zero_only
+def _start_anew(folder: Path) -> None:
+    if not (folder / "replay").exists():
+        print(f"dreamcade: there is no run in {folder} yet: it begins", file=sys.stderr)
+        return
+    # What it played it plays again, to the bit.
+    print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
+    shutil.rmtree(folder / "replay")
+    (folder / "metrics.csv").unlink(missing_ok=True)
+
+
+def _is_first() -> bool:
+    return rank_zero_only(lambda: True)() is not None
+
+
+def _cluster() -> ClusterEnvironment | None:
+    # SLURM and torchrun start all processes, and those of a job that was cut by the command that began it.
+    kinds: list[type[ClusterEnvironment]] = [SLURMEnvironment, TorchElasticEnvironment]
+    return next((kind() for kind in kinds if kind.detect()), None)
+
+
+def _claim(folder: Path) -> Path:
+    # Agents of a sweep start runs side by side: a number is taken by making its folder.
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            folder = folder.with_name(str(int(folder.name) + 1))
+        else:
+            return folder
+
+
+def _advice(trainer: Trainer) -> str:
+    if not last_checkpoint(trainer).exists():
+        return "no checkpoint was written yet: --ckpt_path last plays all of it again"
+    return f"--ckpt_path last goes on from {last_checkpoint(trainer)}"
+
+
+class _Began(Callback):
+    """Whether a batch was brought to its end: before, errors come from what a checkpoint put back."""
+
+    began = False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.began = True
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
+
+
+def _check_accelerator(accelerator: str) -> None:
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator is {accelerator}, but no GPU is available: use --trainer.accelerator cpu")

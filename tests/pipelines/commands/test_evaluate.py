@@ -1,0 +1,90 @@
+"""`dreamcade evaluate`, and agents that start with a trained world model."""
+
+import pytest
+import torch
+
+from pipelines import cli
+from pipelines.console import CONFIGS
+from pipelines.evaluation import results
+from pipelines.runs import checkpoints
+
+CARTPOLE = ["--config", "configs/experiment/ensemble__mbpo.yaml", "--config", "configs/debug.yaml"]
+SHORT = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2", "--trainer.max_steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    """The checkpoint of a short MBPO run on CartPole."""
+    folder = tmp_path_factory.mktemp("runs") / "agent"
+    cli.main(["fit", *CARTPOLE, *SHORT, "--trainer.default_root_dir", str(folder)])
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_it_plays_whole_episodes_and_keeps_every_return(run, agent, tmp_path):
+    outcome = run("evaluate", agent, "--episodes", 5, "--seed", 3, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    (evaluation,) = results.read(tmp_path / "out")
+    assert evaluation.game == "CartPole-v1"
+    assert evaluation.final
+    assert evaluation.updates == 4
+    assert evaluation.env_steps == checkpoints.read(agent)["env_steps"]
+    assert len({episode["seed"] for episode in evaluation.episodes}) == 5
+    for episode in evaluation.episodes:
+        assert episode["finished"]
+        assert episode["return"] == episode["length"]
+    assert f"{evaluation.score:.1f}" in outcome.out
+
+
+def test_the_same_seed_plays_the_same_episodes(run, agent, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        options = ("--episodes", 4, "--policy", "sampled", "--seed", seed, "--out", tmp_path / name)
+        assert run("evaluate", agent, *options).code == 0
+    a, b, c = (results.read(tmp_path / name)[0].episodes for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_the_run_s_own_record_grows_unless_told_otherwise(run, agent):
+    before = len(results.read(agent.parent.parent))
+    assert run("evaluate", agent, "--episodes", 1).code == 0
+    assert len(results.read(agent.parent.parent)) == before + 1
+
+
+def test_mistakes_are_one_line(run, agent, trained, tmp_path):
+    assert run("evaluate", agent, "--game", "Pong").refused("CartPole-v1", "not of pong")
+    assert run("evaluate", trained / "checkpoints" / "last.ckpt").refused("has none")
+    assert run("evaluate", tmp_path / "none.ckpt").refused("no checkpoint")
+    assert run("evaluate", agent, "--episodes", 0).refused("--episodes", "at least 1")
+    assert run("evaluate", agent, "--policy", "greed").refused("greedy")
+
+
+PRETRAINED = [
+    "--trainer.callbacks+=pipelines.callbacks.learning.pretrained.Pretrained",
+    "--trainer.callbacks.checkpoint",
+]
+
+
+def test_a_policy_can_learn_in_a_model_that_was_trained_before(run, agent, tmp_path):
+    frozen = ["--model.rounds.model_updates", "0", "--model.rounds.policy_updates", "2", "--trainer.max_steps", "2"]
+    config = tmp_path / "no_refit.yaml"
+    text = (CONFIGS / "experiment" / "ensemble__mbpo.yaml").read_text()
+    start = text.index("    - class_path: pipelines.callbacks.learning.refit.Refit")
+    config.write_text(text[:start] + text[text.index("    - class_path: pipelines.callbacks.dreaming.mbpo.Mbpo") :])
+    folder = tmp_path / "run"
+    arguments = ["fit", "--config", config, "--config", "configs/debug.yaml", *frozen, *PRETRAINED, agent]
+    outcome = run(*arguments, "--trainer.default_root_dir", folder, "--seed_everything", 5)
+    assert outcome.code == 0, outcome.err
+    before, after = (checkpoints.read(path)["state_dict"] for path in (agent, folder / "checkpoints" / "last.ckpt"))
+    model = [name for name, value in before.items() if "world_model" in name and isinstance(value, torch.Tensor)]
+    assert model
+    assert all(torch.equal(before[name], after[name]) for name in model)
+    assert not torch.equal(before["policy.actor_head.weight"], after["policy.actor_head.weight"])
+
+
+def test_a_model_of_another_world_or_size_is_refused(run, agent, trained, tmp_path):
+    arguments = ["fit", *CARTPOLE, *SHORT, "--trainer.default_root_dir"]
+    pong = trained / "checkpoints" / "last.ckpt"
+    assert run(*arguments, tmp_path / "a", *PRETRAINED, pong).refused("is of pong, not of CartPole-v1")
+    assert run(*arguments, tmp_path / "c", *PRETRAINED, agent).refused("Refit", "leave it out")
+    larger = ["--model.world_model.hidden_size", "32"]
+    assert run(*arguments, tmp_path / "b", *larger, *PRETRAINED, agent).refused("do not fit MLPEnsemble")
