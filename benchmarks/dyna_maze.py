@@ -8,8 +8,8 @@ Figures 8.4 and 8.5: cumulative reward where the way is blocked after 1000 steps
 shortcut opens after 3000 (20 learners, n = 50), and by how much Dyna-Q+ is ahead of Dyna-Q at the end. Discount 0.95,
 epsilon 0.1, step size 0.1 (1 in the mazes that change), kappa 1e-4 (blocking) and 1e-3 (shortcut).
 
-Learners are lanes of one table, stepped together in the order of the book: act, learn, update the model, plan. The step
-that opens an episode anew is nobody's.
+Learners are environments of one table, stepped together in the order of the book: act, learn, update the model, plan.
+The step that opens an episode anew is nobody's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def play(
     """Let the learners act and learn until all are finished.
 
     Args:
-        environment: a lane for every learner.
+        environment: an environment for every learner.
         policy: not built yet.
         exploration_bonus: of the model.
         finished: tells by steps (N,) and episodes (N,).
@@ -51,13 +51,13 @@ def play(
     Returns:
         what every step of each learner earned.
     """
-    lanes = environment.num_envs
-    model = Tabular(environment.num_cells, lanes, exploration_bonus)
+    envs = environment.num_envs
+    model = Tabular(environment.num_cells, envs, exploration_bonus)
     model.build_from(Spec(environment.observation_shape, 1, environment.num_actions))
     policy.build(model.feature_shape, environment.num_actions)
-    observation, nothing = torch.from_numpy(environment.reset()), torch.zeros(lanes, dtype=torch.bool)
+    observation, nothing = torch.from_numpy(environment.reset()), torch.zeros(envs, dtype=torch.bool)
     is_first, is_last = ~nothing, nothing
-    rewards, moved, episodes = [], [], np.zeros(lanes, np.int64)
+    rewards, moved, episodes = [], [], np.zeros(envs, np.int64)
     while not finished(environment.clock, episodes).all():
         logits, _ = policy(model.features(model.observe(nothing, nothing, observation, is_first)))
         action = torch.distributions.Categorical(logits=logits).sample()
@@ -81,19 +81,19 @@ def play(
     return [earned[where] for earned, where in zip(np.stack(rewards, 1), np.stack(moved, 1), strict=True)]
 
 
-def episode_lengths(planning_steps: int, lanes: int = 30) -> np.ndarray:
-    """Return the steps of every learner's first episodes, (lanes, EPISODES)."""
+def episode_lengths(planning_steps: int, envs: int = 30) -> np.ndarray:
+    """Return the steps of every learner's first episodes, (num_envs, EPISODES)."""
     rewards = play(
-        MazeEnvironments("dyna", lanes), TabularQ(planning_steps=planning_steps), 0.0,
+        MazeEnvironments("dyna", envs), TabularQ(planning_steps=planning_steps), 0.0,
         lambda steps, episodes: episodes >= EPISODES,
     )  # fmt: skip
     return np.stack([np.diff(np.flatnonzero(earned), prepend=-1)[:EPISODES] for earned in rewards])
 
 
-def cumulative(maze: str, exploration_bonus: float, planning_steps: int, num_steps: int, lanes: int) -> np.ndarray:
-    """Return every learner's cumulative reward by steps, (lanes, num_steps)."""
+def cumulative(maze: str, exploration_bonus: float, planning_steps: int, num_steps: int, envs: int) -> np.ndarray:
+    """Return every learner's cumulative reward by steps, (num_envs, num_steps)."""
     rewards = play(
-        MazeEnvironments(maze, lanes), TabularQ(step_size=1.0, planning_steps=planning_steps), exploration_bonus,
+        MazeEnvironments(maze, envs), TabularQ(step_size=1.0, planning_steps=planning_steps), exploration_bonus,
         lambda steps, episodes: steps >= num_steps,
     )  # fmt: skip
     return np.stack([earned[:num_steps].cumsum() for earned in rewards])
@@ -139,10 +139,10 @@ def main() -> None:
     lengths = {planning_steps: episode_lengths(planning_steps) for planning_steps in (0, 5, 50)}
     changing = {
         maze: {
-            name: cumulative(maze, bonus, planning_steps, num_steps, lanes)
+            name: cumulative(maze, bonus, planning_steps, num_steps, envs)
             for name, bonus in (("Dyna-Q+", kappa), ("Dyna-Q", 0.0))
         }
-        for maze, kappa, planning_steps, num_steps, lanes in (
+        for maze, kappa, planning_steps, num_steps, envs in (
             ("blocking", 1e-4, 10, 3000, 60),
             ("shortcut", 1e-3, 50, 6000, 20),
         )

@@ -205,8 +205,8 @@ def collected(path: Path) -> list[list[float]]:
     step, column = names.index("step"), names.index("collect/return")
     rows = [line.split(",") for line in lines]
     found = [(int(row[step]), float(row[column])) for row in rows if row[column]]
-    pieces = np.array_split(np.array(found), min(20, len(found)))
-    return [[round(float(value), 2) for value in piece.mean(axis=0)] for piece in pieces]
+    chunks = np.array_split(np.array(found), min(20, len(found)))
+    return [[round(float(value), 2) for value in chunk.mean(axis=0)] for chunk in chunks]
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def start(experiment: str, updates: int, folder: Path, *more: str) -> subprocess
 
 
 def kill(process: subprocess.Popen, folder: Path, row: int, seconds: float) -> bool:
-    """Kill a run so long after it wrote a row of every lane; False where it was over before."""
+    """Kill a run so long after it wrote a row of every environment; False where it was over before."""
     path = folder / "replay" / "rank0"
     while process.poll() is None:
         if (path / "meta.json").exists() and ReplayStore.open(path, verify=False).rows >= row:
@@ -86,13 +86,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def rows(folder: Path) -> tuple[np.ndarray, int]:
-    """Return a hash of every row of a run's store, lane by lane, and how many there are."""
+    """Return a hash of every row of a run's store, environment by environment, and how many there are."""
     store = ReplayStore.open(folder / "replay" / "rank0")
-    lanes, held = np.arange(store.lanes), store.rows - store.oldest
-    batch = store.gather(lanes, np.full(store.lanes, store.oldest), held)
+    envs, held = np.arange(store.num_envs), store.rows - store.oldest
+    batch = store.gather(envs, np.full(store.num_envs, store.oldest), held)
     hashes = [
-        hashlib.sha256(b"".join(tensor[lane, row].numpy().tobytes() for tensor in batch.tensors())).hexdigest()
-        for lane in lanes
+        hashlib.sha256(b"".join(tensor[env, row].numpy().tobytes() for tensor in batch.tensors())).hexdigest()
+        for env in envs
         for row in range(held)
     ]
     store.close()

@@ -91,7 +91,7 @@ def pointers(folder: Path) -> None:
     """Make a store whose rows have a column of Python objects: whatever lies there is followed as an address."""
     layout = Layout.read(folder / STORE)
     rewrite(lambda content: content["extras"].update(trap=["O", []]))(folder)
-    (folder / STORE / "rows.bin").write_bytes(b"\x41" * (layout.lanes * layout.slots * (layout.record.itemsize + 8)))
+    (folder / STORE / "rows.bin").write_bytes(b"\x41" * (layout.num_envs * layout.slots * (layout.record.itemsize + 8)))
 
 
 def rows() -> Iterator[Case]:
@@ -113,20 +113,20 @@ def rows() -> Iterator[Case]:
 def forge(path: Path, column: str, number: float) -> None:
     """Set a column of every valid row, and the checksums that go with it."""
     layout = Layout.read(path)
-    shape = (layout.lanes, layout.slots)
+    shape = (layout.num_envs, layout.slots)
     records = np.memmap(path / "rows.bin", layout.record, "r+", shape=shape)
     observations = np.memmap(
         path / "observation.bin", layout.observation_dtype, "r+", shape=(*shape, *layout.observation_shape)
     )
-    for lane, row in np.ndindex(layout.lanes, replay_format.HeadFile(path, layout.capacity, False).read().rows):
+    for env, row in np.ndindex(layout.num_envs, replay_format.HeadFile(path, layout.capacity, False).read().rows):
         if column == "observation":
-            observations[lane, row] = number
+            observations[env, row] = number
         elif records[column].dtype == bool:
-            records[column].view(np.uint8)[lane, row] = number
+            records[column].view(np.uint8)[env, row] = number
         else:
-            records[column][lane, row] = number
-        content = records[lane, row : row + 1].view(np.uint8)[:-4]
-        records["checksum"][lane, row] = row_checksum(observations[lane, row], content, lane, row)
+            records[column][env, row] = number
+        content = records[env, row : row + 1].view(np.uint8)[:-4]
+        records["checksum"][env, row] = row_checksum(observations[env, row], content, env, row)
 
 
 def head(path: Path, which: int, number: int) -> None:

@@ -17,28 +17,28 @@ import report
 
 from datamodules.environments.atari import AtariEnvironments
 
-LANES, STEPS = 8, 2500
+NUM_ENVS, STEPS = 8, 2500
 COURT, COLUMN, BACKGROUND, PADDLE_MASS = slice(14, 77), 74, 87, 300
 MOVES = {"NOOP": 0, "FIRE": 0, "RIGHT": 1, "RIGHTFIRE": 1, "LEFT": -1, "LEFTFIRE": -1}
 
 
 def play() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the paddle's centre (nan where it is hidden), where it was told to go, and which rows open an episode."""
-    environments = AtariEnvironments("pong", LANES)
+    environments = AtariEnvironments("pong", NUM_ENVS)
     move = np.array([MOVES[name] for name in environments.action_meanings])
-    actions = np.random.default_rng(0).integers(environments.num_actions, size=(STEPS, LANES))
-    frame, closed = environments.reset(), np.ones(LANES, bool)
-    centres, openings = [], []
+    actions = np.random.default_rng(0).integers(environments.num_actions, size=(STEPS, NUM_ENVS))
+    frame, closed = environments.reset(), np.ones(NUM_ENVS, bool)
+    centres, episode_starts = [], []
     for action in actions:
         mass = (frame[:, 0, COURT, COLUMN].astype(float) - BACKGROUND).clip(0, 80)
         total = mass.sum(axis=1)
         centre = (mass * np.arange(mass.shape[1])).sum(axis=1) / total.clip(1)
         centres.append(np.where(total > PADDLE_MASS, centre, np.nan))
-        openings.append(closed)
+        episode_starts.append(closed)
         frame, _, terminated, truncated = environments.step(action)
         closed = terminated | truncated
     environments.close()
-    return np.stack(centres), move[actions], np.stack(openings)
+    return np.stack(centres), move[actions], np.stack(episode_starts)
 
 
 def explained(looks: np.ndarray, moved: np.ndarray) -> float:

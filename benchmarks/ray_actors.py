@@ -30,11 +30,11 @@ from modules.agent import Agent
 from modules.identity import IdentityModel
 from modules.policies.q_learning import QLearning
 from pipelines.acting.actors import PolicyActor
-from pipelines.acting.players import LocalPlayers, Piece, Players
-from pipelines.acting.ray_players import Cast, RayPlayers
+from pipelines.acting.players import CollectChunk, LocalPlayers, Players
+from pipelines.acting.ray_players import PlayerSpec, RayPlayers
 from pipelines.callbacks.acting.ray_actors import connect
 
-LANES, PIECE, WARM_UP = 8, 64, 128
+NUM_ENVS, CHUNK_ROWS, WARM_UP = 8, 64, 128
 
 
 def agent(data: AtariReplay) -> Agent:
@@ -49,42 +49,42 @@ def players(num_actors: int, data: AtariReplay) -> Players:
     """Let so many Ray actors play, or this process where there are none."""
     module = agent(data)
 
-    def cast(number: int, lanes: int) -> Cast:
+    def spec(number: int, envs: int) -> PlayerSpec:
         actor = PolicyActor(module.world_model, module.policy, generator(0, f"policy{number}", 0))
-        return Cast(module, {"play": actor}, data, lanes, number, 0)
+        return PlayerSpec(module, {"play": actor}, data, envs, number, 0)
 
     if num_actors == 0:
         data.num_threads = 1
         assert data.store is not None
-        return LocalPlayers(Collector(data.environment, data.store), cast(0, LANES).actors)
-    casts = [cast(number, LANES // num_actors) for number in range(num_actors)]
-    return RayPlayers(data, module, casts, lag=0)
+        return LocalPlayers(Collector(data.environment, data.store), spec(0, NUM_ENVS).actors)
+    specs = [spec(number, NUM_ENVS // num_actors) for number in range(num_actors)]
+    return RayPlayers(data, module, specs, lag=0)
 
 
 def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[torch.Tensor]]:
     """Return real steps per second, and every row of the store."""
     with tempfile.TemporaryDirectory() as folder:
-        data = AtariReplay(game="Pong", num_envs=LANES, num_validation_envs=0, capacity=LANES * rows, seed=0)
+        data = AtariReplay(game="Pong", num_envs=NUM_ENVS, num_validation_envs=0, capacity=NUM_ENVS * rows, seed=0)
         data.store = data.create(Path(folder) / "store")
         if num_actors:
             connect(None, num_actors)
         playing = players(num_actors, data)
-        pieces = [Piece("play", end, 1.0) for end in [*range(PIECE, rows, PIECE), rows]]
+        chunks = [CollectChunk("play", end, 1.0) for end in [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]]
         victim = 0
         if isinstance(playing, RayPlayers) and kill:
             victim = ray.get(playing._players[1].__ray_call__.remote(lambda player: os.getpid()))
-        playing.ask(0, lambda updates: pieces)
+        playing.ask(0, lambda updates: chunks)
         begin = began = 0.0
-        for piece in pieces:
-            for _ in playing.play(piece):
+        for chunk in chunks:
+            for _ in playing.play(chunk):
                 pass
             if not begin and data.store.rows >= WARM_UP:
                 begin, began = time.perf_counter(), data.store.rows
             if victim and data.store.rows >= rows // 2:
                 os.kill(victim, signal.SIGKILL)
                 victim = 0
-        rate = LANES * (data.store.rows - began) / (time.perf_counter() - begin)
-        batch = data.store.gather(np.arange(LANES), np.zeros(LANES, np.int64), data.store.rows)
+        rate = NUM_ENVS * (data.store.rows - began) / (time.perf_counter() - begin)
+        batch = data.store.gather(np.arange(NUM_ENVS), np.zeros(NUM_ENVS, np.int64), data.store.rows)
         if isinstance(playing, RayPlayers):
             playing.close()
             ray.shutdown()

@@ -2,10 +2,11 @@
 
     python benchmarks/replay.py
 
-Sampling: 64 windows of 16 single frames of 84 x 84 from 100 000 rows (8 lanes, episodes of 500), all columns included.
-memcpy copies as many bytes into one array that is used again, reading through the whole store in turn, so that its
-source is as cold as the windows are. torchrl: LazyMemmapStorage and SliceSampler on the same rows, as it is while a
-buffer grows, and with the cached trajectories that every new row empties; slices lie within episodes on both sides.
+Sampling: 64 windows of 16 single frames of 84 x 84 from 100 000 rows (8 environments, episodes of 500), all columns
+included. memcpy copies as many bytes into one array that is used again, reading through the whole store in turn, so
+that its source is as cold as the windows are. torchrl: LazyMemmapStorage and SliceSampler on the same rows, as it is
+while a buffer grows, and with the cached trajectories that every new row empties; slices lie within episodes on both
+sides.
 Collecting: 8 Pong emulators with random actions, bare, and the same games with every row appended to a store. The sides
 of a comparison take turns in one process; the figures are medians.
 """
@@ -28,7 +29,7 @@ from gymnasium.vector import AutoresetMode
 from datamodules.environments.atari import AtariEnvironments
 from datamodules.replay.store import ReplayStore
 
-LANES, CAPACITY, EPISODE = 8, 12_500, 500
+NUM_ENVS, CAPACITY, EPISODE = 8, 12_500, 500
 WINDOWS, LENGTH, SHAPE = 64, 16, (1, 84, 84)
 FRAME = 84 * 84
 REPEATS = 40
@@ -37,13 +38,13 @@ COLLECT_ROUNDS, COLLECT_STEPS = 20, 100
 
 def fill(store: ReplayStore, generator: np.random.Generator) -> float:
     """Fill a store one and a half times over, so that its ring has wrapped; return the seconds of an append."""
-    frames = generator.integers(0, 256, (64, LANES, *SHAPE), dtype=np.uint8)
+    frames = generator.integers(0, 256, (64, NUM_ENVS, *SHAPE), dtype=np.uint8)
     times = []
     for row in range(CAPACITY * 3 // 2):
-        is_first, is_last = np.full(LANES, row % EPISODE == 0), np.full(LANES, row % EPISODE == EPISODE - 1)
-        action = generator.integers(0, 6, LANES)
+        is_first, is_last = np.full(NUM_ENVS, row % EPISODE == 0), np.full(NUM_ENVS, row % EPISODE == EPISODE - 1)
+        action = generator.integers(0, 6, NUM_ENVS)
         begin = time.perf_counter()
-        store.append(frames[row % 64], action, np.zeros(LANES), np.zeros(LANES), is_first, is_last)
+        store.append(frames[row % 64], action, np.zeros(NUM_ENVS), np.zeros(NUM_ENVS), is_first, is_last)
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
@@ -53,15 +54,15 @@ def torchrl_buffer(store: ReplayStore, folder: str, cached: bool) -> Callable[[]
     from tensordict import TensorDict
     from torchrl.data import LazyMemmapStorage, SliceSampler, TensorDictReplayBuffer
 
-    num_rows = LANES * CAPACITY
+    num_rows = NUM_ENVS * CAPACITY
     buffer = TensorDictReplayBuffer(
         storage=LazyMemmapStorage(num_rows, scratch_dir=folder),
         sampler=SliceSampler(slice_len=LENGTH, traj_key="episode", cache_values=cached),
         batch_size=WINDOWS * LENGTH,
     )
-    for lane in range(LANES):
-        whole = store.gather([lane], [store.oldest], CAPACITY)[0]
-        episode = whole.is_first.cumsum(0) + lane * CAPACITY
+    for env in range(NUM_ENVS):
+        whole = store.gather([env], [store.oldest], CAPACITY)[0]
+        episode = whole.is_first.cumsum(0) + env * CAPACITY
         columns = {name: value for name, value in vars(whole).items() if isinstance(value, torch.Tensor)}
         buffer.extend(TensorDict({**columns, "episode": episode}, batch_size=[CAPACITY]))
     return buffer.sample
@@ -83,7 +84,7 @@ def sampling(folder: str) -> dict[str, float]:
     """Measure sampling, appending and opening."""
     generator = np.random.default_rng(0)
     store = ReplayStore.create(
-        f"{folder}/store", observation_shape=SHAPE, num_actions=6, lanes=LANES, capacity=CAPACITY
+        f"{folder}/store", observation_shape=SHAPE, num_actions=6, num_envs=NUM_ENVS, capacity=CAPACITY
     )
     append = fill(store, generator)
     begin = time.perf_counter()
@@ -138,30 +139,30 @@ def collecting(folder: str) -> dict[str, float]:
     """Measure the bare emulator and the collecting of its rows."""
     raw_generator, generator = np.random.default_rng(0), np.random.default_rng(0)
     raw = AtariVectorEnv(
-        "pong", LANES, stack_num=1, frameskip=4, img_height=84, img_width=84, reward_clipping=False,
+        "pong", NUM_ENVS, stack_num=1, frameskip=4, img_height=84, img_width=84, reward_clipping=False,
         use_fire_reset=False, noop_max=31, autoreset_mode=AutoresetMode.NEXT_STEP,
     )  # fmt: skip
     # As AtariEnvironments seeds itself: with the same actions both sides emulate the same games.
-    raw.reset(seed=(np.random.SeedSequence((0, 0)).generate_state(LANES) >> 1).astype(np.int64))
-    environments = AtariEnvironments("pong", LANES)
+    raw.reset(seed=(np.random.SeedSequence((0, 0)).generate_state(NUM_ENVS) >> 1).astype(np.int64))
+    environments = AtariEnvironments("pong", NUM_ENVS)
     store = ReplayStore.create(
         f"{folder}/pong",
         observation_shape=environments.observation_shape,
         num_actions=environments.num_actions,
-        lanes=LANES,
+        num_envs=NUM_ENVS,
         capacity=CAPACITY,
         description=environments.description,
     )
-    observation, is_first, is_last = environments.reset(), np.ones(LANES, bool), np.zeros(LANES, bool)
+    observation, is_first, is_last = environments.reset(), np.ones(NUM_ENVS, bool), np.zeros(NUM_ENVS, bool)
 
     def step_raw() -> None:
         for _ in range(COLLECT_STEPS):
-            raw.step(raw_generator.integers(0, 6, LANES))
+            raw.step(raw_generator.integers(0, 6, NUM_ENVS))
 
     def collect() -> None:
         nonlocal observation, is_first, is_last
         for _ in range(COLLECT_STEPS):
-            action = generator.integers(0, 6, LANES)
+            action = generator.integers(0, 6, NUM_ENVS)
             following, reward, terminated, truncated = environments.step(action)
             store.append(observation, action, reward, terminated, is_first, is_last)
             observation, is_first, is_last = following, is_last, terminated | truncated
@@ -171,8 +172,8 @@ def collecting(folder: str) -> dict[str, float]:
     ratios = [bare / collected for bare, collected in zip(times["raw"], times["collect"], strict=True)]
     return {
         "collect_vs_raw_env": round(statistics.median(ratios), 3),
-        "raw_env_steps_per_second": round(LANES * COLLECT_STEPS / raw_time),
-        "collected_rows_per_second": round(LANES * COLLECT_STEPS / collect_time),
+        "raw_env_steps_per_second": round(NUM_ENVS * COLLECT_STEPS / raw_time),
+        "collected_rows_per_second": round(NUM_ENVS * COLLECT_STEPS / collect_time),
     }
 
 

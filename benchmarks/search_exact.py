@@ -121,18 +121,18 @@ class RandomWorld:
 
     def __init__(self, seed: int) -> None:
         generator, shape = torch.Generator().manual_seed(seed), (STATES, ACTIONS)
-        self.follows = torch.randint(STATES, shape, generator=generator)
+        self.has_successor = torch.randint(STATES, shape, generator=generator)
         self.reward = torch.rand(shape, generator=generator)
         self.continuation = (torch.rand(shape, generator=generator) > 0.15).float()
         self.logits, self.value = torch.randn(shape, generator=generator), torch.rand(STATES, generator=generator)
         q = torch.zeros(shape, dtype=torch.float64)
         for _ in range(100):
-            q = self.reward + DISCOUNT * self.continuation * q.max(dim=1).values[self.follows]
+            q = self.reward + DISCOUNT * self.continuation * q.max(dim=1).values[self.has_successor]
         self.q = q.numpy()
 
     def step(self, states: torch.Tensor, actions: torch.Tensor) -> Step:
         at = (states, actions)
-        return Step(self.follows[at], self.reward[at], self.continuation[at])
+        return Step(self.has_successor[at], self.reward[at], self.continuation[at])
 
     def evaluate(self, states: torch.Tensor) -> Evaluation:
         return Evaluation(self.logits[states], self.value[states], None)

@@ -39,7 +39,7 @@ from pipelines.acting.actors import RandomActor
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.console import CONFIGS
 
-ROWS, LANES = 2000, 8
+ROWS, NUM_ENVS = 2000, 8
 CLIP = 0.1
 WARM = 50
 BLOCK = 50
@@ -52,19 +52,19 @@ SIDES: dict[float, dict[str, Any]] = {
 
 def fill(path: Path, **options: Any) -> None:
     """Write a store of real Pong rows, played at random; options of the environments."""
-    environment = AtariEnvironments("pong", LANES + 1, **options)
+    environment = AtariEnvironments("pong", NUM_ENVS + 1, **options)
     store = ReplayStore.create(
         path,
         observation_shape=environment.observation_shape,
         num_actions=environment.num_actions,
-        lanes=LANES + 1,
-        validation_lanes=1,
-        capacity=ROWS // LANES,
+        num_envs=NUM_ENVS + 1,
+        num_validation_envs=1,
+        capacity=ROWS // NUM_ENVS,
         description=environment.description,
     )
     collector = Collector(environment, store)
     actor = RandomActor(environment.num_actions, np.random.default_rng(0))
-    for _ in range(ROWS // LANES):
+    for _ in range(ROWS // NUM_ENVS):
         collector.step(actor)
     store.close()
     environment.close()

@@ -21,8 +21,8 @@ class AtariReplay(ReplayData):
     Args:
         game: in any usual spelling; null takes that of the store at `path`.
         protocol: "atari100k" or "machado2018"; null takes that of the store at `path`.
-        num_envs: environments that are played for training, each with a lane of its own.
-        num_validation_envs: environments whose lanes are held out for validation; 0 holds out nothing.
+        num_envs: environments that are played for training, each with an environment of its own.
+        num_validation_envs: environments whose environments are held out for validation; 0 holds out nothing.
         size: height and width of a frame.
         color: "grey" or "rgb".
         frame_stack: frames in an observation.
@@ -32,7 +32,7 @@ class AtariReplay(ReplayData):
         capacity: training rows that the store keeps; the oldest make room for new ones.
         validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
         path: folder of an existing store.
-        recent: training windows are drawn from the last so many rows of every lane; null draws from all. With
+        recent: training windows are drawn from the last so many rows of every environment; null draws from all. With
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.

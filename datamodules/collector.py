@@ -32,11 +32,11 @@ class Actor(Protocol):
 class Rows(Protocol):
     """Where rows go: a store, open for writing."""
 
-    lanes: int
+    num_envs: int
 
     @property
     def rows(self) -> int:
-        """That every lane has had so far."""
+        """That every environment has had so far."""
         ...
 
     @property
@@ -53,14 +53,14 @@ class Collector:
     """One row per environment and vector step, under next-step autoreset.
 
     Args:
-        environment: its N environments fill the store's lanes in order.
+        environment: its N environments fill the store's environments in order.
         store: open for writing. Without a state, rows that it holds already belong to runs that were cut: new episodes
             begin.
         state: of `state_dict`, to go on with the episodes that were running.
     """
 
     def __init__(self, environment: VectorEnvironment, store: Rows, state: dict[str, Any] | None = None) -> None:
-        assert environment.num_envs == store.lanes
+        assert environment.num_envs == store.num_envs
         self.environment = environment
         self.store = store
         self.returns: list[float] = []
@@ -84,7 +84,7 @@ class Collector:
         return {"environment": environment, **{name: torch.from_numpy(value.copy()) for name, value in kept.items()}}
 
     def running(self) -> list[dict[str, Any]] | None:
-        """Return the state as that of all lanes: they are one part."""
+        """Return the state as that of all environments: they are one part."""
         return None if (state := self.state_dict()) is None else [state]
 
     def step(self, actor: Actor) -> None:

@@ -20,15 +20,15 @@ class ControlReplay(ReplayData):
     Args:
         id: of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first; null takes that
             of the store at `path`.
-        num_envs: environments that are played for training, each with a lane of its own.
-        num_validation_envs: environments whose lanes are held out for validation; 0 holds out nothing.
+        num_envs: environments that are played for training, each with an environment of its own.
+        num_validation_envs: environments whose environments are held out for validation; 0 holds out nothing.
         batch_size: windows in a batch, per rank.
         sequence_length: rows of a window.
         cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
         capacity: training rows that the store keeps; the oldest make room for new ones.
         validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
         path: folder of an existing store.
-        recent: training windows are drawn from the last so many rows of every lane; null draws from all. With
+        recent: training windows are drawn from the last so many rows of every environment; null draws from all. With
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.

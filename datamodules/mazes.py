@@ -27,7 +27,8 @@ class Newest(IterableDataset):
 
 
 class MazeReplay(ReplayData):
-    """Plays a maze in lanes side by side; a training batch is the newest transition of every lane, in order.
+    """Plays a maze in environments side by side; a training batch is the newest transition of every environment, in
+    order.
 
     So every transition is learned from once, if `Collect` plays as many steps per update as there are environments. The
     row that opens an episode anew is no transition. The step from a transition's end is chosen before the transition
@@ -36,9 +37,10 @@ class MazeReplay(ReplayData):
 
     Args:
         maze: "dyna", "blocking" or "shortcut"; null takes that of the store at `path`.
-        num_envs: mazes that are played for training, each with a lane and states of its own.
-        num_validation_envs: mazes whose lanes are held out; what tables learn in one lane says nothing of others.
-        change_at: steps of a lane after which its maze changes; null takes the book's.
+        num_envs: mazes that are played for training, each with an environment and states of its own.
+        num_validation_envs: mazes whose environments are held out; what tables learn in one environment says nothing of
+            others.
+        change_at: steps of an environment after which its maze changes; null takes the book's.
         max_steps: of an episode, which is truncated then; null sets no limit.
         batch_size: windows in a batch that is drawn.
         capacity: training rows that the store keeps; the oldest make room for new ones.
@@ -106,10 +108,10 @@ class MazeReplay(ReplayData):
         return MazeEnvironments(description["id"], num_envs, **description["protocol"])
 
     def newest(self) -> Batch:
-        """Return the last two rows of every training lane, in order."""
+        """Return the last two rows of every training environment, in order."""
         assert self.store is not None
-        lanes = self.store.select("training")
-        return self.store.gather(lanes, np.full(len(lanes), self.store.rows - 2), 2)
+        envs = self.store.select("training")
+        return self.store.gather(envs, np.full(len(envs), self.store.rows - 2), 2)
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (num_envs, 2)}, of the newest rows while the run plays itself."""

@@ -23,9 +23,9 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.world_model import Spec
 
-SPARE = 2048
-"""Rows of a lane beyond the capacity: a run that goes back to its last checkpoint finds all that it learned from then,
-if no more than so many were played since."""
+RESUME_MARGIN = 2048
+"""Rows of an environment beyond the capacity: a run that goes back to its last checkpoint finds all that it learned
+from then, if no more than so many were played since."""
 
 
 class Windows(IterableDataset):
@@ -41,7 +41,7 @@ class Windows(IterableDataset):
                 yield {"real": self.data.sample()}
         generator = np.random.default_rng(run_seed())
         for _ in range(self.num_batches):
-            yield {"real": self.data.sample(lanes="validation", source=generator)}
+            yield {"real": self.data.sample(envs="validation", source=generator)}
 
 
 class ReplayData(LightningDataModule, ABC):
@@ -51,8 +51,8 @@ class ReplayData(LightningDataModule, ABC):
     besides is the same everywhere.
 
     Args:
-        num_envs: environments that are played for training, each with a lane of its own.
-        num_validation_envs: environments whose lanes are held out for validation; 0 holds out nothing.
+        num_envs: environments that are played for training, each with an environment of its own.
+        num_validation_envs: environments whose environments are held out for validation; 0 holds out nothing.
         frame_stack: frames in an observation; 1 for vectors.
         batch_size: windows in a batch, per rank.
         sequence_length: rows of a window.
@@ -60,7 +60,7 @@ class ReplayData(LightningDataModule, ABC):
         capacity: training rows that the store keeps; the oldest make room for new ones.
         validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
         path: folder of an existing store.
-        recent: training windows are drawn from the last so many rows of every lane; null draws from all. With
+        recent: training windows are drawn from the last so many rows of every environment; null draws from all. With
             `sequence_length` these are the newest rows alone, for on-policy learning.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
         seed: of environments and sampling; null takes `seed_everything`.
@@ -108,7 +108,7 @@ class ReplayData(LightningDataModule, ABC):
         """Real steps of this rank that were played beside the store, and learned from."""
         self.store: ReplayStore | None = None
         self.running: list[dict[str, Any]] | None = None
-        """How each part of the lanes that is played by itself stood in the checkpoint that the run goes on from."""
+        """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
         if sequence_length < 2:
@@ -173,8 +173,8 @@ class ReplayData(LightningDataModule, ABC):
             raise UserError(f"data.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
         return store
 
-    def create(self, path: Path, spare: int = SPARE) -> ReplayStore:
-        """Make an empty store with a lane for every environment; one that is only recorded needs no spare rows."""
+    def create(self, path: Path, spare: int = RESUME_MARGIN) -> ReplayStore:
+        """Make an empty store with a ring of rows per environment; a recording needs no spare rows."""
         environment = self.environment
         vectors = len(environment.observation_shape) == 1
         return ReplayStore.create(
@@ -182,8 +182,8 @@ class ReplayData(LightningDataModule, ABC):
             observation_shape=environment.observation_shape,
             observation_dtype=np.float32 if vectors else np.uint8,
             num_actions=environment.num_actions,
-            lanes=environment.num_envs,
-            validation_lanes=self.num_validation_envs,
+            num_envs=environment.num_envs,
+            num_validation_envs=self.num_validation_envs,
             capacity=-(-self.capacity // self.num_envs),
             spare=spare,
             extras={
@@ -221,9 +221,9 @@ class ReplayData(LightningDataModule, ABC):
 
     @property
     def env_steps(self) -> int:
-        """Real steps in the training lanes of this rank, overwritten ones included."""
+        """Real steps in the training environments of this rank, overwritten ones included."""
         assert self.store is not None
-        return self.store.rows * (self.store.lanes - self.store.validation_lanes)
+        return self.store.rows * (self.store.num_envs - self.store.num_validation_envs)
 
     @property
     def real_steps(self) -> int:
@@ -236,27 +236,27 @@ class ReplayData(LightningDataModule, ABC):
         self,
         batch_size: int | None = None,
         sequence_length: int | None = None,
-        lanes: Literal["training", "validation"] = "training",
+        envs: Literal["training", "validation"] = "training",
         source: np.random.Generator | None = None,
         recent: int | None = None,
     ) -> Batch:
         """Draw windows: the datamodule's own batch unless told otherwise.
 
-        Windows that are drawn by priority have further extras (B, T): `lane` and `row` int64, which say where a row is
+        Windows that are drawn by priority have further extras (B, T): `env` and `row` int64, which say where a row is
         stored, `age` in real steps, and the importance `weight` of their window.
 
         Args:
             batch_size: windows.
             sequence_length: rows of a window.
-            lanes: which to draw from.
+            envs: which to draw from.
             source: of the draws.
-            recent: draw from the last so many rows of every lane; 0 draws from all. The datamodule's own holds for
-                training lanes alone.
+            recent: draw from the last so many rows of every environment; 0 draws from all. The datamodule's own holds
+                for training environments alone.
         """
         assert self.store is not None
-        if recent is None and lanes == "training":
+        if recent is None and envs == "training":
             recent = self.recent
-        if self.priorities is not None and lanes == "training":
+        if self.priorities is not None and envs == "training":
             return self._sample_prioritised(
                 source or self.generator, batch_size or self.batch_size, sequence_length or self.sequence_length, recent
             )
@@ -265,7 +265,7 @@ class ReplayData(LightningDataModule, ABC):
             batch_size or self.batch_size,
             sequence_length or self.sequence_length,
             frame_stack=self.frame_stack,
-            lanes=lanes,
+            envs=envs,
             cross_episodes=self.cross_episodes,
             recent=recent,
         )
@@ -275,14 +275,14 @@ class ReplayData(LightningDataModule, ABC):
     ) -> Batch:
         assert self.store is not None
         assert self.priorities is not None
-        lane, start, weight = self.priorities.draw(source, batch_size, length, self.cross_episodes, recent)
-        batch = self.store.gather(lane, start, length, self.frame_stack)
+        env, start, weight = self.priorities.draw(source, batch_size, length, self.cross_episodes, recent)
+        batch = self.store.gather(env, start, length, self.frame_stack)
         row = torch.from_numpy(start)[:, None] + torch.arange(length)
-        training_lanes = self.store.lanes - self.store.validation_lanes
+        num_training_envs = self.store.num_envs - self.store.num_validation_envs
         found = {
-            "lane": torch.from_numpy(lane)[:, None].expand(row.shape),
+            "env": torch.from_numpy(env)[:, None].expand(row.shape),
             "row": row,
-            "age": training_lanes * (self.store.rows - 1 - row).float(),
+            "age": num_training_envs * (self.store.rows - 1 - row).float(),
             "weight": torch.from_numpy(weight)[:, None].expand(row.shape),
         }
         return batch.replace(extras=batch.extras | found)
@@ -290,22 +290,22 @@ class ReplayData(LightningDataModule, ABC):
     def update_priorities(self, batch: Batch, priority: Tensor) -> None:
         """Set what the windows of a batch have to teach, (B,); it must have been drawn by priority."""
         assert self.priorities is not None
-        lane, row = (batch.extras[name][:, 0].cpu().numpy() for name in ("lane", "row"))
-        self.priorities.update(lane, row, priority.detach().cpu().numpy())
+        env, row = (batch.extras[name][:, 0].cpu().numpy() for name in ("env", "row"))
+        self.priorities.update(env, row, priority.detach().cpu().numpy())
 
-    def openings(self, num: int, sequence_length: int) -> Batch | None:
+    def episode_starts(self, num: int, sequence_length: int) -> Batch | None:
         """Draw at most so many different training windows that begin with an episode; None where there are none.
 
         They may cross the ends of episodes.
         """
         assert self.store is not None
-        lane, start = self.store.openings(sequence_length)
-        if len(lane) == 0:
+        env, start = self.store.episode_starts(sequence_length)
+        if len(env) == 0:
             return None
-        pick = self.generator.choice(len(lane), min(num, len(lane)), replace=False)
-        return self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
+        pick = self.generator.choice(len(env), min(num, len(env)), replace=False)
+        return self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
 
-    def held_out(self, sequence_length: int, num_windows: int) -> Batch:
+    def validation_windows(self, sequence_length: int, num_windows: int) -> Batch:
         """Return at most so many held-out windows that lie evenly spaced in the store, whatever was sampled before.
 
         They may cross the ends of episodes, but none begins with the row that closes one. They are shorter than asked
@@ -315,13 +315,13 @@ class ReplayData(LightningDataModule, ABC):
             UserError: nothing is held out.
         """
         assert self.store is not None
-        if self.store.validation_lanes == 0:
+        if self.store.num_validation_envs == 0:
             raise UserError(f"{self.store.path} holds out nothing: set data.num_validation_envs to 1 or more")
         sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
-        lane, start = self.store.windows(sequence_length, "validation")
+        env, start = self.store.windows(sequence_length, "validation")
         num_windows = min(num_windows, self.validation_batches * self.batch_size)
-        pick = np.linspace(0, len(lane) - 1, min(2 * num_windows, len(lane))).round().astype(np.int64)
-        batch = self.store.gather(lane[pick], start[pick], sequence_length, self.frame_stack)
+        pick = np.linspace(0, len(env) - 1, min(2 * num_windows, len(env))).round().astype(np.int64)
+        batch = self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
         return batch[opens[:: max(1, len(opens) // num_windows)][:num_windows]]
 
@@ -334,7 +334,7 @@ class ReplayData(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches of held-out windows, the same ones every time the store is the same; an empty list without any."""
         assert self.store is not None
-        if self.store.validation_lanes == 0:
+        if self.store.num_validation_envs == 0:
             return []
         return DataLoader(Windows(self, self.validation_batches), batch_size=None, num_workers=0)
 
@@ -383,8 +383,8 @@ class ReplayData(LightningDataModule, ABC):
                     f"{error}, none from before the checkpoint; --init_from begins a new run with its weights"
                 ) from None
             running = state.get("running")
-            lanes = 0 if running is None else sum(len(part["is_first"]) for part in running)
-            if len(ranks) > self.rank and lanes == self.store.lanes:
+            envs = 0 if running is None else sum(len(part["is_first"]) for part in running)
+            if len(ranks) > self.rank and envs == self.store.num_envs:
                 self.running = running
         if self.priorities is not None and "priorities" in state:
             self.priorities.load_state_dict(state["priorities"])

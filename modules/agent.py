@@ -189,7 +189,7 @@ class Agent(LightningModule):
             rows.append(("dream", dream))
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
-        reached = [reach_weights(batch.continuation, batch.follows()).sum() for _, batch in rows]
+        reached = [reach_weights(batch.continuation, batch.has_successor()).sum() for _, batch in rows]
         for (kind, batch), number in zip(rows, reached, strict=True):
             loss, logged = self.policy.loss(batch, self.world_model)
             if loss is not None:

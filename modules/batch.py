@@ -85,7 +85,7 @@ class Batch:
         previous[:, 1:] = self.action[:, :-1]
         return previous.masked_fill(self.is_first, 0)
 
-    def follows(self) -> Tensor:
+    def has_successor(self) -> Tensor:
         """(B, T - 1) bool: row t + 1 is what a_t led to.
 
         False where o_t closes an episode, and where a run was cut: o_{t+1} opens an episode that o_t did not close.
@@ -108,8 +108,8 @@ def stack(frames: Tensor, is_first: Tensor, num_frames: int) -> Tensor:
         return frames
     batch_size, length = is_first.shape
     row = torch.arange(length, device=frames.device).expand(batch_size, length)
-    opening = torch.where(is_first, row, 0).cummax(dim=1).values
+    episode_start = torch.where(is_first, row, 0).cummax(dim=1).values
     offsets = torch.arange(num_frames - 1, -1, -1, device=frames.device)
-    index = (row[..., None] - offsets).maximum(opening[..., None])
+    index = (row[..., None] - offsets).maximum(episode_start[..., None])
     stacked = frames[torch.arange(batch_size, device=frames.device)[:, None, None], index]
     return stacked.flatten(2, 3)

@@ -112,12 +112,12 @@ class WorldModel(lightning.LightningModule):
         """Return the newest frame in [0, 1], or the vector, (B, *observation_shape)."""
         raise NotImplementedError
 
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Fit all that is not learned by gradient descent: normalisers, palettes, elites, processes, trees.
 
         Args:
             batch: real training rows.
-            held_out: rows of the validation lanes, where there are any.
+            validation_windows: rows of the validation environments, where there are any.
         """
 
     def updated(self) -> None:
@@ -136,7 +136,7 @@ class WorldModel(lightning.LightningModule):
         """Return the parts whose gradients are clipped, each by its own norm: those that learn from the same loss."""
         return [self]
 
-    def complaint(self) -> str:
+    def nonfinite_reason(self) -> str:
         """Name what went wrong in the last loss, where it is not finite and the model knows better; else ""."""
         return ""
 

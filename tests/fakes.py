@@ -146,17 +146,19 @@ class PerfectCartPole(WorldModel):
         return state
 
 
-def play(path, num_rows: int, lanes: int = 4, validation_lanes: int = 1, limit: int = 25, seed: int = 0) -> ReplayStore:
+def play(
+    path, num_rows: int, num_envs: int = 4, num_validation_envs: int = 1, limit: int = 25, seed: int = 0
+) -> ReplayStore:
     """Return a store of DotWorld under random actions."""
     store = ReplayStore.create(
         path,
         observation_shape=DotWorld.observation_shape,
         num_actions=DotWorld.num_actions,
-        lanes=lanes,
-        validation_lanes=validation_lanes,
+        num_envs=num_envs,
+        num_validation_envs=num_validation_envs,
         capacity=num_rows,
     )
-    collector = Collector(DotWorld(lanes, limit, seed), store)
+    collector = Collector(DotWorld(num_envs, limit, seed), store)
     actor = RandomActor(DotWorld.num_actions, np.random.default_rng(seed))
     for _ in range(num_rows):
         collector.step(actor)

@@ -51,9 +51,9 @@ def protocol(id: str) -> dict[str, int | str | None]:
 class ControlEnvironments(VectorEnvironment):
     """N copies of a Gymnasium environment in float32 vectors (D,), rewards raw.
 
-    They are stepped one after the other in this process, each with a random generator of its own, so that every lane
-    is exactly what `gymnasium.make` would play from the same seed. CartPole's own vector form is quicker, but draws all
-    its lanes from one stream, and what a lane sees would depend on how many there are.
+    They are stepped one after the other in this process, each with a random generator of its own, so that every
+    environment is exactly what `gymnasium.make` would play from the same seed. CartPole's own vector form is quicker,
+    but draws all its environments from one stream, and what an environment sees would depend on how many there are.
 
     - An end at the very time limit, which Gymnasium reports as both terminated and truncated, is a termination.
     - Actions are numbered from 0, whatever number the environment's own begin with.

@@ -47,14 +47,14 @@ _STATE = ("cell", "elapsed", "clock", "_closed")
 class MazeEnvironments(VectorEnvironment):
     """N copies of a maze, side by side in one state space: what is learned in one says nothing of another.
 
-    An observation is one number, the index of a state: cell + num_cells * lane, where a cell is row * width + column.
-    A move into a wall or over the edge goes nowhere. Reaching the goal earns 1 and ends the episode; all else earns 0.
-    Nothing is random.
+    An observation is one number, the index of a state: cell + num_cells * environment, where a cell is row * width +
+    column. A move into a wall or over the edge goes nowhere. Reaching the goal earns 1 and ends the episode; all else
+    earns 0. Nothing is random.
 
     Args:
         maze: a name in MAZES.
         num_envs: N.
-        change_at: steps of a lane after which its maze changes; null takes the figure's.
+        change_at: steps of an environment after which its maze changes; null takes the figure's.
         max_steps: of an episode, which is truncated then; null sets no limit.
 
     Raises:
@@ -85,7 +85,7 @@ class MazeEnvironments(VectorEnvironment):
         self.moves = np.stack([moves(drawing), moves(changed or drawing)])
         """(2, num_cells, A): the cell that an action leads to, before and after the change."""
         self.clock = np.zeros(num_envs, np.int64)
-        """(N,) steps of each lane so far: what changes its maze. A reset does not put it back."""
+        """(N,) steps of each environment so far: what changes its maze. A reset does not put it back."""
         self.description = {
             "environment": "maze",
             "id": maze,
@@ -101,7 +101,7 @@ class MazeEnvironments(VectorEnvironment):
         return self._observation()
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Move; the step that only opens an episode is none of the lane's."""
+        """Move; the step that only opens an episode is none of the environment's."""
         opens = self._closed
         changed = np.zeros(self.num_envs, np.int64) if self.change_at is None else self.clock >= self.change_at
         self.cell = np.where(opens, self.start, self.moves[changed.astype(np.int64), self.cell, actions])

@@ -10,23 +10,23 @@ import torch
 from datamodules.environments.environment import DeadEnvironmentError, Transition
 from modules.errors import brief
 
-RENEWED = 4000
-"""Steps of a lane after which its next episode opens from a new seed. Fewer would cost more, since ALE loads the game
-anew from a seed, which takes as long as many steps. More would take longer to play again."""
+RESEED_AFTER = 4000
+"""Steps of an environment after which its next episode opens from a new seed. Fewer would cost more, since ALE loads
+the game anew from a seed, which takes as long as many steps. More would take longer to play again."""
 
 
 class SeededVector:
     """Environments under next-step autoreset that remember what was played since they were seeded.
 
     Played again from the same seeds it leads to the same moment, bit for bit, sticky actions and idle frames included.
-    A lane that is over resets by itself, from what its generator holds then; once it has played long enough it is
-    reset once more, alone, by a seed of its own, and what came before is forgotten.
+    An environment that is over resets by itself, from what its generator holds then; once it has played long enough it
+    is reset once more, alone, by a seed of its own, and what came before is forgotten.
 
     Args:
         vector: of Gymnasium's interface, in NEXT_STEP mode, with partial resets.
         seed: of everything.
-        whole: whether a partial reset takes a seed for every lane, as Gymnasium's own vectors do, or one for every lane
-            that is reset, as ALE's.
+        whole: whether a partial reset takes a seed for every environment, as Gymnasium's own vectors do, or one for
+            every environment that is reset, as ALE's.
         name: of the world, to say which one died.
     """
 
@@ -38,7 +38,7 @@ class SeededVector:
         self.num_envs: int = vector.num_envs
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Open the first episode of a stream in every lane, and return the observations."""
+        """Open the first episode of a stream in every environment, and return the observations."""
         self.stream = stream
         self.renewals = np.zeros(self.num_envs, np.int64)
         self.seeds = self._drawn(0)
@@ -48,7 +48,7 @@ class SeededVector:
         return self._reset(np.ones(self.num_envs, bool))
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Step every lane, and return what the vector gave, raw; one that was over opens its next episode.
+        """Step every environment, and return what the vector gave, raw; one that was over opens its next episode.
 
         Raises:
             DeadEnvironmentError: the vector raised.
@@ -58,11 +58,11 @@ class SeededVector:
         except Exception as error:
             raise DeadEnvironmentError(f"the environment {self.name} died: {brief(error)}") from error
         self._sent.append(actions.astype(np.int16))
-        renewed = self._over & (len(self._sent) - self._begin > RENEWED)
+        renewed = self._over & (len(self._sent) - self._begin > RESEED_AFTER)
         if renewed.any():
             self.renewals += renewed
-            for lane in np.flatnonzero(renewed):
-                self.seeds[lane] = self._drawn(self.renewals[lane])[lane]
+            for env in np.flatnonzero(renewed):
+                self.seeds[env] = self._drawn(self.renewals[env])[env]
             observation = self._reset(renewed)
             self._begin[renewed] = len(self._sent)
             forgotten = self._begin.min()
@@ -72,12 +72,12 @@ class SeededVector:
         return Transition(observation, reward, terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every lane's seed and what it has played since."""
+        """Return every environment's seed and what it has played since."""
         sent = np.array(self._sent, np.int16).reshape(-1, self.num_envs)
         kept = {"seeds": self.seeds, "renewals": self.renewals, "over": self._over}
         return {
             "stream": self.stream,
-            "actions": [torch.from_numpy(sent[begin:, lane].copy()) for lane, begin in enumerate(self._begin)],
+            "actions": [torch.from_numpy(sent[begin:, env].copy()) for env, begin in enumerate(self._begin)],
             **{name: torch.from_numpy(value.copy()) for name, value in kept.items()},
         }
 
@@ -87,10 +87,10 @@ class SeededVector:
         self.seeds, self.renewals, self._over = (state[name].numpy().copy() for name in ("seeds", "renewals", "over"))
         lengths = np.array([len(actions) for actions in state["actions"]])
         longest = int(lengths.max())
-        # Lanes that have played less begin later; what they play until then ends with their reset.
+        # Environments that have played less begin later; what they play until then ends with their reset.
         sent = np.zeros((longest, self.num_envs), np.int16)
-        for lane, actions in enumerate(state["actions"]):
-            sent[longest - len(actions) :, lane] = actions.numpy()
+        for env, actions in enumerate(state["actions"]):
+            sent[longest - len(actions) :, env] = actions.numpy()
         observation = self._reset(np.ones(self.num_envs, bool))
         for t, actions in enumerate(sent.astype(np.int64)):
             if t and (begins := lengths == longest - t).any():
@@ -106,13 +106,13 @@ class SeededVector:
         self.vector.close()
 
     def _drawn(self, renewal: int) -> np.ndarray:
-        """Return the seeds (N,) of all lanes' so many-th renewals; the first N do not depend on how many there are."""
+        """Return the seeds (N,) of a renewal; a seed does not depend on the number of environments."""
         entropy = (self.seed, self.stream, int(renewal)) if renewal else (self.seed, self.stream)
         return (np.random.SeedSequence(entropy).generate_state(self.num_envs) >> 1).astype(np.int64)
 
-    def _reset(self, lanes: np.ndarray) -> np.ndarray:
-        """Open lanes by their seeds, and return every lane's present observation."""
-        if lanes.all():
+    def _reset(self, envs: np.ndarray) -> np.ndarray:
+        """Open environments by their seeds, and return every environment's present observation."""
+        if envs.all():
             return self.vector.reset(seed=self.seeds.tolist() if self.whole else self.seeds)[0]
-        seeds = self.seeds.tolist() if self.whole else self.seeds[lanes]
-        return self.vector.reset(seed=seeds, options={"reset_mask": lanes})[0]
+        seeds = self.seeds.tolist() if self.whole else self.seeds[envs]
+        return self.vector.reset(seed=seeds, options={"reset_mask": envs})[0]

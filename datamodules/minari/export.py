@@ -1,8 +1,8 @@
 """A replay store as a Minari dataset, and the rows of such a dataset as they were.
 
-An episode of T steps is T + 1 rows. An exported dataset says, for every episode, in which lane its rows lie and how
-many they are, whether the first opens and the last closes an episode, and what the last holds besides its observation.
-So a ring that has wrapped, a run that was cut and an episode that goes on come back to the bit.
+An episode of T steps is T + 1 rows. An exported dataset says, for every episode, in which environment its rows lie and
+how many they are, whether the first opens and the last closes an episode, and what the last holds besides its
+observation. So a ring that has wrapped, a run that was cut and an episode that goes on come back to the bit.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FOLDER = "MINARI_DATASETS_PATH"
 """Environment variable of Minari's that names the folder of all local datasets."""
 
 
-class Piece(NamedTuple):
-    """Rows of an episode that follow one another in a lane."""
+class Span(NamedTuple):
+    """Rows of an episode that follow one another in an environment."""
 
     episode: int
     start: int
@@ -90,13 +90,13 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
                 data_format="hdf5",
                 jpeg_encoding=False,  # Minari's default blurs the pictures
             )
-        about = {name: getattr(store, name) for name in ("lanes", "validation_lanes", "num_actions", "extras")}
+        about = {name: getattr(store, name) for name in ("num_envs", "num_validation_envs", "num_actions", "extras")}
         about |= {"observation_shape": shape, "observation_dtype": store.observation_dtype.name}
         dataset.storage.update_metadata({KEY: {**about, "rows": len(rows), "description": store.description}})
-        for lane in range(store.lanes):
-            _, first = store.openings(1, np.array([lane]))
+        for env in range(store.num_envs):
+            _, first = store.episode_starts(1, np.array([env]))
             for start, stop in pairwise(sorted({rows.start, *first[first < rows.stop].tolist(), rows.stop})):
-                _write(dataset, store, lane, start, stop)
+                _write(dataset, store, env, start, stop)
                 advance(stop - start)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,19 +128,19 @@ class ExportedEpisodes:
 
     def __init__(self, dataset: MinariDataset) -> None:
         self.layout: dict[str, Any] = dict(dataset.storage.metadata[KEY])
-        """What a store is made with, but for its capacity and its lanes."""
-        rows, lanes = self.layout.pop("rows"), self.layout.pop("lanes")
+        """What a store is made with, but for its capacity and its environments."""
+        rows, envs = self.layout.pop("rows"), self.layout.pop("num_envs")
         self._marks = marks(dataset)
-        self.lanes: list[list[Piece]] = [[] for _ in range(lanes)]
-        """The rows of every lane, in order."""
+        self.envs: list[list[Span]] = [[] for _ in range(envs)]
+        """The rows of every environment, in order."""
         for episode, mark in enumerate(self._marks):
-            self.lanes[int(mark["lane"])].append(Piece(episode, 0, int(mark["rows"])))
-        if any(sum(piece.stop for piece in lane) != rows for lane in self.lanes):
-            raise UserError(f"{dataset.id} was cut short: expected {rows} rows in each of its {lanes} lanes")
+            self.envs[int(mark["environment"])].append(Span(episode, 0, int(mark["rows"])))
+        if any(sum(span.stop for span in env) != rows for env in self.envs):
+            raise UserError(f"{dataset.id} was cut short: expected {rows} rows in each of its {envs} environments")
 
-    def columns(self, episode: EpisodeData, piece: Piece) -> list[np.ndarray]:
+    def columns(self, episode: EpisodeData, span: Span) -> list[np.ndarray]:
         """Return observation, action, reward, terminated, is_first, is_last and the extra columns of the rows."""
-        mark, num = self._marks[piece.episode], piece.stop
+        mark, num = self._marks[span.episode], span.stop
         observation = episode.observations[:num]
         if observation.ndim == 4:
             observation = observation.transpose(0, 3, 1, 2)
@@ -156,8 +156,8 @@ class ExportedEpisodes:
         ]
 
 
-def _write(dataset: MinariDataset, store: ReplayStore, lane: int, start: int, stop: int) -> None:
-    batch = store.gather(np.array([lane]), np.array([start]), stop - start)[0]
+def _write(dataset: MinariDataset, store: ReplayStore, env: int, start: int, stop: int) -> None:
+    batch = store.gather(np.array([env]), np.array([start]), stop - start)[0]
     assert batch.observation is not None
     observation, action, reward = (tensor.numpy() for tensor in (batch.observation, batch.action, batch.reward))
     terminated = batch.continuation.numpy() == 0
@@ -181,7 +181,7 @@ def _write(dataset: MinariDataset, store: ReplayStore, lane: int, start: int, st
         ]
     )
     mark = {
-        "lane": lane,
+        "environment": env,
         "rows": stop - start,
         "is_first": bool(batch.is_first[0]),
         "is_last": bool(batch.is_last[-1]),

@@ -1,4 +1,4 @@
-"""Others' Minari datasets as rows of a store: frames converted, episodes spread over lanes."""
+"""Others' Minari datasets as rows of a store: frames converted, episodes spread over environments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minari import EpisodeData, MinariDataset
 
 from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
 from datamodules.environments.emulator import average_areas
-from datamodules.minari.export import Piece, marks
+from datamodules.minari.export import Span, marks
 from modules.errors import UserError
 
 LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)
@@ -30,16 +30,16 @@ class Foreign:
     Args:
         size: height and width of a frame.
         color: grey or rgb.
-        lanes: of the store, of equal length.
-        validation_lanes: the last of them, held out.
+        num_envs: of the store, of equal length.
+        num_validation_envs: the last of them, held out.
         world: game or Gymnasium id, where the dataset names none.
         protocol: by which the game was played, where the dataset does not say.
     """
 
     size: tuple[int, int] = (84, 84)
     color: Literal["grey", "rgb"] = "grey"
-    lanes: int = 9
-    validation_lanes: int = 1
+    num_envs: int = 9
+    num_validation_envs: int = 1
     world: str | None = None
     protocol: Literal["atari100k", "machado2018"] | None = None
 
@@ -47,8 +47,8 @@ class Foreign:
 class ForeignEpisodes:
     """The rows of a dataset that somebody else made.
 
-    The episodes, one after the other, are cut into lanes of equal length; fewer rows than there are lanes are left
-    over. An episode that was cut goes on at the start of the next lane. Infos are left behind.
+    The episodes, one after the other, are cut into environments of equal length; fewer rows than there are environments
+    are left over. An episode that was cut goes on at the start of the next environment. Infos are left behind.
 
     Args:
         dataset: of discrete actions, and uint8 pictures or vectors to observe.
@@ -64,8 +64,8 @@ class ForeignEpisodes:
         if not isinstance(actions, Discrete):
             raise UserError(f"{dataset.id} has the actions {_line(actions)}, expected Discrete ones")
         self._first_action, self._num_actions = int(actions.start), int(actions.n)
-        if options.lanes < 1 or min(options.size) < 1:
-            raise UserError(f"lanes and size must be positive: got {options.lanes} and {list(options.size)}")
+        if options.num_envs < 1 or min(options.size) < 1:
+            raise UserError(f"environments and size must be positive: got {options.num_envs} and {list(options.size)}")
         channels = _channels(dataset.id, observations)
         spec = dataset.env_spec
         if options.world is not None and spec is not None:
@@ -83,22 +83,22 @@ class ForeignEpisodes:
             "observation_shape": shape,
             "observation_dtype": "float32" if channels is None else "uint8",
             "num_actions": self._num_actions,
-            "validation_lanes": options.validation_lanes,
+            "num_validation_envs": options.num_validation_envs,
             "extras": {},
             "description": {**description, "minari": dataset.id},
         }
-        """What a store is made with, but for its capacity and its lanes."""
-        self.lanes = spread([int(mark["total_steps"]) + 1 for mark in marks(dataset)], options.lanes)
-        """The rows of every lane, in order."""
-        if not self.lanes[0]:
-            raise UserError(f"{dataset.id} has too few steps for {options.lanes} lanes")
+        """What a store is made with, but for its capacity and its environments."""
+        self.envs = spread([int(mark["total_steps"]) + 1 for mark in marks(dataset)], options.num_envs)
+        """The rows of every environment, in order."""
+        if not self.envs[0]:
+            raise UserError(f"{dataset.id} has too few steps for {options.num_envs} environments")
 
-    def columns(self, episode: EpisodeData, piece: Piece) -> list[np.ndarray]:
+    def columns(self, episode: EpisodeData, span: Span) -> list[np.ndarray]:
         """Return observation, action, reward, terminated, is_first and is_last of the rows."""
-        rows, last = slice(piece.start, piece.stop), len(episode.rewards)
+        rows, last = slice(span.start, span.stop), len(episode.rewards)
         if len(episode.observations) != last + 1:
             raise UserError(
-                f"episode {piece.episode} of {self._id} has {len(episode.observations)} observations, "
+                f"episode {span.episode} of {self._id} has {len(episode.observations)} observations, "
                 f"expected one more than its {last} steps"
             )
         row = np.arange(last + 1)[rows]
@@ -163,22 +163,22 @@ class ForeignEpisodes:
         }
 
 
-def spread(lengths: Iterable[int], lanes: int) -> list[list[Piece]]:
-    """Cut episodes of so many rows, one after the other, into lanes of equal length."""
+def spread(lengths: Iterable[int], envs: int) -> list[list[Span]]:
+    """Cut episodes of so many rows, one after the other, into environments of equal length."""
     lengths = list(lengths)
-    room = sum(lengths) // lanes
-    spread: list[list[Piece]] = [[]]
+    room = sum(lengths) // envs
+    spread: list[list[Span]] = [[]]
     left = room
     for episode, length in enumerate(lengths):
         start = 0
         while start < length and room:
             if left == 0:
-                if len(spread) == lanes:
+                if len(spread) == envs:
                     return spread
                 spread.append([])
                 left = room
             stop = min(length, start + left)
-            spread[-1].append(Piece(episode, start, stop))
+            spread[-1].append(Span(episode, start, stop))
             left -= stop - start
             start = stop
     return spread

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from minari import MinariDataset
 
-from datamodules.minari.export import KEY, ExportedEpisodes, Piece, datasets_folder
+from datamodules.minari.export import KEY, ExportedEpisodes, Span, datasets_folder
 from datamodules.minari.foreign import Foreign, ForeignEpisodes
 from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
@@ -42,7 +42,7 @@ def open_dataset(dataset_id: str, path: Path | None = None) -> MinariDataset:
 def import_dataset(
     dataset: MinariDataset, target: Path, foreign: Foreign, advance: Callable[[int], None]
 ) -> ReplayStore:
-    """Make a store of a dataset, with one episode per lane in memory; a failure leaves nothing behind.
+    """Make a store of a dataset, with one episode per environment in memory; a failure leaves nothing behind.
 
     Args:
         dataset: one that was exported from a store becomes that store again, its capacity aside.
@@ -63,17 +63,17 @@ def import_dataset(
         source = ExportedEpisodes(dataset)
     else:
         raise UserError(f"{dataset.id} was exported from a store, which comes back as it was: leave the options out")
-    rows, lanes = sum(piece.stop - piece.start for piece in source.lanes[0]), len(source.lanes)
-    store = ReplayStore.create(target, lanes=lanes, capacity=rows, **source.layout)
+    rows, envs = sum(span.stop - span.start for span in source.envs[0]), len(source.envs)
+    store = ReplayStore.create(target, num_envs=envs, capacity=rows, **source.layout)
     try:
-        streams = [_stream(dataset, source, lane) for lane in source.lanes]
+        streams = [_stream(dataset, source, env) for env in source.envs]
         for values in zip(*streams, strict=True):
             observation, action, reward, terminated, is_first, is_last, *extras = (
                 np.stack(column) for column in zip(*values, strict=True)
             )
             columns = dict(zip(store.extras, extras, strict=True))
             store.append(observation, action, reward, terminated, is_first, is_last, columns)
-            advance(lanes)
+            advance(envs)
     except BaseException:
         store.close()
         shutil.rmtree(target, ignore_errors=True)
@@ -82,12 +82,12 @@ def import_dataset(
 
 
 def _stream(
-    dataset: MinariDataset, source: ExportedEpisodes | ForeignEpisodes, lane: list[Piece]
+    dataset: MinariDataset, source: ExportedEpisodes | ForeignEpisodes, env: list[Span]
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the rows of a lane, one by one."""
-    for piece in lane:
+    """Yield the rows of an environment, one by one."""
+    for span in env:
         try:
-            episode = next(dataset.iterate_episodes([int(dataset.episode_indices[piece.episode])]))
+            episode = next(dataset.iterate_episodes([int(dataset.episode_indices[span.episode])]))
         except (KeyError, OSError, ValueError) as error:
-            raise UserError(f"episode {piece.episode} of {dataset.id} cannot be read: {error}") from error
-        yield from zip(*source.columns(episode, piece), strict=True)
+            raise UserError(f"episode {span.episode} of {dataset.id} cannot be read: {error}") from error
+        yield from zip(*source.columns(episode, span), strict=True)

@@ -14,7 +14,7 @@ class DeviceFrames:
     """All observations of a store in the memory of a device, brought up to date before they are read.
 
     Args:
-        observations: (lanes, slots, *observation_shape), of the store.
+        observations: (num_envs, slots, *observation_shape), of the store.
         device: that keeps them.
 
     Raises:
@@ -23,10 +23,10 @@ class DeviceFrames:
 
     def __init__(self, observations: np.ndarray, device: torch.device) -> None:
         self.observations = observations
-        lanes, slots, *shape = observations.shape
+        envs, slots, *shape = observations.shape
         dtype = torch.from_numpy(observations[:1, :1]).dtype
         try:
-            self.frames = torch.empty((lanes, slots, *shape), dtype=dtype, device=device)
+            self.frames = torch.empty((envs, slots, *shape), dtype=dtype, device=device)
         except torch.OutOfMemoryError:
             size = observations.nbytes / 2**30
             raise UserError(f"the frames of the store take {size:.1f} GiB, which {device} has not left") from None
@@ -39,13 +39,13 @@ class DeviceFrames:
         slots = self.observations.shape[1]
         missing = np.arange(max(begin, head.oldest), head.rows) % slots
         # Neighbouring slots go in one copy; there are two pieces where the ring closes.
-        for piece in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
-            if len(piece):
-                part = slice(piece[0], piece[-1] + 1)
+        for chunk in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
+            if len(chunk):
+                part = slice(chunk[0], chunk[-1] + 1)
                 self.frames[:, part] = torch.from_numpy(self.observations[:, part].copy()).to(self.frames.device)
         self.rows, self.cuts = head.rows, head.cuts
 
     def take(self, index: np.ndarray, head: Head) -> Tensor:
-        """Return the frames (N, *observation_shape) that lie at lane * slots + slot, `index` (N,) int64."""
+        """Return the frames (N, *observation_shape) that lie at environment * slots + slot, `index` (N,) int64."""
         self.update(head)
         return self.flat.index_select(0, torch.from_numpy(index).to(self.flat.device))

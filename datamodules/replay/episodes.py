@@ -11,33 +11,34 @@ class Episodes:
     """Knows for every valid row where its episode begins, and learns of the rows that were appended meanwhile.
 
     Args:
-        is_first: (lanes, slots) bool: a view of the store's rings, which this or another process goes on writing.
+        is_first: (num_envs, slots) bool: a view of the store's rings, which this or another process goes on writing.
         head: which rows are valid.
     """
 
     def __init__(self, is_first: np.ndarray, head: HeadFile) -> None:
         self._is_first, self._head = is_first, head
-        self._lanes, self._slots = is_first.shape
-        # (lanes, slots): the first row of the row's episode that was valid when looked at; true of rows below _known.
-        self._opening = np.zeros(is_first.shape, np.int64)
-        # row * lanes + lane of every row below _known that opens an episode, in order.
+        self._num_envs, self._slots = is_first.shape
+        # (num_envs, slots): the first row of the row's episode that was valid when looked at; true of rows below
+        # _known.
+        self._episode_start = np.zeros(is_first.shape, np.int64)
+        # row * environments + environment of every row below _known that opens an episode, in order.
         self._first = np.zeros(0, np.int64)
         self._known, self._cuts = 0, -1
 
-    def opening(self, lane: np.ndarray, row: np.ndarray) -> np.ndarray:
+    def episode_start(self, env: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return the first row of the episodes of given rows, or one that is no longer valid, or a run's first."""
-        return self._opening[lane, row % self._slots]
+        return self._episode_start[env, row % self._slots]
 
-    def within(self, lane: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
+    def within(self, env: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
         """Return whether windows of so many rows lie within one episode."""
-        return self.opening(lane, start + length - 1) <= start
+        return self.episode_start(env, start + length - 1) <= start
 
-    def openings(self, lanes: np.ndarray, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        """List the rows among the given ones that open episodes, in order: (N,) lanes and (N,) rows."""
-        low, high = np.searchsorted(self._first, [rows.start * self._lanes, rows.stop * self._lanes])
-        row, lane = np.divmod(self._first[low:high], self._lanes)
-        chosen = np.isin(lane, lanes)
-        return lane[chosen], row[chosen]
+    def episode_starts(self, envs: np.ndarray, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """List the rows among the given ones that open episodes, in order: (N,) environments and (N,) rows."""
+        low, high = np.searchsorted(self._first, [rows.start * self._num_envs, rows.stop * self._num_envs])
+        row, env = np.divmod(self._first[low:high], self._num_envs)
+        chosen = np.isin(env, envs)
+        return env[chosen], row[chosen]
 
     def refresh(self) -> Head:
         """Learn where the episodes of the rows that were appended since begin, and return the head."""
@@ -56,13 +57,13 @@ class Episodes:
             # Flags that were overwritten while they were read are dropped.
             dropped = max(0, now.oldest - start)
             row, is_first = row[dropped:], is_first[:, dropped:]
-            opening = np.where(is_first, row, -1)
-            follows = row[0] == self._known and row[0] > head.oldest
-            before = self._opening[:, (row[0] - 1) % self._slots] if follows else row[0]
-            opening[:, 0] = np.where(is_first[:, 0], row[0], before)
-            self._opening[:, row % self._slots] = np.maximum.accumulate(opening, axis=1)
-            place, lane = is_first.T.nonzero()
-            kept = np.searchsorted(self._first, now.oldest * self._lanes)
-            self._first = np.concatenate([self._first[kept:], row[place] * self._lanes + lane])
+            episode_start = np.where(is_first, row, -1)
+            has_successor = row[0] == self._known and row[0] > head.oldest
+            before = self._episode_start[:, (row[0] - 1) % self._slots] if has_successor else row[0]
+            episode_start[:, 0] = np.where(is_first[:, 0], row[0], before)
+            self._episode_start[:, row % self._slots] = np.maximum.accumulate(episode_start, axis=1)
+            place, env = is_first.T.nonzero()
+            kept = np.searchsorted(self._first, now.oldest * self._num_envs)
+            self._first = np.concatenate([self._first[kept:], row[place] * self._num_envs + env])
             self._known = head.rows
             return Head(now.cuts, now.oldest, head.rows)

@@ -16,7 +16,9 @@ import numpy as np
 
 from modules.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+RENAMED = {"lanes": "num_envs", "validation_lanes": "num_validation_envs"}
+"""Fields of meta.json by their names in format version 1."""
 COLUMNS = ("action", "reward", "terminated", "is_first", "is_last")
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 """Of extra columns: plain numbers, whose bytes may be anything. A mapped array of objects would follow pointers."""
@@ -33,9 +35,9 @@ class Layout:
     observation_shape: tuple[int, ...]
     observation_dtype: str
     num_actions: int
-    lanes: int
+    num_envs: int
     capacity: int
-    validation_lanes: int = 0
+    num_validation_envs: int = 0
     spare: int = 0
     extras: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)
@@ -47,13 +49,13 @@ class Layout:
                 f"observation_shape {self.observation_shape}, num_actions {self.num_actions}: expected whole numbers "
                 f"of at least 1, and at most {MOST_ACTIONS} actions"
             )
-        numbers = [self.capacity, self.spare, self.lanes, self.validation_lanes]
+        numbers = [self.capacity, self.spare, self.num_envs, self.num_validation_envs]
         whole = all(type(number) is int and number >= 0 for number in numbers)
-        if not (whole and self.capacity >= 1 and self.validation_lanes < self.lanes):
+        if not (whole and self.capacity >= 1 and self.num_validation_envs < self.num_envs):
             raise UserError(
-                f"capacity {self.capacity}, spare {self.spare}, lanes {self.lanes}, validation_lanes "
-                f"{self.validation_lanes}: expected a capacity and lanes of at least 1, no negative number, and fewer "
-                "validation lanes than lanes"
+                f"capacity {self.capacity}, spare {self.spare}, environments {self.num_envs}, num_validation_envs "
+                f"{self.num_validation_envs}: expected a capacity and environments of at least 1, no negative number, "
+                "and fewer validation environments than environments"
             )
         if self.observation_dtype not in ("uint8", "float32"):
             raise UserError(f"observation_dtype {self.observation_dtype}: expected uint8 or float32")
@@ -67,7 +69,7 @@ class Layout:
 
     @property
     def slots(self) -> int:
-        """Slots of a lane; one of them is reserved."""
+        """Slots of an environment; one of them is reserved."""
         return self.capacity + self.spare + 1
 
     @property
@@ -82,7 +84,7 @@ class Layout:
     def files(self) -> dict[str, int]:
         """Bytes of every binary file."""
         width = math.prod(self.observation_shape) * np.dtype(self.observation_dtype).itemsize
-        num_slots = self.lanes * self.slots
+        num_slots = self.num_envs * self.slots
         return {"observation.bin": num_slots * width, "rows.bin": num_slots * self.record.itemsize, "head.bin": 16}
 
     def write(self, path: Path) -> None:
@@ -98,7 +100,7 @@ class Layout:
         needed = sum(self.files.values())
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         free = shutil.disk_usage(missing[-1].parent if missing else path).free
-        room = f"{needed / GIB:.1f} GiB for {self.capacity} rows of {self.lanes} lanes"
+        room = f"{needed / GIB:.1f} GiB for {self.capacity} rows of {self.num_envs} environments"
         if needed > free:
             raise UserError(f"{path} needs {room}, {free / GIB:.1f} GiB are free")
         try:
@@ -136,8 +138,9 @@ class Layout:
             intact = False
         if not intact:
             raise UserError(f"{path} is damaged: meta.json does not match its checksum")
-        if (version := content.pop("format_version", None)) != FORMAT_VERSION:
+        if (version := content.pop("format_version", None)) not in (1, FORMAT_VERSION):
             raise UserError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
+        content = {RENAMED.get(name, name) if version == 1 else name: value for name, value in content.items()}
         try:
             content["observation_shape"] = tuple(content["observation_shape"])
             content["extras"] = {name: (dtype, tuple(shape)) for name, (dtype, shape) in content["extras"].items()}
@@ -165,7 +168,7 @@ def _check_files(path: Path) -> None:
 
 
 class Head(NamedTuple):
-    """Which rows of every lane are valid: those from `oldest` up to, not including, `rows`."""
+    """Which rows of every environment are valid: those from `oldest` up to, not including, `rows`."""
 
     cuts: int
     oldest: int
@@ -223,12 +226,12 @@ def _to_word(value: int, which: int) -> int:
     return value | (zlib.crc32(value.to_bytes(5, "little") + bytes([which])) & 0xFFFFFF) << 40
 
 
-def row_checksum(observation: np.ndarray, content: np.ndarray, lane: int, row: int) -> int:
+def row_checksum(observation: np.ndarray, content: np.ndarray, env: int, row: int) -> int:
     """Check an observation, the bytes of its record and where they belong.
 
     The row's number is part of it, so that neither zeros nor what a slot held before pass for the row.
     """
-    return zlib.crc32(struct.pack("<qq", lane, row), zlib.crc32(content.data, zlib.crc32(observation.data)))
+    return zlib.crc32(struct.pack("<qq", env, row), zlib.crc32(content.data, zlib.crc32(observation.data)))
 
 
 def difference(held: Any, expected: Any, name: str) -> str | None:

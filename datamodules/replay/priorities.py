@@ -46,9 +46,9 @@ class Priorities:
 
     def __init__(self, store: ReplayStore, settings: Prioritised) -> None:
         self.store, self.settings = store, settings
-        self.lanes = store.select("training")
+        self.num_envs = store.select("training")
         # Row r lies in slot r % capacity; priorities ** alpha, as they are drawn by.
-        self._scaled = np.ones((len(self.lanes), store.capacity), np.float32)
+        self._scaled = np.ones((len(self.num_envs), store.capacity), np.float32)
         self._highest, self._known = 1.0, store.oldest
 
     def draw(
@@ -57,7 +57,7 @@ class Priorities:
         """Draw windows, with replacement.
 
         Returns:
-            Lanes, first rows and importance weights, (batch_size,) each.
+            Environments, first rows and importance weights, (batch_size,) each.
 
         Raises:
             UserError: no such window exists.
@@ -68,30 +68,31 @@ class Priorities:
         starts = np.arange(low, self._known - length + 1)
         scaled = self._scaled[:, starts % self.store.capacity]
         if not cross_episodes:
-            lane, start = self.store.windows(length, self.lanes, cross_episodes)
+            env, start = self.store.windows(length, self.num_envs, cross_episodes)
             keep = start >= low
             within = np.zeros_like(scaled)
-            within[lane[keep], start[keep] - low] = 1
+            within[env[keep], start[keep] - low] = 1
             scaled *= within
         total = scaled.cumsum(dtype=np.float64)
         num = np.count_nonzero(scaled)
         if num == 0:
             raise UserError(
-                f"{self.store.path} has no window of {length} rows to draw: it holds {self._known - low} rows per lane"
+                f"{self.store.path} has no window of {length} rows to draw: it holds {self._known - low} rows per "
+                "environment"
             )
         pick = np.searchsorted(total, generator.random(batch_size) * total[-1], side="right")
         weight = (total[-1] / (num * scaled.reshape(-1)[pick].astype(np.float64))) ** self.settings.beta
-        lane, column = np.divmod(pick, len(starts))
-        return lane, starts[column], (weight / weight.max()).astype(np.float32)
+        env, column = np.divmod(pick, len(starts))
+        return env, starts[column], (weight / weight.max()).astype(np.float32)
 
-    def update(self, lane: np.ndarray, row: np.ndarray, priority: np.ndarray) -> None:
+    def update(self, env: np.ndarray, row: np.ndarray, priority: np.ndarray) -> None:
         """Set the priorities (N,) of rows, but for those that were overwritten meanwhile."""
         assert np.isfinite(priority).all(), "a priority is not finite"
         self._learn_of_new_rows()
         scaled = (priority.astype(np.float64) + self.settings.epsilon) ** self.settings.alpha
         self._highest = max(self._highest, float(scaled.max()))
         kept = row >= self._known - self.store.capacity
-        self._scaled[lane[kept], row[kept] % self.store.capacity] = scaled[kept]
+        self._scaled[env[kept], row[kept] % self.store.capacity] = scaled[kept]
 
     def _learn_of_new_rows(self) -> None:
         rows = self.store.rows
@@ -100,7 +101,7 @@ class Priorities:
         self._known = rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the valid rows' priorities, (lanes, rows) from `oldest` on."""
+        """Return the valid rows' priorities, (num_envs, rows) from `oldest` on."""
         self._learn_of_new_rows()
         oldest = max(0, self._known - self.store.capacity)
         scaled = self._scaled[:, np.arange(oldest, self._known) % self.store.capacity]
@@ -109,7 +110,7 @@ class Priorities:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the priorities of a checkpoint, whose rows the store was cut back to."""
         scaled = state["scaled"].numpy()
-        assert len(scaled) == len(self.lanes)
+        assert len(scaled) == len(self.num_envs)
         self._known = state["oldest"] + scaled.shape[1]
         self._scaled[:, np.arange(state["oldest"], self._known) % self.store.capacity] = scaled
         self._highest = state["highest"]

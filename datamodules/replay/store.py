@@ -1,11 +1,11 @@
 """The memory-mapped replay store and its sampling.
 
-A store is a folder: `meta.json` says what it holds, `observation.bin` and `rows.bin` are rings of rows per lane, and
-`head.bin` says which rows are valid. Row r of a lane lies in slot r % (capacity + spare + 1): the slot beyond them
-makes the row that an append overwrites one that is no longer valid. Spare rows are older than the capacity, and come
-back where a store is cut back to a checkpoint's cursor. An append writes its rows first and moves the head last, by one
-aligned 8-byte store, so that a process killed at any moment leaves exactly the rows whose append had returned. Every
-row has a checksum of its bytes, its lane and its number, which `open` verifies.
+A store is a folder: `meta.json` says what it holds, `observation.bin` and `rows.bin` are rings of rows per environment,
+and `head.bin` says which rows are valid. Row r of an environment lies in slot r % (capacity + spare + 1): the slot
+beyond them makes the row that an append overwrites one that is no longer valid. Spare rows are older than the capacity,
+and come back where a store is cut back to a checkpoint's cursor. An append writes its rows first and moves the head
+last, by one aligned 8-byte store, so that a process killed at any moment leaves exactly the rows whose append had
+returned. Every row has a checksum of its bytes, its environment and its number, which `open` verifies.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from modules.errors import UserError
 
 
 class ReplayStore:
-    """Rows of experience on disk, one ring per lane, and windows sampled from them.
+    """Rows of experience on disk, one ring per environment, and windows sampled from them.
 
     Made by `create` or `open`. One process writes; others may read meanwhile, if stores become visible in order.
     """
 
     def __init__(self, path: Path, layout: Layout, writable: bool) -> None:
         self.path, self.writable, self.capacity = path, writable, layout.capacity
-        self.lanes, self.validation_lanes = layout.lanes, layout.validation_lanes
+        self.num_envs, self.num_validation_envs = layout.num_envs, layout.num_validation_envs
         self.observation_shape, self.num_actions = layout.observation_shape, layout.num_actions
         self.observation_dtype = np.dtype(layout.observation_dtype)
         self.extras, self.description = layout.extras, layout.description
@@ -48,15 +48,15 @@ class ReplayStore:
         self._maps = [
             np.memmap(path / name, dtype, "r+" if writable else "r", shape=shape)
             for name, dtype, shape in [
-                ("observation.bin", self.observation_dtype, (self.lanes, self._slots, *self.observation_shape)),
-                ("rows.bin", layout.record, (self.lanes, self._slots)),
+                ("observation.bin", self.observation_dtype, (self.num_envs, self._slots, *self.observation_shape)),
+                ("rows.bin", layout.record, (self.num_envs, self._slots)),
             ]
         ]
         self._head = HeadFile(path, self.capacity, layout.spare, writable)
         self._observations, self._records = (np.asarray(mapped) for mapped in self._maps)
-        self._flat_observations = self._observations.reshape(self.lanes * self._slots, -1)
+        self._flat_observations = self._observations.reshape(self.num_envs * self._slots, -1)
         self._flat_records = self._records.reshape(-1)
-        self._scratch = np.zeros(self.lanes, layout.record)
+        self._scratch = np.zeros(self.num_envs, layout.record)
         self._episodes = Episodes(self._records["is_first"], self._head)
         self._device_frames: DeviceFrames | None = None
 
@@ -71,10 +71,10 @@ class ReplayStore:
         *,
         observation_shape: tuple[int, ...],
         num_actions: int,
-        lanes: int,
+        num_envs: int,
         capacity: int,
         observation_dtype: Any = np.uint8,
-        validation_lanes: int = 0,
+        num_validation_envs: int = 0,
         spare: int = 0,
         extras: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
         description: Mapping[str, Any] | None = None,
@@ -85,11 +85,11 @@ class ReplayStore:
             path: a folder that does not exist or is empty.
             observation_shape: (C, H, W) of a single frame, or (D,).
             num_actions: actions are 0 .. num_actions - 1.
-            lanes: rows per append, one per environment.
-            capacity: rows kept per lane.
+            num_envs: rows per append, one per environment.
+            capacity: rows kept per environment.
             observation_dtype: uint8 or float32.
-            validation_lanes: the last lanes, held out of sampling for training.
-            spare: rows kept per lane beyond the capacity, out of sight, for who cuts the store back.
+            num_validation_envs: the last environments, held out of sampling for training.
+            spare: rows kept per environment beyond the capacity, out of sight, for who cuts the store back.
             extras: further columns, name to (dtype, shape).
             description: plain JSON that says what the rows are: game, protocol, action meanings.
 
@@ -100,9 +100,9 @@ class ReplayStore:
             observation_shape=tuple(observation_shape),
             observation_dtype=np.dtype(observation_dtype).name,
             num_actions=num_actions,
-            lanes=lanes,
+            num_envs=num_envs,
             capacity=capacity,
-            validation_lanes=validation_lanes,
+            num_validation_envs=num_validation_envs,
             spare=spare,
             extras={name: (str(dtype), tuple(shape)) for name, (dtype, shape) in (extras or {}).items()},
             description=dict(description or {}),
@@ -155,7 +155,7 @@ class ReplayStore:
 
     @property
     def rows(self) -> int:
-        """Rows per lane whose append returned, overwritten ones included: the cursor that a checkpoint keeps."""
+        """Rows per environment whose append returned, overwritten ones included: the cursor that a checkpoint keeps."""
         return self._head.read().rows
 
     @property
@@ -165,20 +165,20 @@ class ReplayStore:
 
     @property
     def num_rows(self) -> int:
-        """Valid rows of all lanes together."""
-        return (self.rows - self.oldest) * self.lanes
+        """Valid rows of all environments together."""
+        return (self.rows - self.oldest) * self.num_envs
 
-    def select(self, lanes: str | np.ndarray) -> np.ndarray:
-        """Resolve "training", "validation" or an array into an int array of lanes."""
-        if isinstance(lanes, str):
-            assert lanes in ("training", "validation"), lanes
-            if lanes == "validation" and self.validation_lanes == 0:
-                raise UserError(f"{self.path} holds out no lanes; expected validation_lanes of 1 or more")
-            split = self.lanes - self.validation_lanes
-            return np.arange(split) if lanes == "training" else np.arange(split, self.lanes)
-        lanes = np.asarray(lanes, np.int64)
-        assert np.isin(lanes, np.arange(self.lanes)).all(), lanes
-        return lanes
+    def select(self, envs: str | np.ndarray) -> np.ndarray:
+        """Resolve "training", "validation" or an array into an int array of environments."""
+        if isinstance(envs, str):
+            assert envs in ("training", "validation"), envs
+            if envs == "validation" and self.num_validation_envs == 0:
+                raise UserError(f"{self.path} holds out no environments; expected num_validation_envs of 1 or more")
+            split = self.num_envs - self.num_validation_envs
+            return np.arange(split) if envs == "training" else np.arange(split, self.num_envs)
+        envs = np.asarray(envs, np.int64)
+        assert np.isin(envs, np.arange(self.num_envs)).all(), envs
+        return envs
 
     def append(
         self,
@@ -190,22 +190,22 @@ class ReplayStore:
         is_last: np.ndarray,
         extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Append one row to every lane; it is in the store, whatever happens to the process, once this returns.
+        """Append one row to every environment; it is in the store, whatever happens to the process, once this returns.
 
         The first rows after a cut or a reopening must open episodes, unless the environments were restored as well.
 
         Args:
-            observation: (lanes, *observation_shape), of the store's dtype.
-            action: (lanes,) chosen at the observation.
-            reward: (lanes,) raw, that the action earned.
-            terminated: (lanes,) the action ended the episode.
-            is_first: (lanes,) the observation opens an episode.
-            is_last: (lanes,) the observation closes one.
-            extras: the extra columns, (lanes, ...) each.
+            observation: (num_envs, *observation_shape), of the store's dtype.
+            action: (num_envs,) chosen at the observation.
+            reward: (num_envs,) raw, that the action earned.
+            terminated: (num_envs,) the action ended the episode.
+            is_first: (num_envs,) the observation opens an episode.
+            is_last: (num_envs,) the observation closes one.
+            extras: the extra columns, (num_envs, ...) each.
         """
         observation, extras = np.ascontiguousarray(observation), extras or {}
         assert self.writable
-        assert observation.shape == (self.lanes, *self.observation_shape), observation.shape
+        assert observation.shape == (self.num_envs, *self.observation_shape), observation.shape
         assert observation.dtype == self.observation_dtype, observation.dtype
         assert extras.keys() == self.extras.keys(), f"extras {sorted(extras)}, expected {sorted(self.extras)}"
         head = self._head.read()
@@ -214,8 +214,8 @@ class ReplayStore:
         for name, column in (columns | dict(extras)).items():
             record[name] = column
         assert ((record["action"] >= 0) & (record["action"] < self.num_actions)).all(), action
-        content = record.view(np.uint8).reshape(self.lanes, -1)[:, :-4]
-        record["checksum"] = [row_checksum(observation[lane], content[lane], lane, row) for lane in range(self.lanes)]
+        content = record.view(np.uint8).reshape(self.num_envs, -1)[:, :-4]
+        record["checksum"] = [row_checksum(observation[env], content[env], env, row) for env in range(self.num_envs)]
         # The order is what makes a kill harmless: the row, then how high was written, then how much is valid.
         self._observations[:, row % self._slots] = observation
         self._records[:, row % self._slots] = record
@@ -223,7 +223,7 @@ class ReplayStore:
         self._head.write_rows(row + 1, head.cuts)
 
     def truncate(self, rows: int) -> None:
-        """Cut every lane back to a checkpoint's cursor, by one atomic store.
+        """Cut every environment back to a checkpoint's cursor, by one atomic store.
 
         As many old rows come back as were spare; what was overwritten since does not.
 
@@ -243,22 +243,22 @@ class ReplayStore:
         sequence_length: int,
         *,
         frame_stack: int = 1,
-        lanes: str | np.ndarray = "training",
+        envs: str | np.ndarray = "training",
         cross_episodes: bool = True,
         recent: int | None = None,
     ) -> Batch:
         """Draw windows of consecutive rows, uniformly over all that are valid, with replacement.
 
-        Where `recent` leaves every lane a single window, none comes twice before all have come once.
+        Where `recent` leaves every environment a single window, none comes twice before all have come once.
 
         Args:
             generator: the source of the draws.
             batch_size: B, windows.
             sequence_length: T, rows of a window.
             frame_stack: n, frames in an observation; before an episode's (or the store's) first frame it is repeated.
-            lanes: "training", "validation" or an array.
+            envs: "training", "validation" or an array.
             cross_episodes: False keeps a window within one episode (and within one run, where a run was cut).
-            recent: only from the last so many rows of a lane.
+            recent: only from the last so many rows of an environment.
 
         Returns:
             Rows of shape (B, T), observations (B, T, n * C, H, W) or (B, T, n * D).
@@ -271,33 +271,33 @@ class ReplayStore:
         starts = range(low, head.rows - sequence_length + 1)
         if not starts:
             raise UserError(
-                f"a sequence of {sequence_length} is longer than the store's {head.rows - low} rows per lane"
+                f"a sequence of {sequence_length} is longer than the store's {head.rows - low} rows per environment"
             )
-        lane, start = self._draw(generator, batch_size, starts, sequence_length, self.select(lanes), cross_episodes)
-        batch, first = self._gather(head, lane, start, sequence_length, frame_stack)
+        env, start = self._draw(generator, batch_size, starts, sequence_length, self.select(envs), cross_episodes)
+        batch, first = self._gather(head, env, start, sequence_length, frame_stack)
         now = self._head.read()
         lost = np.flatnonzero((first < now.oldest) | (now.cuts != head.cuts))
         if len(lost):
             # A writer overwrote these windows while they were read: draw them again, and keep the others.
             again = self.sample(
                 generator, len(lost), sequence_length,
-                frame_stack=frame_stack, lanes=lanes, cross_episodes=cross_episodes, recent=recent,
+                frame_stack=frame_stack, envs=envs, cross_episodes=cross_episodes, recent=recent,
             )  # fmt: skip
             for tensor, drawn in zip(batch.tensors(), again.tensors(), strict=True):
                 tensor[lost] = drawn
         return batch
 
-    def gather(self, lane: np.ndarray, start: np.ndarray, sequence_length: int, frame_stack: int = 1) -> Batch:
+    def gather(self, env: np.ndarray, start: np.ndarray, sequence_length: int, frame_stack: int = 1) -> Batch:
         """Read the windows that start at given rows; the shapes are those of `sample`.
 
         Raises:
             UserError: a row is not valid.
         """
-        lane, start = np.asarray(lane, np.int64), np.asarray(start, np.int64)
+        env, start = np.asarray(env, np.int64), np.asarray(start, np.int64)
         head = self._episodes.refresh()
         stop = start.max() + sequence_length
         if head.oldest <= start.min() and stop <= head.rows:
-            batch, first = self._gather(head, lane, start, sequence_length, frame_stack)
+            batch, first = self._gather(head, env, start, sequence_length, frame_stack)
             now = self._head.read()
             if now.cuts == head.cuts and now.oldest <= first.min():
                 return batch
@@ -306,59 +306,63 @@ class ReplayStore:
         )
 
     def windows(
-        self, sequence_length: int, lanes: str | np.ndarray = "training", cross_episodes: bool = True
+        self, sequence_length: int, envs: str | np.ndarray = "training", cross_episodes: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """List every window that `sample` may draw: (N,) lanes and (N,) first rows."""
+        """List every window that `sample` may draw: (N,) environments and (N,) first rows."""
         head = self._episodes.refresh()
         starts = range(head.oldest, head.rows - sequence_length + 1)
-        return self._windows(starts, sequence_length, self.select(lanes), cross_episodes)
+        return self._windows(starts, sequence_length, self.select(envs), cross_episodes)
 
-    def openings(self, sequence_length: int, lanes: str | np.ndarray = "training") -> tuple[np.ndarray, np.ndarray]:
-        """List every window whose first row opens an episode: (N,) lanes and (N,) first rows."""
+    def episode_starts(
+        self, sequence_length: int, envs: str | np.ndarray = "training"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """List every window whose first row opens an episode: (N,) environments and (N,) first rows."""
         head = self._episodes.refresh()
-        return self._episodes.openings(self.select(lanes), range(head.oldest, head.rows - sequence_length + 1))
+        return self._episodes.episode_starts(self.select(envs), range(head.oldest, head.rows - sequence_length + 1))
 
     def _windows(
-        self, starts: range, length: int, lanes: np.ndarray, cross_episodes: bool
+        self, starts: range, length: int, envs: np.ndarray, cross_episodes: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        lane, start = (grid.reshape(-1) for grid in np.meshgrid(lanes, np.asarray(starts, np.int64), indexing="ij"))
+        env, start = (grid.reshape(-1) for grid in np.meshgrid(envs, np.asarray(starts, np.int64), indexing="ij"))
         if not cross_episodes:
-            keep = self._episodes.within(lane, start, length)
-            lane, start = lane[keep], start[keep]
-        return lane, start
+            keep = self._episodes.within(env, start, length)
+            env, start = env[keep], start[keep]
+        return env, start
 
     def _draw(
-        self, generator: np.random.Generator, num: int, starts: range, length: int, lanes: np.ndarray, cross: bool
+        self, generator: np.random.Generator, num: int, starts: range, length: int, envs: np.ndarray, cross: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         size = num if cross else 4 * num
         if len(starts) == 1:
-            lane = np.resize(generator.permutation(lanes), size)
+            env = np.resize(generator.permutation(envs), size)
         else:
-            lane = lanes[generator.integers(len(lanes), size=size)]
+            env = envs[generator.integers(len(envs), size=size)]
         start = generator.integers(starts.start, starts.stop, size=size)
         if cross:
-            return lane, start
-        keep = np.flatnonzero(self._episodes.within(lane, start, length))[:num]
+            return env, start
+        keep = np.flatnonzero(self._episodes.within(env, start, length))[:num]
         if len(keep) < num:
             # Few windows are valid: list them all instead.
-            lane, start = self._windows(starts, length, lanes, cross)
-            if len(lane) == 0:
+            env, start = self._windows(starts, length, envs, cross)
+            if len(env) == 0:
                 raise UserError(f"a sequence of {length} is longer than any episode in {self.path}")
-            keep = generator.integers(len(lane), size=num)
-        return lane[keep], start[keep]
+            keep = generator.integers(len(env), size=num)
+        return env[keep], start[keep]
 
     def _gather(
-        self, head: Head, lane: np.ndarray, start: np.ndarray, length: int, frame_stack: int
+        self, head: Head, env: np.ndarray, start: np.ndarray, length: int, frame_stack: int
     ) -> tuple[Batch, np.ndarray]:
         """Read windows; also return the oldest row that each touched, (B,)."""
-        base = lane[:, None] * self._slots
+        base = env[:, None] * self._slots
         row = start[:, None] + np.arange(length)  # (B, T)
         index = base + row % self._slots
         record = self._flat_records[index]
         first, frame_index = start, index
         if frame_stack > 1:
-            opening = np.maximum(self._episodes.opening(lane[:, None], row), head.oldest)
-            frame = np.maximum(row[..., None] - np.arange(frame_stack - 1, -1, -1), opening[..., None])  # (B, T, n)
+            episode_start = np.maximum(self._episodes.episode_start(env[:, None], row), head.oldest)
+            frame = np.maximum(
+                row[..., None] - np.arange(frame_stack - 1, -1, -1), episode_start[..., None]
+            )  # (B, T, n)
             frame_index = base[..., None] + frame % self._slots
             first = frame.min((1, 2))
         if self._device_frames is None:
@@ -380,20 +384,20 @@ class ReplayStore:
 
     def _verify(self) -> None:
         head = self._head.read()
-        for lane in range(self.lanes):
-            action = self._records["action"][lane]
+        for env in range(self.num_envs):
+            action = self._records["action"][env]
             known = (action >= 0) & (action < self.num_actions)
             for row in range(head.oldest, head.rows):
                 slot = row % self._slots
-                content = self._records[lane, slot : slot + 1].view(np.uint8)[:-4]
-                held = int(self._records["checksum"][lane, slot])
-                intact = row_checksum(self._observations[lane, slot], content, lane, row) == held
+                content = self._records[env, slot : slot + 1].view(np.uint8)[:-4]
+                held = int(self._records["checksum"][env, slot])
+                intact = row_checksum(self._observations[env, slot], content, env, row) == held
                 if intact and known[slot]:
                     continue
                 now = self._head.read()
                 if now.cuts == head.cuts and row >= now.oldest:
                     wrong = f"has no action below {self.num_actions}" if intact else "does not match its checksum"
-                    raise UserError(f"{self.path} is damaged: row {row} of lane {lane} {wrong}")
+                    raise UserError(f"{self.path} is damaged: row {row} of environment {env} {wrong}")
 
 
 def _column(record: np.ndarray, name: str) -> torch.Tensor:

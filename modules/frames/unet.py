@@ -123,7 +123,7 @@ class UNet(WorldModel):
         self.decoder = Decoder(outputs, height, width, conditions + latents, size)
         self.outcomes = Outcomes(*size.shapes(height, width)[0], self.reward_loss)
 
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Place the levels where the game's pixels are; a fresh model's outcomes start as frequent as they are."""
         if self.updates:
             return  # what the network paints would mean other levels
@@ -160,7 +160,7 @@ class UNet(WorldModel):
         segments = batch.replace(state=states)[:, 1:].segments(horizon + 1)
         assert segments.state is not None
         # Whether step t can be compared with what was recorded: no end and no cut up to it.
-        reached = segments.follows().cumprod(dim=1).float()
+        reached = segments.has_successor().cumprod(dim=1).float()
         drawn = reached * segments.continuation[:, :-1]
         masks = {"reward": reached, "continuation": reached}
         weights = self.loss_weights()

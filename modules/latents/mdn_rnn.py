@@ -48,9 +48,9 @@ class Memory(nn.Module):
         # Each piece between two openings becomes a sequence of its own, padded to the length of the longest.
         starts = opens.flatten().nonzero()[:, 0]
         lengths = starts.diff(append=starts.new_tensor([opens.numel()]))
-        pieces = nn.utils.rnn.pad_sequence(list(inputs.flatten(0, 1).split(lengths.tolist())), batch_first=True)
-        held = torch.arange(pieces.shape[1], device=inputs.device) < lengths[:, None]
-        return self.lstm(pieces)[0][held].unflatten(0, opens.shape)
+        chunks = nn.utils.rnn.pad_sequence(list(inputs.flatten(0, 1).split(lengths.tolist())), batch_first=True)
+        held = torch.arange(chunks.shape[1], device=inputs.device) < lengths[:, None]
+        return self.lstm(chunks)[0][held].unflatten(0, opens.shape)
 
     def step(self, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, Z + A) and the LSTM's h and c (B, H) to those after it."""
@@ -131,7 +131,7 @@ class MDNRNN(WorldModel):
         rest = [group | {"params": [p for p in group["params"] if id(p) not in of_vae]} for group in groups]
         return [*self.vae.parameter_groups(), *rest]
 
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Let fresh networks start from the median picture, and from outcomes as frequent as they are."""
         self.vae.refit(batch)
         if self.updates == 0:
@@ -173,12 +173,12 @@ class MDNRNN(WorldModel):
             mean, log_std = (part.unflatten(0, batch.shape) for part in self.vae.infer(frames))
             z = mean + log_std.exp() * torch.randn_like(mean)
         h = self.memory(self.inputs(z[:, :-1], batch.action[:, :-1]), batch.is_first[:, :-1])
-        follows = batch.follows().float()
+        has_successor = batch.has_successor().float()
         density = log_density(mixture(self.memory.head(h), self.latent_size), z[:, 1:]).mean(dim=2)
-        nll = -weighted_mean(density, follows * batch.continuation[:, :-1])
+        nll = -weighted_mean(density, has_successor * batch.continuation[:, :-1])
         outcomes = self.memory.outcomes
         reward, continuation = outcomes(h.flatten(0, 1))
-        weights = follows.flatten()
+        weights = has_successor.flatten()
         reward_loss = weighted_mean(outcomes.reward_losses(reward, batch.reward[:, :-1].flatten()), weights)
         goes_on = batch.continuation[:, :-1].flatten()
         continuation_loss = weighted_mean(outcomes.continuation_losses(continuation, goes_on), weights)
@@ -187,7 +187,7 @@ class MDNRNN(WorldModel):
         self.density = nll.detach()
         return loss, {name: part.detach() for name, part in parts.items()}
 
-    def complaint(self) -> str:
+    def nonfinite_reason(self) -> str:
         """Name a mixture that collapsed."""
         if self.density is None or self.density.isfinite():
             return ""

@@ -130,17 +130,17 @@ class MuZero(WorldModel):
         return self.networks.policy
 
     @property
-    def steady(self) -> MuZeroNetworks:
+    def target_networks(self) -> MuZeroNetworks:
         """The networks that bootstrap and reanalyse: the target network, if there is one."""
         return self.target if self.target_every else self.networks
 
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Standardise vectors by what a fresh model is shown; a trained one would see another world."""
         assert batch.observation is not None
         if self.updates or batch.observation.ndim != 3:
             return
         scale, mean = torch.std_mean(batch.observation.flatten(0, 1), dim=0)
-        for networks in {self.networks, self.steady}:
+        for networks in {self.networks, self.target_networks}:
             networks.representation.mean.copy_(mean)
             networks.representation.scale.copy_(scale.clamp(min=1e-3))
 
@@ -236,11 +236,11 @@ class MuZero(WorldModel):
         """Return the target network's values (B, T) of the rows that a return may end in, 0 elsewhere."""
         assert batch.observation is not None
         ends = torch.ones(batch.shape, dtype=torch.bool, device=self.device)
-        ends[:, :shortest] = ~batch.follows()[:, :shortest]
+        ends[:, :shortest] = ~batch.has_successor()[:, :shortest]
         values = torch.zeros(batch.shape, device=self.device)
-        with evaluating(self.steady):
-            states = self.steady.represent(batch.observation[ends])
-            _, values[ends] = self.steady.policy(self.steady.features(states))
+        with evaluating(self.target_networks):
+            states = self.target_networks.represent(batch.observation[ends])
+            _, values[ends] = self.target_networks.policy(self.target_networks.features(states))
         return values
 
     def consistency_losses(self, batch: Batch, unrolled: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ def make_targets(
         discount: of returns.
         value_prefix: actions over which rewards are summed before a sum starts anew; 0 sums nothing.
     """
-    follows, opened = batch.follows(), ~batch.is_last[:, :1]
+    has_successor, opened = batch.has_successor(), ~batch.is_last[:, :1]
     # Row k was reached through real rows, without a cut.
-    reached = torch.cat([opened, opened & follows[:, :unroll].cumprod(dim=1).bool()], dim=1)
+    reached = torch.cat([opened, opened & has_successor[:, :unroll].cumprod(dim=1).bool()], dim=1)
     ends = reached[:, :-1] & (batch.continuation[:, :unroll] == 0)
     ended = torch.cat([torch.zeros_like(opened), ends.cumsum(dim=1) > 0], dim=1)
     known = reached | ended
@@ -67,7 +67,7 @@ def make_targets(
 
 
 def _returns(batch: Batch, values: Tensor, discount: float, n_step: int | Tensor) -> Tensor:
-    rows = batch.reward, batch.continuation, batch.follows(), values, discount
+    rows = batch.reward, batch.continuation, batch.has_successor(), values, discount
     if isinstance(n_step, int):
         return n_step_returns(*rows, n_step)
     returns = torch.stack([n_step_returns(*rows, n) for n in range(1, int(n_step.max()) + 1)])

@@ -85,7 +85,7 @@ class VAE(WorldModel):
         self.register_buffer("offset", torch.zeros(spec.observation_shape))
 
     @torch.no_grad()
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Let a fresh decoder start from the median picture: what never changes need not be learned."""
         if self.updates or self.offset.any():
             return

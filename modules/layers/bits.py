@@ -78,13 +78,13 @@ class Prior(nn.Module):
         """Return the cross-entropy (B,) of bits (B, N), in nats per word, given what was seen (B, inputs)."""
         words = self.words(bits)
         before = torch.cat([torch.full_like(words[:, :1], 2**WORD), words[:, :-1]], dim=1)
-        output, _ = self.lstm(self.embed(before), self._opening(seen))
+        output, _ = self.lstm(self.embed(before), self._episode_start(seen))
         return F.cross_entropy(self.logits(output).float().movedim(-1, 1), words, reduction="none").mean(dim=1)
 
     @torch.no_grad()
     def sample(self, seen: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw bits (B, N) given what was seen (B, inputs); at temperature 0 every word is the likeliest one."""
-        memory = self._opening(seen)
+        memory = self._episode_start(seen)
         word = torch.full((len(seen), 1), 2**WORD, device=seen.device)
         words = []
         for _ in range(self.num_words):
@@ -105,6 +105,6 @@ class Prior(nn.Module):
         """Unpack words (B, N / 8) into bits (B, N), -1 or 1."""
         return torch.where((words[..., None] & self.place) > 0, 1.0, -1.0).flatten(1)
 
-    def _opening(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _episode_start(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = self.open(seen).tanh().chunk(2, dim=1)
         return hidden[None].contiguous(), cell[None].contiguous()

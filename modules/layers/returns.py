@@ -1,8 +1,9 @@
 """What actions were worth: returns over windows of rows, real or dreamed.
 
-All functions take rewards and continuations (B, T), `follows` (B, T - 1) and values (B, T) of `modules.batch.Batch`,
-and return (B, T - 1): row t's action is worth its reward and, while the episode goes on, what comes after it. Where a
-row is not followed, at the end of an episode, of a window or of a run that was cut, the value stands in for the rest.
+All functions take rewards and continuations (B, T), `has_successor` (B, T - 1) and values (B, T) of
+`modules.batch.Batch`, and return (B, T - 1): row t's action is worth its reward and, while the episode goes on, what
+comes after it. Where a row is not followed, at the end of an episode, of a window or of a run that was cut, the value
+stands in for the rest.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from torch import Tensor
 
 
 def n_step_returns(
-    reward: Tensor, continuation: Tensor, follows: Tensor, values: Tensor, discount: float, n: int
+    reward: Tensor, continuation: Tensor, has_successor: Tensor, values: Tensor, discount: float, n: int
 ) -> Tensor:
     """Return the n-step returns (Sutton and Barto 2018, equation 7.1), shorter where a window or an episode ends."""
     returns = values
     for _ in range(n):
         after = reward[:, :-1] + discount * continuation[:, :-1] * returns[:, 1:]
-        returns = torch.cat([torch.where(follows, after, values[:, :-1]), values[:, -1:]], dim=1)
+        returns = torch.cat([torch.where(has_successor, after, values[:, :-1]), values[:, -1:]], dim=1)
     return returns[:, :-1]
 
 
 def lambda_returns(
-    reward: Tensor, continuation: Tensor, follows: Tensor, values: Tensor, discount: float, lambda_: float
+    reward: Tensor, continuation: Tensor, has_successor: Tensor, values: Tensor, discount: float, lambda_: float
 ) -> Tensor:
     """Return the lambda-returns (Sutton and Barto 2018, equation 12.2).
 
@@ -32,22 +33,22 @@ def lambda_returns(
     after, returns = values[:, -1], []
     for t in range(values.shape[1] - 2, -1, -1):
         mixed = (1 - lambda_) * values[:, t + 1] + lambda_ * after
-        after = torch.where(follows[:, t], reward[:, t] + discount * continuation[:, t] * mixed, values[:, t])
+        after = torch.where(has_successor[:, t], reward[:, t] + discount * continuation[:, t] * mixed, values[:, t])
         returns.append(after)
     return torch.stack(returns[::-1], dim=1)
 
 
-def reach_weights(continuation: Tensor, follows: Tensor) -> Tensor:
+def reach_weights(continuation: Tensor, has_successor: Tensor) -> Tensor:
     """Return how much each row's action counts: the probability that its window gets there, 0 where nothing follows.
 
     Real rows count 1 or 0. A dream goes on after an end that it thinks likely, so its later rows count less (Hafner et
     al. 2021, appendix on discount weights).
     """
     weight, weights = torch.ones_like(continuation[:, 0]), []
-    for t in range(follows.shape[1]):
+    for t in range(has_successor.shape[1]):
         weights.append(weight)
-        weight = torch.where(follows[:, t], weight * continuation[:, t], 1.0)
-    return torch.stack(weights, dim=1) * follows
+        weight = torch.where(has_successor[:, t], weight * continuation[:, t], 1.0)
+    return torch.stack(weights, dim=1) * has_successor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

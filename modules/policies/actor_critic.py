@@ -111,11 +111,11 @@ class PPO(ActorCritic):
         if missing := set(self.extras) - batch.extras.keys():
             raise UserError(f"PPO learns from what its own actor left, but rows have no {', '.join(sorted(missing))}")
         old_log_prob, old_values = batch.extras["log_prob"], batch.extras["value"]
-        follows = batch.follows()
+        has_successor = batch.has_successor()
         returns = lambda_returns(
-            self.rewards(batch), batch.continuation, follows, old_values, self.discount, self.lambda_
+            self.rewards(batch), batch.continuation, has_successor, old_values, self.discount, self.lambda_
         )
-        weights = reach_weights(batch.continuation, follows)
+        weights = reach_weights(batch.continuation, has_successor)
         advantage = normalised(returns - old_values[:, :-1], weights)
         actor, values = self.evaluate(batch, model)
         ratio = (actor.log_prob(batch.action) - old_log_prob)[:, :-1].exp()
@@ -144,11 +144,11 @@ class Reinforce(ActorCritic):
     def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy gradient's surrogate, the critic's squared error and the entropy bonus in one."""
         actor, values = self.evaluate(batch, model)
-        follows = batch.follows()
+        has_successor = batch.has_successor()
         returns = lambda_returns(
-            self.rewards(batch), batch.continuation, follows, values.detach(), self.discount, self.lambda_
+            self.rewards(batch), batch.continuation, has_successor, values.detach(), self.discount, self.lambda_
         )
-        weights = reach_weights(batch.continuation, follows)
+        weights = reach_weights(batch.continuation, has_successor)
         advantage = normalised(returns - values[:, :-1].detach(), weights)
         gain = weighted_mean(actor.log_prob(batch.action)[:, :-1] * advantage, weights)
         value_loss = 0.5 * weighted_mean((values[:, :-1] - returns) ** 2, weights)

@@ -128,16 +128,16 @@ class QLearning(Policy):
     def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the Huber loss of every row's action value; rows count as likely as they are reached."""
         features = self.features(batch, model)
-        follows = batch.follows()
+        has_successor = batch.has_successor()
         online = self.online(features).float().unflatten(0, batch.shape)
         with torch.no_grad():
             target = self.target(features).float().unflatten(0, batch.shape)
             greedy = (online if self.double_q else target).argmax(dim=2, keepdim=True)
             values = target.gather(2, greedy)[..., 0]
             targets = n_step_returns(
-                self.rewards(batch), batch.continuation, follows, values, self.discount, self.n_step
+                self.rewards(batch), batch.continuation, has_successor, values, self.discount, self.n_step
             )
-            weights = reach_weights(batch.continuation, follows)
+            weights = reach_weights(batch.continuation, has_successor)
         chosen = online[:, :-1].gather(2, batch.action[:, :-1, None])[..., 0]
         loss = weighted_mean(F.smooth_l1_loss(chosen, targets, reduction="none"), weights)
         parts = {

@@ -16,8 +16,8 @@ class TabularQ(Policy):
     """A table of action values that learns from the newest transition of every window, then from rehearsed ones.
 
     This is the order of the box "Tabular Dyna-Q" in section 8.2: act, learn from what happened, update the model, plan.
-    Backups are made one after the other, so that later ones see what earlier ones wrote; all lanes make theirs at once.
-    It learns in `loss`, in training mode alone, and has no gradient.
+    Backups are made one after the other, so that later ones see what earlier ones wrote; all environments make theirs
+    at once. It learns in `loss`, in training mode alone, and has no gradient.
 
     Args:
         discount: gamma.
@@ -73,7 +73,7 @@ class TabularQ(Policy):
             raise UserError(f"TabularQ needs the model modules.states.tabular.Tabular: got {type(model).__name__}")
         assert batch.state is not None
         error = self.backup(batch)
-        moved = batch.follows()[:, -1]
+        moved = batch.has_successor()[:, -1]
         if self.training and self.planning_steps and moved.any():
             self.backup(model.rehearse(batch.state[moved, -2], self.planning_steps))
         return None, {"td_error": error}
@@ -86,14 +86,14 @@ class TabularQ(Policy):
             the mean absolute error before.
         """
         assert batch.state is not None
-        follows = batch.follows()
+        has_successor = batch.has_successor()
         columns = (batch.state, batch.action, batch.reward, batch.continuation * self.discount)
         state, action, reward, discount = (column.unbind(1) for column in columns)
         errors = torch.zeros_like(batch.reward[:, 1:])
-        for t in follows.any(dim=0).nonzero()[:, 0].tolist():
+        for t in has_successor.any(dim=0).nonzero()[:, 0].tolist():
             where = state[t], action[t]
             target = reward[t] + discount[t] * self.table[state[t + 1]].amax(dim=-1)
-            errors[:, t] = (target - self.table[where]) * follows[:, t]
+            errors[:, t] = (target - self.table[where]) * has_successor[:, t]
             if self.training:
                 self.table[where] += self.step_size * errors[:, t]
-        return errors.abs().sum() / follows.sum().clamp(min=1)
+        return errors.abs().sum() / has_successor.sum().clamp(min=1)

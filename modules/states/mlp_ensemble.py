@@ -35,7 +35,7 @@ class Transitions(NamedTuple):
     """(..., D): the state after."""
     continuation: Tensor
     """(...,)"""
-    follows: Tensor
+    has_successor: Tensor
     """(...,) bool: the outcome is the action's."""
 
     def take(self, index: Tensor) -> Transitions:
@@ -138,7 +138,7 @@ class MLPEnsemble(WorldModel):
         state, after = batch.observation[:, :-1], batch.observation[:, 1:]
         outcome = torch.cat([after - state, batch.reward[:, :-1, None]], dim=-1)
         action = F.one_hot(batch.action[:, :-1], self.num_actions).float()
-        rows = (state, action, outcome, after, batch.continuation[:, :-1], batch.follows())
+        rows = (state, action, outcome, after, batch.continuation[:, :-1], batch.has_successor())
         return Transitions(*(tensor.flatten(0, 1) for tensor in rows))
 
     def every(self, rows: Transitions) -> Tensor:
@@ -171,7 +171,7 @@ class MLPEnsemble(WorldModel):
         nll = 0.5 * (squared * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
         logit = self.continuation(self.standardised(rows.after)).float()[..., 0]
         continuation = F.binary_cross_entropy_with_logits(logit, rows.continuation, reduction="none")
-        weight = rows.follows / rows.follows.sum(dim=1, keepdim=True).clamp(min=1)
+        weight = rows.has_successor / rows.has_successor.sum(dim=1, keepdim=True).clamp(min=1)
         varies = (self.outcome_std > 0).float()
         varies_state = varies[:-1] / varies[:-1].sum().clamp(min=1)
         varies = varies / varies.sum().clamp(min=1)
@@ -201,15 +201,15 @@ class MLPEnsemble(WorldModel):
         return total, {name: value.detach().mean() for name, value in parts.items()}, self.encode(batch)
 
     @torch.no_grad()
-    def refit(self, batch: Batch, held_out: Batch | None = None) -> None:
+    def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Standardise by training rows, and elect as elites the members of least mse on held-out rows, if any.
 
         What the networks predict stays the same: their first and last layers take up the change of units. A replay
         buffer that grows would otherwise undo what was learned.
         """
         rows = self.transitions(batch)
-        if from_rank_zero(rows.follows.any()):
-            rows = rows.take(rows.follows)
+        if from_rank_zero(rows.has_successor.any()):
+            rows = rows.take(rows.has_successor)
             vectors = torch.cat([rows.state, rows.after])
             largest = torch.cat([vectors.abs().amax(dim=0), rows.outcome[:, -1:].abs().amax(dim=0)])
             resolution = 1e-6 * largest
@@ -217,8 +217,8 @@ class MLPEnsemble(WorldModel):
                 *standardise(vectors, resolution[:-1], self.input_std * self.fitted),
                 *standardise(rows.outcome, resolution, self.outcome_std * self.fitted),
             )
-        judged = self.transitions(batch if held_out is None else held_out)
-        if from_rank_zero(judged.follows.any()):
+        judged = self.transitions(batch if validation_windows is None else validation_windows)
+        if from_rank_zero(judged.has_successor.any()):
             mse = self.losses(judged.take(self.every(judged)))["mse"]
             self.elites.copy_(from_rank_zero(mse.argsort()[: self.num_elites]))
 

@@ -14,16 +14,16 @@ from modules.world_model import Spec, Step, WorldModel
 class Tabular(WorldModel):
     """Remembers for every state and action what it led to when it was last tried, taking the world as deterministic.
 
-    An observation is the index of a state. Lanes are separate worlds side by side in one state space, so that one table
-    holds as many independent learners: lane l owns the states l * num_states up to (l + 1) * num_states. The features
-    of a state are its one-hot vector, on which any linear policy is a table.
+    An observation is the index of a state. Environments are separate worlds side by side in one state space, so that
+    one table holds as many independent learners: environment l owns the states l * num_states up to (l + 1) *
+    num_states. The features of a state are its one-hot vector, on which any linear policy is a table.
 
     It learns in `loss`, in training mode alone, and has no gradient. An action that was never tried is predicted to
     lead back to its state and earn nothing.
 
     Args:
-        num_states: of one lane's world.
-        num_lanes: worlds side by side.
+        num_states: of one environment's world.
+        num_envs: worlds side by side.
         exploration_bonus: kappa of Dyna-Q+ (section 8.3): rehearsing an action that was not tried for tau steps earns
             kappa * sqrt(tau) more, and untried actions of known states are rehearsed as well. 0 is Dyna-Q.
     """
@@ -36,15 +36,15 @@ class Tabular(WorldModel):
     tried_at: Tensor
     clock: Tensor
 
-    def __init__(self, num_states: int, num_lanes: int = 1, exploration_bonus: float = 0.0) -> None:
+    def __init__(self, num_states: int, num_envs: int = 1, exploration_bonus: float = 0.0) -> None:
         super().__init__()
-        if num_states < 1 or num_lanes < 1 or exploration_bonus < 0:
+        if num_states < 1 or num_envs < 1 or exploration_bonus < 0:
             raise UserError(
-                "tables need num_states >= 1, num_lanes >= 1 and exploration_bonus >= 0: "
-                f"got {num_states}, {num_lanes}, {exploration_bonus}"
+                "tables need num_states >= 1, num_envs >= 1 and exploration_bonus >= 0: "
+                f"got {num_states}, {num_envs}, {exploration_bonus}"
             )
         self.num_states = num_states
-        self.num_lanes = num_lanes
+        self.num_envs = num_envs
         self.exploration_bonus = exploration_bonus
 
     def build(self, spec: Spec) -> None:
@@ -54,16 +54,16 @@ class Tabular(WorldModel):
                 "a table needs observations of one number, the index of a state: "
                 f"got shape {spec.observation_shape}, stacked {spec.frame_stack} times"
             )
-        size = self.num_states * self.num_lanes
+        size = self.num_states * self.num_envs
         self.state_shape, self.feature_shape = (), (size,)
         shape = (size, spec.num_actions)
         self.register_buffer("tried", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("successor", torch.arange(size)[:, None].repeat(1, spec.num_actions))
         self.register_buffer("reward", torch.zeros(shape))
         self.register_buffer("continuation", torch.ones(shape))
-        # A lane's time counts its transitions; what was never tried counts from the start.
+        # An environment's time counts its transitions; what was never tried counts from the start.
         self.register_buffer("tried_at", torch.zeros(shape, dtype=torch.int64))
-        self.register_buffer("clock", torch.zeros(self.num_lanes, dtype=torch.int64))
+        self.register_buffer("clock", torch.zeros(self.num_envs, dtype=torch.int64))
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> tuple[None, dict[str, Tensor], Tensor]:
@@ -80,21 +80,21 @@ class Tabular(WorldModel):
         if low < 0 or high >= len(self.tried):
             raise UserError(
                 f"state {int(low if low < 0 else high)} is not among the {len(self.tried)} of the table: "
-                f"num_states is {self.num_states}, num_lanes is {self.num_lanes}"
+                f"num_states is {self.num_states}, num_envs is {self.num_envs}"
             )
         errors = []
-        for t, follows in enumerate(batch.follows().unbind(1)):
-            where = states[follows, t], batch.action[follows, t]
-            after = states[follows, t + 1], batch.reward[follows, t], batch.continuation[follows, t]
+        for t, has_successor in enumerate(batch.has_successor().unbind(1)):
+            where = states[has_successor, t], batch.action[has_successor, t]
+            after = states[has_successor, t + 1], batch.reward[has_successor, t], batch.continuation[has_successor, t]
             tables = self.successor, self.reward, self.continuation
             agrees = [table[where] == seen for table, seen in zip(tables, after, strict=True)]
             errors.append(~(self.tried[where] & torch.stack(agrees).all(dim=0)))
             if self.training:
                 for table, seen in zip(tables, after, strict=True):
                     table[where] = seen
-                lane = where[0] // self.num_states
-                self.clock.index_add_(0, lane, torch.ones_like(lane))
-                self.tried[where], self.tried_at[where] = True, self.clock[lane]
+                env = where[0] // self.num_states
+                self.clock.index_add_(0, env, torch.ones_like(env))
+                self.tried[where], self.tried_at[where] = True, self.clock[env]
         wrong = torch.cat(errors).float()
         return None, {"loss": wrong.sum() / max(1, len(wrong))}, states
 
@@ -112,42 +112,44 @@ class Tabular(WorldModel):
         return Step(self.successor[where], self.reward[where], self.continuation[where])
 
     def features(self, state: Tensor) -> Tensor:
-        """Return one-hot vectors (B, num_lanes * num_states)."""
+        """Return one-hot vectors (B, num_envs * num_states)."""
         return F.one_hot(state, len(self.tried)).float()
 
     def decode(self, state: Tensor) -> Tensor:
         """Return the observation (B, 1)."""
         return state.float()[:, None]
 
-    def recall(self, lanes: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-        """Draw known states of given lanes (B,), uniformly, and an action of each, uniformly among those tried there.
+    def recall(self, envs: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
+        """Draw known states of given environments (B,), uniformly, and an action of each, uniformly among those tried
+        there.
 
         With an exploration bonus, uniformly among all actions.
 
         Returns:
-            states (B, num_pairs) and actions (B, num_pairs). Every lane must have seen a transition.
+            states (B, num_pairs) and actions (B, num_pairs). Every environment must have seen a transition.
         """
-        known = self.tried.any(dim=-1).view(self.num_lanes, -1)[lanes].float()
-        states = torch.multinomial(known, num_pairs, replacement=True) + self.num_states * lanes[:, None]
+        known = self.tried.any(dim=-1).view(self.num_envs, -1)[envs].float()
+        states = torch.multinomial(known, num_pairs, replacement=True) + self.num_states * envs[:, None]
         choices = self.tried[states].flatten(0, 1) | (self.exploration_bonus > 0)
         return states, torch.multinomial(choices.float(), 1).view_as(states)
 
     def rehearse(self, states: Tensor, num_steps: int) -> Batch:
-        """Dream of single steps, one after the other, from pairs that `recall` draws in the lanes of states (B,).
+        """Dream of single steps, one after the other, from pairs that `recall` draws in the environments of states
+        (B,).
 
         Returns:
             (B, 2 * num_steps) rows: every step is an episode of two rows, in the order in which they are to be learned.
         """
-        lanes = states // self.num_states
-        states, actions = self.recall(lanes, num_steps)
+        envs = states // self.num_states
+        states, actions = self.recall(envs, num_steps)
         successors, rewards, continuations = self.step(states, actions)
         if self.exploration_bonus > 0:
-            elapsed = self.clock[lanes][:, None] - self.tried_at[states, actions]
+            elapsed = self.clock[envs][:, None] - self.tried_at[states, actions]
             rewards = rewards + self.exploration_bonus * elapsed.sqrt()
         nothing = torch.zeros_like(states, dtype=torch.bool)
 
-        def rows(opening: Tensor, closing: Tensor) -> Tensor:
-            return torch.stack([opening, closing], dim=-1).flatten(1)
+        def rows(episode_start: Tensor, closing: Tensor) -> Tensor:
+            return torch.stack([episode_start, closing], dim=-1).flatten(1)
 
         return Batch(
             action=rows(actions, torch.zeros_like(actions)),

@@ -9,13 +9,13 @@ from datamodules.collector import Actor, Collector
 from pipelines.acting.actors import SearchActor
 
 
-class Piece(NamedTuple):
+class CollectChunk(NamedTuple):
     """What is to be played next."""
 
     actor: str
     """Who plays it, by name."""
     rows: int
-    """That every lane of the store has afterwards."""
+    """That every environment of the store has afterwards."""
     temperature: float
     """Of moves that a search draws."""
 
@@ -23,12 +23,12 @@ class Piece(NamedTuple):
 class Players(Protocol):
     """Plays pieces, one after the other."""
 
-    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+    def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
         """Prepare what is due after the update `step`; `plan` tells what will be due after any later one."""
         ...
 
-    def play(self, piece: Piece) -> Iterator[int]:
-        """Append a piece to the store, and yield how many rows of every lane it has grown by now and then."""
+    def play(self, chunk: CollectChunk) -> Iterator[int]:
+        """Append a piece to the store, and yield how many rows of every environment it has grown by now and then."""
         ...
 
     def returns(self) -> list[float]:
@@ -40,16 +40,16 @@ class Players(Protocol):
         ...
 
 
-def act_with(actors: dict[str, Actor], piece: Piece) -> Actor:
+def act_with(actors: dict[str, Actor], chunk: CollectChunk) -> Actor:
     """Return who plays a piece, at its temperature."""
-    actor = actors[piece.actor]
+    actor = actors[chunk.actor]
     if isinstance(actor, SearchActor):
-        actor.set_temperature(piece.temperature)
+        actor.set_temperature(chunk.temperature)
     return actor
 
 
 class LocalPlayers:
-    """This process plays all lanes.
+    """This process plays all environments.
 
     Args:
         collector: of the run's store.
@@ -60,13 +60,13 @@ class LocalPlayers:
         self.collector = collector
         self.actors = actors
 
-    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+    def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
         """Nothing is prepared."""
 
-    def play(self, piece: Piece) -> Iterator[int]:
+    def play(self, chunk: CollectChunk) -> Iterator[int]:
         """Play it now."""
-        actor = act_with(self.actors, piece)
-        while self.collector.store.rows < piece.rows:
+        actor = act_with(self.actors, chunk)
+        while self.collector.store.rows < chunk.rows:
             self.collector.step(actor)
             yield 1
 

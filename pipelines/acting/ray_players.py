@@ -19,16 +19,16 @@ from lightning import LightningModule
 from datamodules.collector import Actor, Collector
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
-from pipelines.acting.players import Piece, act_with
+from pipelines.acting.players import CollectChunk, act_with
 
 DEATHS = 3
 """Of one player, without a piece between them, after which the run ends."""
-NOISE = "noise"
+TORCH_RNG = "noise"
 """Among the states of a player's actors: that of the generator from which models draw."""
 
 
 class Row(NamedTuple):
-    """What `ReplayStore.append` takes, (lanes, ...) each."""
+    """What `ReplayStore.append` takes, (num_envs, ...) each."""
 
     observation: np.ndarray
     action: np.ndarray
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     @classmethod
     def beside(cls, parts: list[Row]) -> Row:
-        """Join the lanes of several players."""
+        """Join the environments of several players."""
         extras = {name: np.concatenate([part.extras[name] for part in parts]) for name in parts[0].extras}
         columns = [np.concatenate([part[column] for part in parts]) for column in range(6)]
         return cls._make([*columns, extras])
@@ -55,7 +55,7 @@ class Segment(NamedTuple):
     actors: dict[str, Any]
 
 
-class Cast(NamedTuple):
+class PlayerSpec(NamedTuple):
     """What a player is made of."""
 
     module: LightningModule
@@ -63,7 +63,7 @@ class Cast(NamedTuple):
     actors: dict[str, Actor]
     """By name; they act by the copy."""
     data: ReplayData
-    lanes: int
+    num_envs: int
     """How many it plays."""
     seed: int
     """Of its environments."""
@@ -72,7 +72,7 @@ class Cast(NamedTuple):
 
 
 class Player:
-    """Some lanes and those who play them, in a process of its own.
+    """Some environments and those who play them, in a process of its own.
 
     Args:
         cast: what it is made of.
@@ -80,30 +80,30 @@ class Player:
         states: of the actors, by name.
     """
 
-    def __init__(self, cast: Cast, running: dict[str, Any] | None, states: dict[str, Any]) -> None:
-        self.module, self.actors = cast.module, cast.actors
-        self.lanes, self.rows, self.extras = cast.lanes, cast.stream, cast.data.extras
+    def __init__(self, spec: PlayerSpec, running: dict[str, Any] | None, states: dict[str, Any]) -> None:
+        self.module, self.actors = spec.module, spec.actors
+        self.num_envs, self.rows, self.extras = spec.num_envs, spec.stream, spec.data.extras
         self.played: list[Row] = []
-        cast.data.num_threads = 1
+        spec.data.num_threads = 1
         torch.set_num_threads(1)
         numba.set_num_threads(1)
-        torch.manual_seed(cast.seed)
-        if NOISE in states:
-            torch.set_rng_state(states[NOISE])
+        torch.manual_seed(spec.seed)
+        if TORCH_RNG in states:
+            torch.set_rng_state(states[TORCH_RNG])
         for name, actor in self.actors.items():
             actor.load_state_dict(states[name])
-        self.collector = Collector(cast.data.training_environment(cast.lanes, cast.seed), self, running)
+        self.collector = Collector(spec.data.training_environment(spec.num_envs, spec.seed), self, running)
 
     def load(self, weights: dict[str, Any]) -> None:
         """Play by other weights from now on."""
         self.module.load_state_dict(weights)
 
-    def play(self, piece: Piece, rows: int) -> Segment:
-        """Play so many rows of every lane."""
-        actor = act_with(self.actors, piece)
+    def play(self, chunk: CollectChunk, rows: int) -> Segment:
+        """Play so many rows of every environment."""
+        actor = act_with(self.actors, chunk)
         for _ in range(rows):
             self.collector.step(actor)
-        states = {name: actor.state_dict() for name, actor in self.actors.items()} | {NOISE: torch.get_rng_state()}
+        states = {name: actor.state_dict() for name, actor in self.actors.items()} | {TORCH_RNG: torch.get_rng_state()}
         segment = Segment(self.played, self.collector.returns, self.collector.state_dict(), states)
         self.played, self.collector.returns = [], []
         return segment
@@ -116,9 +116,9 @@ class Player:
 class Asked(NamedTuple):
     """A piece that has been asked for."""
 
-    piece: Piece
+    chunk: CollectChunk
     rows: int
-    """Of every lane, in it."""
+    """Of every environment, in it."""
     version: int
     """Updates that the weights had learned from, by which it is played."""
     weights: Any
@@ -128,7 +128,8 @@ class Asked(NamedTuple):
 
 
 class RayPlayers:
-    """Every player has its part of the lanes; this process appends what they send, lane beside lane.
+    """Every player has its part of the environments; this process appends what they send, environment beside
+    environment.
 
     They are asked for what will be due after the next `lag` updates, with the weights of now, and play while this
     process learns. A lag of 0 asks for what is due at once, with the newest weights: one player then plays the same
@@ -146,14 +147,14 @@ class RayPlayers:
         self,
         data: ReplayData,
         module: LightningModule,
-        casts: list[Cast],
+        specs: list[PlayerSpec],
         lag: int,
         states: list[dict[str, Any]] | None = None,
     ) -> None:
         assert data.store is not None
-        self.store, self.module, self.casts, self.lag = data.store, module, casts, lag
-        self._running: list[dict[str, Any] | None] = [None] * len(casts) if data.running is None else [*data.running]
-        self._states = states or [{name: actor.state_dict() for name, actor in cast.actors.items()} for cast in casts]
+        self.store, self.module, self.specs, self.lag = data.store, module, specs, lag
+        self._running: list[dict[str, Any] | None] = [None] * len(specs) if data.running is None else [*data.running]
+        self._states = states or [{name: actor.state_dict() for name, actor in spec.actors.items()} for spec in specs]
         self._asked: deque[Asked] = deque()
         self._asked_rows = self.store.rows
         self._step = 0
@@ -161,35 +162,35 @@ class RayPlayers:
         """Updates that weights were behind when what they had played was due, the last time."""
         self._next = 0
         self._returns: list[float] = []
-        self._deaths = [0] * len(casts)
-        self._casts = [ray.put(cast) for cast in casts]
-        self._players = [self._player(number) for number in range(len(casts))]
+        self._deaths = [0] * len(specs)
+        self._specs = [ray.put(spec) for spec in specs]
+        self._players = [self._player(number) for number in range(len(specs))]
 
     def _player(self, number: int) -> Any:
-        return ray.remote(num_cpus=1)(Player).remote(self._casts[number], self._running[number], self._states[number])
+        return ray.remote(num_cpus=1)(Player).remote(self._specs[number], self._running[number], self._states[number])
 
-    def ask(self, step: int, plan: Callable[[int], list[Piece]]) -> None:
+    def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
         """Send weights and ask for more, where the time has come."""
         self._step = step
         if step < self._next:
             return
         self._next = step + max(1, self.lag)
-        due = [piece for later in range(step, step + self.lag + 1) for piece in plan(later)]
+        due = [chunk for later in range(step, step + self.lag + 1) for chunk in plan(later)]
         if not due or due[-1].rows <= self._asked_rows:
             return
         weights = ray.put(_on_cpu(self.module.state_dict()))
         for player in self._players:
             player.load.remote(weights)
-        for piece in due:
-            if (rows := piece.rows - self._asked_rows) > 0:
-                segments = [player.play.remote(piece, rows) for player in self._players]
-                self._asked.append(Asked(piece, rows, step, weights, segments))
-                self._asked_rows = piece.rows
+        for chunk in due:
+            if (rows := chunk.rows - self._asked_rows) > 0:
+                segments = [player.play.remote(chunk, rows) for player in self._players]
+                self._asked.append(Asked(chunk, rows, step, weights, segments))
+                self._asked_rows = chunk.rows
 
-    def play(self, piece: Piece) -> Iterator[int]:
+    def play(self, chunk: CollectChunk) -> Iterator[int]:
         """Wait for it, and append it."""
-        while self.store.rows < piece.rows:
-            segments = [self._receive(number) for number in range(len(self.casts))]
+        while self.store.rows < chunk.rows:
+            segments = [self._receive(number) for number in range(len(self.specs))]
             asked = self._asked.popleft()
             for rows in zip(*(segment.rows for segment in segments), strict=True):
                 self.store.append(*Row.beside(list(rows)))
@@ -224,7 +225,7 @@ class RayPlayers:
             if asked.weights is not loaded:
                 player.load.remote(asked.weights)
                 loaded = asked.weights
-            asked.segments[number] = player.play.remote(asked.piece, asked.rows)
+            asked.segments[number] = player.play.remote(asked.chunk, asked.rows)
 
     def returns(self) -> list[float]:
         """Return those of the episodes that ended since this was asked last, raw."""

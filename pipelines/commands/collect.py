@@ -33,10 +33,10 @@ def collect(
     Args:
         game: in any usual spelling.
         path: folder of the new store.
-        steps: real steps in the training lanes.
+        steps: real steps in the training environments.
         protocol: how the game is played.
-        num_envs: environments, each with a lane of its own.
-        num_validation_envs: further ones, whose lanes are held out.
+        num_envs: environments, each with an environment of its own.
+        num_validation_envs: further ones, whose environments are held out.
         size: height and width of a frame.
         color: grey or rgb.
         seed: of everything.

@@ -24,7 +24,7 @@ def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
     source = ReplayStore.open(store)
     with counter("exporting", source.num_rows, "rows") as advance:
         folder = export_store(source, dataset_id, path, advance)
-    Console().print(f"{folder}: {source.num_rows} rows in {source.lanes} lanes", soft_wrap=True)
+    Console().print(f"{folder}: {source.num_rows} rows in {source.num_envs} environments", soft_wrap=True)
 
 
 def main(arguments: Sequence[str]) -> None:

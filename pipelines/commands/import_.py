@@ -20,8 +20,8 @@ def import_(
     path: Path | None = None,
     size: tuple[int, int] = (84, 84),
     color: Literal["grey", "rgb"] = "grey",
-    lanes: int = 9,
-    validation_lanes: int = 1,
+    num_envs: int = 9,
+    num_validation_envs: int = 1,
     world: str | None = None,
     protocol: Literal["atari100k", "machado2018"] | None = None,
 ) -> None:
@@ -35,16 +35,16 @@ def import_(
         path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
         size: height and width of a frame.
         color: grey or rgb.
-        lanes: of the store, over which the episodes are spread.
-        validation_lanes: the last of them, held out.
+        num_envs: of the store, over which the episodes are spread.
+        num_validation_envs: the last of them, held out.
         world: game or Gymnasium id, where the dataset names none.
         protocol: by which the game was played, where the dataset does not say.
     """
     dataset = open_dataset(dataset_id, path)
-    foreign = Foreign(size, color, lanes, validation_lanes, world, protocol)
+    foreign = Foreign(size, color, num_envs, num_validation_envs, world, protocol)
     with counter("importing", dataset.total_steps + dataset.total_episodes, "rows") as advance:
         made = import_dataset(dataset, store, foreign, advance)
-    Console().print(f"{store}: {made.num_rows} rows in {made.lanes} lanes", soft_wrap=True)
+    Console().print(f"{store}: {made.num_rows} rows in {made.num_envs} environments", soft_wrap=True)
     made.close()
 
 

@@ -26,7 +26,7 @@ from modules.batch import Batch
 from modules.errors import UserError, nearest
 from modules.imagination import evaluating
 from modules.world_model import WorldModel
-from pipelines.callbacks.dreaming.openings import unpack
+from pipelines.callbacks.dreaming.dream_starts import unpack
 from pipelines.display.films import enlarge
 from pipelines.runs import checkpoints
 
@@ -290,10 +290,10 @@ def _dreamer(
         raise UserError(f"{type(model).__name__} cannot be dreamed in: it has no {' and no '.join(sorted(missing))}")
     assert model.spec is not None, "the model was not built yet"
     if starts is None:
-        if "openings" not in kept:
+        if "dream_starts" not in kept:
             source = "a model by itself" if checkpoint is None else str(checkpoint)
             raise UserError(f"{source} keeps no openings to start dreams from: give starts")
-        starts = unpack(kept["openings"], model.spec)
+        starts = unpack(kept["dream_starts"], model.spec)
     first, *rest = model.spec.observation_shape
     expected, found = (model.spec.frame_stack * first, *rest), starts.observation.shape[2:]  # type: ignore[union-attr]
     if found != expected:
@@ -303,7 +303,7 @@ def _dreamer(
 
 def _last_row(windows: Batch) -> Tensor:
     """Return the last row of each window (B,) int64 that its first episode goes on from."""
-    goes_on = windows.follows() & ~windows.is_last[:, 1:]
+    goes_on = windows.has_successor() & ~windows.is_last[:, 1:]
     return goes_on.cumprod(dim=1).sum(dim=1)
 
 

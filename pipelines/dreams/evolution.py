@@ -20,7 +20,7 @@ from pipelines.acting.actors import ModelActor
 from pipelines.evaluation.episodes import play
 
 Covariance = Literal["full", "diagonal"]
-HARDLY = 1e-3
+MIN_SURVIVAL = 1e-3
 """Probability of still being there, below which a dream is over."""
 
 
@@ -122,7 +122,7 @@ def dreamed_returns(
     returns, reached = (torch.full((len(states),), value, device=starts.device) for value in (0.0, 1.0))
     steps = 0
     with evaluating(model):
-        while steps < horizon and (steps % 16 or bool((reached > HARDLY).any())):
+        while steps < horizon and (steps % 16 or bool((reached > MIN_SURVIVAL).any())):
             features = model.features(states).float().unflatten(0, (population, dreams))
             action = controller.scores(vectors, features).argmax(dim=2).flatten()
             states, reward, continuation = model.step(states, action)

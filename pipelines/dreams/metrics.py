@@ -64,7 +64,7 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
     assert dreamed.state is not None
     channels = model.spec.observation_shape[0] if model.spec else 1
     frames = batch.observation[:, context - 1 :, -channels:].float() / 255
-    reached = rest.follows().cumprod(dim=1).bool()
+    reached = rest.has_successor().cumprod(dim=1).bool()
     terminated = rest.continuation[:, :-1] == 0
     frames_dreamed = torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1)
     return Dreams(

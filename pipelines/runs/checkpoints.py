@@ -178,7 +178,7 @@ def world(path: Path, checkpoint: dict[str, Any]) -> Any:
     for key in ("description", "env_steps"):
         if key not in checkpoint:
             raise UserError(
-                f"{path} keeps no {key}: train with the callback pipelines.callbacks.dreaming.openings.Openings"
+                f"{path} keeps no {key}: train with the callback pipelines.callbacks.dreaming.dream_starts.DreamStarts"
             )
     with blaming(path):
         config, description = checkpoint["config"]["data"], checkpoint["description"]

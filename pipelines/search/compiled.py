@@ -596,7 +596,7 @@ def simulate_parallel(
 
 
 @compiled
-def plant(logits, actions, value, legal, settings, roots, nodes, edges, proofs):
+def init_roots(logits, actions, value, legal, settings, roots, nodes, edges, proofs):
     """Make the roots of trees that have none (no nodes yet), and open all of them for a new run.
 
     Args:
@@ -781,7 +781,7 @@ _TREES = (
 )
 _REST = (float64[:, ::1], from_dtype(CANDIDATES)[:, ::1], int64[:, ::1])
 _SIMULATE = (int64, *_OUTPUTS, float32[:], float32[:], *_TREES, *_REST)
-_TYPES = {simulate: _SIMULATE, simulate_parallel: _SIMULATE, plant: (*_OUTPUTS, boolean[:, ::1], *_TREES)}
+_TYPES = {simulate: _SIMULATE, simulate_parallel: _SIMULATE, init_roots: (*_OUTPUTS, boolean[:, ::1], *_TREES)}
 
 
 @cache

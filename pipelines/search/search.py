@@ -176,15 +176,15 @@ class Search:
         assert len(tree.roots) == batch, f"a tree of {len(tree.roots)} roots does not go on from {batch}"
         tree.settings = self.settings.copy()
         tree.settings["compact"] = not isinstance(roots, torch.Tensor)
-        self._plant(tree, leaves, legal)
+        self._init_roots(tree, leaves, legal)
         clean = tree.root_edges()["prior"].copy()
-        candidates = self._sow(tree, generator)
-        self._grow(tree, leaves, candidates, start)
+        candidates = self._add_root_noise(tree, generator)
+        self._simulate(tree, leaves, candidates, start)
         if self.noise is not None:
             np.copyto(tree.root_edges()["prior"], clean, where=tree.root_mask())
         return _result(tree, candidates, 0 if legal is None else legal.shape[1])
 
-    def _plant(self, tree: Tree, leaves: Leaves, legal: np.ndarray | None) -> None:
+    def _init_roots(self, tree: Tree, leaves: Leaves, legal: np.ndarray | None) -> None:
         """Make room, evaluate the roots that are new, and open all for another run."""
         batch = len(tree.roots)
         if legal is not None:
@@ -211,12 +211,12 @@ class Search:
         tree.reserve(tree.slots + simulations, edges, leaves.roots)
         tree.states[0] = leaves.roots  # type: ignore[assignment,call-overload]
         mask = _NO_MASK if legal is None else legal
-        plant = compiled.entry(compiled.plant)
-        wrong = plant(outputs.logits, outputs.actions, outputs.value, mask, tree.settings, *tree.arrays())
+        init_roots = compiled.entry(compiled.init_roots)
+        wrong = init_roots(outputs.logits, outputs.actions, outputs.value, mask, tree.settings, *tree.arrays())
         if wrong >= 0:
             raise _error(tree, wrong, 0)
 
-    def _sow(self, tree: Tree, generator: np.random.Generator | None) -> np.ndarray:
+    def _add_root_noise(self, tree: Tree, generator: np.random.Generator | None) -> np.ndarray:
         """Put noise on the roots' edges, and return Gumbel's candidates (B, edges)."""
         rule, noise = self.rule, self.noise
         if noise is not None:
@@ -240,7 +240,7 @@ class Search:
         tree.roots["considered"] = np.minimum(there.sum(axis=1), len(self.table) - 1)
         return candidates
 
-    def _grow(self, tree: Tree, leaves: Leaves, candidates: np.ndarray, start: float) -> None:
+    def _simulate(self, tree: Tree, leaves: Leaves, candidates: np.ndarray, start: float) -> None:
         """Run the simulations."""
         threads = threads_for(len(tree.roots))
         if threads > 1:

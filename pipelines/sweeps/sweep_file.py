@@ -171,9 +171,9 @@ class Sweep:
     def check(self) -> None:
         """Raise a UserError unless the command line takes all that may be drawn; nothing is run."""
         for values in self.combinations():
-            complaint = _complaint(self.options(values))
-            if complaint is not None:
-                raise UserError(f"{self.path}: {self._wrong_key() or complaint}")
+            nonfinite_reason = _complaint(self.options(values))
+            if nonfinite_reason is not None:
+                raise UserError(f"{self.path}: {self._wrong_key() or nonfinite_reason}")
 
     def _wrong_key(self) -> str | None:
         # The parser names the last part of a wrong key alone; here the whole of it is compared with all there are.

@@ -7,7 +7,7 @@ from datamodules.replay.store import ReplayStore
 from pipelines.acting.actors import RandomActor
 from tests.fakes import DotWorld, locate, move
 
-LANES, ROWS, LIMIT = 3, 160, 12
+NUM_ENVS, ROWS, LIMIT = 3, 160, 12
 
 
 class Script:
@@ -39,12 +39,12 @@ class Watched:
 
 
 def create(path, rows=ROWS) -> ReplayStore:
-    return ReplayStore.create(path, observation_shape=DotWorld.observation_shape, num_actions=4, lanes=LANES,
+    return ReplayStore.create(path, observation_shape=DotWorld.observation_shape, num_actions=4, num_envs=NUM_ENVS,
                               capacity=rows)  # fmt: skip
 
 
 def collect(store, rows=ROWS, actor=None, seed=0):
-    environment = DotWorld(LANES, LIMIT)
+    environment = DotWorld(NUM_ENVS, LIMIT)
     watched = Watched(actor or RandomActor(4, np.random.default_rng(seed)), environment)
     collector = Collector(environment, store)
     for _ in range(rows):
@@ -53,7 +53,7 @@ def collect(store, rows=ROWS, actor=None, seed=0):
 
 
 def whole(store):
-    return store.gather(np.arange(store.lanes), np.zeros(store.lanes, int), store.rows)
+    return store.gather(np.arange(store.num_envs), np.zeros(store.num_envs, int), store.rows)
 
 
 @pytest.fixture
@@ -65,29 +65,29 @@ def played(tmp_path):
 def test_every_row_keeps_the_contract(played):
     _, _, batch = played
     x, y = locate(batch.observation.flatten(0, 1))
-    x, y, reward, terminated = (v.view(LANES, ROWS) for v in move(x, y, batch.action.flatten()))
+    x, y, reward, terminated = (v.view(NUM_ENVS, ROWS) for v in move(x, y, batch.action.flatten()))
     seen = {"terminated": 0, "truncated": 0, "opened": 0}
-    for lane in range(LANES):
+    for env in range(NUM_ENVS):
         age = 0
         for t in range(ROWS - 1):
-            assert bool(batch.is_first[lane, t]) == (age == 0)
-            after_x, after_y = locate(batch.observation[lane, t + 1 : t + 2])
-            if batch.is_last[lane, t]:
-                assert batch.reward[lane, t] == 0
-                assert batch.continuation[lane, t] == 1
-                assert batch.is_first[lane, t + 1]
-                assert not batch.is_last[lane, t + 1]
+            assert bool(batch.is_first[env, t]) == (age == 0)
+            after_x, after_y = locate(batch.observation[env, t + 1 : t + 2])
+            if batch.is_last[env, t]:
+                assert batch.reward[env, t] == 0
+                assert batch.continuation[env, t] == 1
+                assert batch.is_first[env, t + 1]
+                assert not batch.is_last[env, t + 1]
                 seen["opened"] += 1
                 age = 0
                 continue
             age += 1
-            assert (int(after_x), int(after_y)) == (int(x[lane, t]), int(y[lane, t]))
-            assert batch.reward[lane, t] == reward[lane, t]
-            assert batch.continuation[lane, t] == 1 - float(terminated[lane, t])
-            assert not batch.is_first[lane, t + 1]
-            truncated = age == LIMIT and not terminated[lane, t]
-            assert bool(batch.is_last[lane, t + 1]) == bool(terminated[lane, t] or truncated)
-            seen["terminated"] += int(terminated[lane, t])
+            assert (int(after_x), int(after_y)) == (int(x[env, t]), int(y[env, t]))
+            assert batch.reward[env, t] == reward[env, t]
+            assert batch.continuation[env, t] == 1 - float(terminated[env, t])
+            assert not batch.is_first[env, t + 1]
+            truncated = age == LIMIT and not terminated[env, t]
+            assert bool(batch.is_last[env, t + 1]) == bool(terminated[env, t] or truncated)
+            seen["terminated"] += int(terminated[env, t])
             seen["truncated"] += int(truncated)
     assert min(seen.values()) >= 5, seen
 
@@ -102,7 +102,7 @@ def test_rows_hold_what_the_actor_saw_and_chose(played):
 def test_follows_holds_within_episodes_alone(played):
     watched, _, batch = played
     episode = np.stack(watched.episodes, 1)
-    assert np.array_equal(batch.follows().numpy(), episode[:, 1:] == episode[:, :-1])
+    assert np.array_equal(batch.has_successor().numpy(), episode[:, 1:] == episode[:, :-1])
     assert (episode[:, -1] > 5).all()
 
 
@@ -110,11 +110,11 @@ def test_returns_are_those_of_the_episodes_that_ended(played):
     watched, collector, batch = played
     episode, reward = np.stack(watched.episodes, 1), batch.reward.numpy()
     expected = []
-    for lane in range(LANES):
+    for env in range(NUM_ENVS):
         # An episode has ended where its closing observation was made, which a row or, last of all, nobody recorded.
-        ended = set(episode[lane, batch.is_last[lane].numpy()])
-        ended |= {episode[lane, -1]} if collector.is_last[lane] else set()
-        expected += [reward[lane, episode[lane] == number].sum() for number in ended]
+        ended = set(episode[env, batch.is_last[env].numpy()])
+        ended |= {episode[env, -1]} if collector.is_last[env] else set()
+        expected += [reward[env, episode[env] == number].sum() for number in ended]
     assert sorted(collector.returns) == sorted(expected)
     assert {-1.0, 0.0, 1.0} == set(collector.returns)
 
@@ -134,23 +134,23 @@ def test_the_action_chosen_at_a_closing_observation_does_nothing(tmp_path, playe
 def test_a_reopened_store_begins_new_episodes(tmp_path):
     store = create(tmp_path / "store", rows=100)
     # Nobody reaches a wall or the limit: the run is cut in the middle of its first episodes.
-    first, collector = collect(store, rows=7, actor=Script(np.zeros((7, LANES), np.int64)))
+    first, collector = collect(store, rows=7, actor=Script(np.zeros((7, NUM_ENVS), np.int64)))
     assert not collector.is_last.any()
     store.close()
     store = ReplayStore.open(tmp_path / "store", writable=True)
     second, _ = collect(store, rows=40)
     batch = whole(store)
-    assert batch.shape == (LANES, 47)
+    assert batch.shape == (NUM_ENVS, 47)
     assert batch.is_first[:, 7].all()
     assert not batch.is_last[:, 6].any()
-    follows = batch.follows().numpy()
-    assert not follows[:, 6].any()
-    assert follows[:, :6].all()
+    has_successor = batch.has_successor().numpy()
+    assert not has_successor[:, 6].any()
+    assert has_successor[:, :6].all()
     episode = np.stack(second.episodes, 1)
-    assert np.array_equal(follows[:, 7:], episode[:, 1:] == episode[:, :-1])
+    assert np.array_equal(has_successor[:, 7:], episode[:, 1:] == episode[:, :-1])
     assert not np.array_equal(first.observations[0], second.observations[0]), "the same episodes again"
 
 
-def test_one_lane_per_environment(tmp_path):
+def test_one_environment_per_environment(tmp_path):
     with pytest.raises(AssertionError):
-        Collector(DotWorld(LANES + 1), create(tmp_path / "store"))
+        Collector(DotWorld(NUM_ENVS + 1), create(tmp_path / "store"))

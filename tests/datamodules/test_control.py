@@ -36,13 +36,13 @@ def test_windows_are_what_was_played(cartpole):
     batch = data.sample()
     assert batch.observation.shape == (256, 2, 4)
     assert batch.observation.dtype == torch.float32
-    assert data.held_out(10, 5).observation.shape == (5, 10, 4)
+    assert data.validation_windows(10, 5).observation.shape == (5, 10, 4)
     # CartPole's positions are integrated by Euler's method from the velocities before.
     position, velocity = batch.observation[..., [0, 2]], batch.observation[..., [1, 3]]
-    follows = batch.follows()
+    has_successor = batch.has_successor()
     moved = position[:, 0] + 0.02 * velocity[:, 0]
-    assert follows.float().mean() > 0.8
-    assert torch.allclose(moved[follows[:, 0]], position[:, 1][follows[:, 0]], atol=1e-6)
+    assert has_successor.float().mean() > 0.8
+    assert torch.allclose(moved[has_successor[:, 0]], position[:, 1][has_successor[:, 0]], atol=1e-6)
     assert (batch.reward == (~batch.is_last).float()).all()
     assert (batch.continuation == 0).any()
 

@@ -11,7 +11,7 @@ from pipelines.acting.actors import RandomActor
 
 @pytest.fixture
 def data(tmp_path):
-    """Four lanes that are played at random, one of them held out."""
+    """Four environments that are played at random, one of them held out."""
     data = MazeReplay(num_envs=3, num_validation_envs=1, max_steps=7, capacity=300)
     data.generator = np.random.default_rng(0)
     data.store = data.create(tmp_path / "mazes")
@@ -19,7 +19,7 @@ def data(tmp_path):
     data.teardown("fit")
 
 
-def test_a_batch_is_the_newest_transition_of_every_lane(data):
+def test_a_batch_is_the_newest_transition_of_every_environment(data):
     assert data.spec == Spec((1,), 1, 4)
     collector = Collector(data.environment, data.store)
     actor = RandomActor(4, np.random.default_rng(0))
@@ -33,9 +33,9 @@ def test_a_batch_is_the_newest_transition_of_every_lane(data):
         assert torch.equal(batch.observation[:, 1], torch.from_numpy(before[:3]))
         assert (batch.observation[:, 1, 0] // 54).tolist() == [0, 1, 2]
         # Seven steps, then a row that only opens an episode.
-        assert batch.follows().all() == (row % 8 < 7)
+        assert batch.has_successor().all() == (row % 8 < 7)
     assert data.sample().shape == (30, 2)
-    assert (data.held_out(2, 5).observation // 54 == 3).all()
+    assert (data.validation_windows(2, 5).observation // 54 == 3).all()
 
 
 def test_stores_are_read_at_random(data):

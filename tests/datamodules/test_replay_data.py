@@ -46,7 +46,7 @@ class DotReplay(ReplayData):
 
 
 class Counting(RandomActor):
-    """Leaves the number of the row and of the lane beside its actions."""
+    """Leaves the number of the row and of the environment beside its actions."""
 
     rows = 0
 
@@ -82,17 +82,17 @@ def test_recent_rows_alone(begin):
     assert set(rows[:, 0].tolist()) == set(range(40, 57))
     assert set(data.sample(500, recent=4).extras["log_prob"][:, 0].tolist()) == {56}
     assert set(data.sample(2000, recent=0).extras["log_prob"][:, 0].tolist()) == set(range(57))
-    assert data.sample(500, lanes="validation").extras["log_prob"].min() == 0
+    assert data.sample(500, envs="validation").extras["log_prob"].min() == 0
 
 
-def test_the_newest_rows_of_every_lane_are_an_on_policy_batch(begin):
+def test_the_newest_rows_of_every_environment_are_an_on_policy_batch(begin):
     data = begin(9, recent=4, extras=("log_prob", "value"))
     for _ in range(5):
         batch = data.sample()
         assert (batch.extras["log_prob"] == torch.arange(5, 9)).all()
         assert sorted(batch.extras["value"][:, 0].tolist()) == [0, 0, 1, 1, 2, 2]
-    lanes = {tuple(data.sample(2).extras["value"][:, 0].tolist()) for _ in range(50)}
-    assert lanes == {(a, b) for a in range(3) for b in range(3) if a != b}
+    envs = {tuple(data.sample(2).extras["value"][:, 0].tolist()) for _ in range(50)}
+    assert envs == {(a, b) for a in range(3) for b in range(3) if a != b}
 
 
 def test_extra_columns_come_back(begin, tmp_path):
@@ -107,44 +107,44 @@ def test_extra_columns_come_back(begin, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_openings_begin_with_an_episode(begin):
+def test_episode_starts_begin_with_an_episode(begin):
     data = begin(80, frame_stack=4, extras=("log_prob", "value"))
-    lane, start = data.store.openings(5)
-    assert len(lane) > 10
-    batch = data.openings(10, 5)
+    env, start = data.store.episode_starts(5)
+    assert len(env) > 10
+    batch = data.episode_starts(10, 5)
     assert batch.shape == (10, 5)
     assert batch.observation.shape == (10, 5, 4, 12, 12)
     assert batch.is_first[:, 0].all()
-    every = data.openings(1000, 5).extras
+    every = data.episode_starts(1000, 5).extras
     found = zip(every["value"][:, 0].tolist(), every["log_prob"][:, 0].tolist(), strict=True)
-    assert sorted(found) == sorted(zip(lane.tolist(), start.tolist(), strict=True))
-    assert data.openings(10, 81) is None
-    drawn = [data.openings(3, 5).observation for _ in range(6)]
+    assert sorted(found) == sorted(zip(env.tolist(), start.tolist(), strict=True))
+    assert data.episode_starts(10, 81) is None
+    drawn = [data.episode_starts(3, 5).observation for _ in range(6)]
     assert any(not torch.equal(drawn[0], other) for other in drawn)
 
 
-def test_openings_of_a_store(tmp_path):
-    store = make(tmp_path / "s", capacity=40, validation_lanes=1)
-    assert [len(part) for part in store.openings(1)] == [0, 0]
+def test_episode_starts_of_a_store(tmp_path):
+    store = make(tmp_path / "s", capacity=40, num_validation_envs=1)
+    assert [len(part) for part in store.episode_starts(1)] == [0, 0]
     fill(store, 75, cut=(50, 60))
-    for lanes, chosen in (("training", [0, 1]), ("validation", [2]), (np.array([2, 0]), [2, 0])):
-        lane, start = store.openings(3, lanes)
+    for envs, chosen in (("training", [0, 1]), ("validation", [2]), (np.array([2, 0]), [2, 0])):
+        env, start = store.episode_starts(3, envs)
         expected = {(of, row) for of in chosen for row in range(35, 73) if (row + of) % 7 == 0 or row in (50, 60)}
-        assert set(zip(lane.tolist(), start.tolist(), strict=True)) == expected
-        assert len(lane) == len(expected)
-        check(store.gather(lane, start, 3), lane, start)
+        assert set(zip(env.tolist(), start.tolist(), strict=True)) == expected
+        assert len(env) == len(expected)
+        check(store.gather(env, start, 3), env, start)
 
 
-def test_openings_are_listed_alike_by_who_learned_of_them_bit_by_bit(tmp_path):
+def test_episode_starts_are_listed_alike_by_who_learned_of_them_bit_by_bit(tmp_path):
     store = make(tmp_path / "s", capacity=40)
     reader = ReplayStore.open(tmp_path / "s")
     for rows, cut in ((3, 0), (1, 0), (30, 9), (2, 0), (17, 17), (60, 5)):
         fill(store, rows)
         store.truncate(store.rows - cut)
         fresh = ReplayStore.open(tmp_path / "s", verify=False)
-        assert np.array_equal(reader.openings(2), fresh.openings(2))
-        assert np.array_equal(store.openings(2), fresh.openings(2))
-        reader.gather(*reader.openings(2), 2)
+        assert np.array_equal(reader.episode_starts(2), fresh.episode_starts(2))
+        assert np.array_equal(store.episode_starts(2), fresh.episode_starts(2))
+        reader.gather(*reader.episode_starts(2), 2)
 
 
 # Nothing held out.
@@ -161,10 +161,10 @@ class Nothing(lightning.LightningModule):
         return None
 
 
-def test_a_run_without_held_out_rows_validates_nothing(begin, tmp_path):
+def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     data = begin(20)
     with pytest.raises(UserError, match=r"holds out nothing: set data\.num_validation_envs"):
-        data.held_out(4, 2)
+        data.validation_windows(4, 2)
     trainer = lightning.Trainer(
         default_root_dir=tmp_path,
         accelerator="cpu",

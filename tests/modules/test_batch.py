@@ -38,15 +38,15 @@ def test_previous_action_is_the_row_before_unless_an_episode_opens(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_follows_is_false_exactly_at_ends_and_cuts(seed):
     batch = rows(seed)
-    follows = batch.follows()
-    assert follows.shape == (5, 12)
+    has_successor = batch.has_successor()
+    assert has_successor.shape == (5, 12)
     for b in range(5):
         for t in range(12):
             ends, cut = bool(batch.is_last[b, t]), bool(batch.is_first[b, t + 1])
-            assert bool(follows[b, t]) == (not ends and not cut)
+            assert bool(has_successor[b, t]) == (not ends and not cut)
     cuts = batch.is_first[:, 1:] & ~batch.is_last[:, :-1]
     ends = batch.is_last[:, :-1]
-    assert min(int(cuts.sum()), int(ends.sum()), int(follows.sum())) > 2, "the case lacks something"
+    assert min(int(cuts.sum()), int(ends.sum()), int(has_successor.sum())) > 2, "the case lacks something"
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 4, 9])
@@ -60,10 +60,10 @@ def test_a_stack_repeats_the_frame_that_opened_the_episode(num_frames, seed):
     assert stacked.dtype == torch.uint8
     assert is_first[:, 1:].any()
     for b in range(3):
-        opening = 0
+        episode_start = 0
         for t in range(11):
-            opening = t if is_first[b, t] else opening
-            expected = [frames[b, max(t - back, opening)] for back in reversed(range(num_frames))]
+            episode_start = t if is_first[b, t] else episode_start
+            expected = [frames[b, max(t - back, episode_start)] for back in reversed(range(num_frames))]
             assert torch.equal(stacked[b, t], torch.cat(expected))
 
 
@@ -86,14 +86,14 @@ def test_map_to_and_index_reach_every_tensor_and_leave_the_absent_absent():
     batch = rows()
     part = batch[1:3, 4:]
     for field in dataclasses.fields(Batch):
-        whole, piece = getattr(batch, field.name), getattr(part, field.name)
+        whole, chunk = getattr(batch, field.name), getattr(part, field.name)
         if field.name == "extras":
-            assert torch.equal(piece["value"], whole["value"][1:3, 4:])
+            assert torch.equal(chunk["value"], whole["value"][1:3, 4:])
         elif whole is None:
-            assert piece is None
+            assert chunk is None
             assert field.name == "state"
         else:
-            assert torch.equal(piece, whole[1:3, 4:])
+            assert torch.equal(chunk, whole[1:3, 4:])
     meta = batch.to("meta")
     tensors = [meta.action, meta.reward, meta.continuation, meta.is_first, meta.is_last, meta.observation]
     assert {tensor.device.type for tensor in [*tensors, meta.extras["value"]]} == {"meta"}

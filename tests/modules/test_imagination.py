@@ -22,9 +22,9 @@ class Fixed(torch.nn.Module):
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory):
     """(30, 20) real rows, ends and truncations among them."""
-    store = play(tmp_path_factory.mktemp("dots") / "store", 200, lanes=3, validation_lanes=0)
-    lane, start = np.meshgrid(np.arange(3), np.arange(0, 180, 18), indexing="ij")
-    return store.gather(lane.ravel(), start.ravel(), 20, frame_stack=4)
+    store = play(tmp_path_factory.mktemp("dots") / "store", 200, num_envs=3, num_validation_envs=0)
+    env, start = np.meshgrid(np.arange(3), np.arange(0, 180, 18), indexing="ij")
+    return store.gather(env.ravel(), start.ravel(), 20, frame_stack=4)
 
 
 def test_a_perfect_model_dreams_what_really_happened(windows):
@@ -61,7 +61,7 @@ def test_a_dream_of_h_steps_is_h_rows_and_one_that_closes_it(windows):
     assert (dreamed.action[:, -1] == 0).all()
     assert (dreamed.reward[:, -1] == 0).all()
     assert (dreamed.continuation[:, -1] == 1).all()
-    assert dreamed.follows().all()
+    assert dreamed.has_successor().all()
 
 
 def test_a_policy_acts_on_the_features_of_every_dreamed_state(windows):

@@ -177,7 +177,7 @@ def test_a_model_free_agent_plays_as_it_learns(train, tmp_path):
 
 
 def test_ppo_learns_from_what_it_left_in_the_store(train, tmp_path):
-    """A policy that never changes would leave the same columns again; 4 lanes of 26 rows, then 5 more each a round."""
+    """A policy that never changes would leave the same columns; 4 environments of 26 rows, then 5 more a round."""
     outcome, folder = train("ppo_cartpole", PPO | {"policy.lr": 0.0}, 9), tmp_path / "run"
     assert outcome.code == 0, outcome.err
     store = ReplayStore.open(folder / "replay" / "rank0")

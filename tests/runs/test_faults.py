@@ -59,7 +59,7 @@ def wait_until(happened, process: subprocess.Popen) -> None:
 
 
 def rows(folder: Path, verify: bool = True) -> int:
-    """How many rows of every lane a run has recorded, every one of them whole."""
+    """How many rows of every environment a run has recorded, every one of them whole."""
     path = folder / "replay" / "rank0"
     if not (path / "meta.json").exists():
         return 0
@@ -199,9 +199,9 @@ def test_an_environment_that_dies(run, tmp_path, monkeypatch, step):
 
 
 def everything(folder: Path, rows: int) -> list[torch.Tensor]:
-    """All columns of the first rows of every lane."""
+    """All columns of the first rows of every environment."""
     store = ReplayStore.open(folder / "replay" / "rank0")
-    batch = store.gather(np.arange(store.lanes), np.zeros(store.lanes, int), rows)
+    batch = store.gather(np.arange(store.num_envs), np.zeros(store.num_envs, int), rows)
     store.close()
     return [tensor.clone() for tensor in batch.tensors()]
 

@@ -76,7 +76,7 @@ def end(folder):
     for name in ("loops", "config", "callbacks"):
         del checkpoint[name]
     store = ReplayStore.open(folder / "replay" / "rank0")
-    every = np.arange(store.lanes), np.full(store.lanes, store.oldest)
+    every = np.arange(store.num_envs), np.full(store.num_envs, store.oldest)
     return checkpoint, store.gather(*every, store.rows - store.oldest).tensors()
 
 

@@ -97,7 +97,7 @@ def same_end(*folders: Path) -> None:
     assert found == []
     stores = [ReplayStore.open(folder / "replay" / "rank0") for folder in folders]
     rows = [
-        store.gather(np.arange(store.lanes), np.full(store.lanes, store.oldest), store.rows - store.oldest)
+        store.gather(np.arange(store.num_envs), np.full(store.num_envs, store.oldest), store.rows - store.oldest)
         for store in stores
     ]
     assert len(rows[0].tensors()) > 5

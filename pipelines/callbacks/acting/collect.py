@@ -15,20 +15,20 @@ from datamodules.ranks import gather, generator
 from modules.agent import Agent, policy_of, world_model
 from modules.errors import UserError
 from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
-from pipelines.acting.players import LocalPlayers, Piece, Players
+from pipelines.acting.players import CollectChunk, LocalPlayers, Players
 from pipelines.callbacks.acting.ray_actors import RayActors
 from pipelines.display.progress import counter
 from pipelines.search.search import Search
 
-PIECE = 64
-"""Rows of a lane that are asked for at once."""
+CHUNK_ROWS = 64
+"""Rows of an environment that are asked for at once."""
 
 
 class Collect(Callback):
     """Plays the datamodule's environments: `prefill` steps first, then a pinned number of steps per update.
 
     An agent's own policy plays as soon as it learns; a world model alone is given random play. Steps are counted in the
-    training lanes of one rank. It stands still where the datamodule reads an existing store.
+    training environments of one rank. It stands still where the datamodule reads an existing store.
 
     Args:
         prefill: real steps before the first update; no more than the store keeps.
@@ -112,7 +112,7 @@ class Collect(Callback):
             self._collect(trainer, pl_module)
 
     def _actors(self, trainer: Trainer, pl_module: LightningModule, data: Any, part: int) -> dict[str, Actor]:
-        """Return who plays the prefill in a part of the lanes, and who plays from then on."""
+        """Return who plays the prefill in a part of the environments, and who plays from then on."""
 
         def source(name: str) -> np.random.Generator:
             return generator(trainer.global_rank, f"{name}{part or ''}")
@@ -157,7 +157,7 @@ class Collect(Callback):
         num_envs = data.num_envs
         assert self.players is not None
 
-        def plan(updates: int) -> list[Piece]:
+        def plan(updates: int) -> list[CollectChunk]:
             """Return what brings the store from its present rows to those that are due after so many updates."""
             if 0 < trainer.max_steps <= updates and updates > trainer.global_step:
                 return []
@@ -167,23 +167,23 @@ class Collect(Callback):
                 return []
             prefill = math.ceil(min(self.start, target) / num_envs)
             part = min(len(self.temperatures) * updates // max(1, trainer.max_steps), len(self.temperatures) - 1)
-            ends = {*range(rows + PIECE, due, PIECE), prefill, due}
+            ends = {*range(rows + CHUNK_ROWS, due, CHUNK_ROWS), prefill, due}
             return [
-                Piece("prefill" if end <= prefill else "play", end, self.temperatures[part])
+                CollectChunk("prefill" if end <= prefill else "play", end, self.temperatures[part])
                 for end in sorted(ends)
                 if end > rows
             ]
 
         self.players.ask(trainer.global_step, plan)
-        if not (pieces := plan(trainer.global_step)):
+        if not (chunks := plan(trainer.global_step)):
             return
-        steps = num_envs * (pieces[-1].rows - data.store.rows)
+        steps = num_envs * (chunks[-1].rows - data.store.rows)
         with (
             counter(f"playing {data.name}", steps, "steps", show and trainer.is_global_zero) as advance,
             trainer.precision_plugin.forward_context(),
         ):
-            for piece in pieces:
-                for rows in self.players.play(piece):
+            for chunk in chunks:
+                for rows in self.players.play(chunk):
                     advance(rows * num_envs)
                     if trainer.received_sigterm:
                         raise SIGTERMException

@@ -49,9 +49,9 @@ class RayActors(Callback):
         """Find the cluster, or start one."""
         if stage != "fit":
             return
-        lanes = trainer.datamodule.num_envs + trainer.datamodule.num_validation_envs  # type: ignore[attr-defined]
-        if self.num_actors > lanes:
-            raise UserError(f"{self.num_actors} Ray actors have nothing to play: there are {lanes} environments")
+        envs = trainer.datamodule.num_envs + trainer.datamodule.num_validation_envs  # type: ignore[attr-defined]
+        if self.num_actors > envs:
+            raise UserError(f"{self.num_actors} Ray actors have nothing to play: there are {envs} environments")
         if trainer.world_size > 1:
             raise UserError(f"Ray actors play for one process: set trainer.devices to 1, not {trainer.world_size}")
         connect(self.address, self.num_actors)
@@ -78,16 +78,16 @@ class RayActors(Callback):
             actors: for each Ray actor, by name, who act by the copy.
             states: of these, where they go on with episodes that were running.
         """
-        from pipelines.acting.ray_players import Cast, RayPlayers
+        from pipelines.acting.ray_players import PlayerSpec, RayPlayers
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         seeds = generator(trainer.global_rank, "environment", data.seed).integers(2**31, size=self.num_actors)
-        lanes = [len(part) for part in np.array_split(np.arange(data.store.lanes), self.num_actors)]
-        casts = [
-            Cast(module, each, data, num, int(seed), data.store.rows)
-            for each, num, seed in zip(actors, lanes, seeds, strict=True)
+        envs = [len(part) for part in np.array_split(np.arange(data.store.num_envs), self.num_actors)]
+        specs = [
+            PlayerSpec(module, each, data, num, int(seed), data.store.rows)
+            for each, num, seed in zip(actors, envs, seeds, strict=True)
         ]
-        self._players = data.collector = RayPlayers(data, pl_module, casts, self.max_policy_lag, states)
+        self._players = data.collector = RayPlayers(data, pl_module, specs, self.max_policy_lag, states)
         return self._players
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

@@ -55,7 +55,7 @@ class Dreaming(Callback):
         horizon: steps of a dream.
         num_dreams: launched at a time.
         capacity: dreams that are kept.
-        recent: dreams start from the last so many rows of each lane only; null starts anywhere in the store.
+        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
         context: rows that the model observes before a dream starts from the last of them.
         openings: of the dreams launched at a time, how many start where an episode opens.
     """
@@ -67,12 +67,12 @@ class Dreaming(Callback):
         capacity: int,
         recent: int | None,
         context: int,
-        openings: int,
+        episode_starts: int,
     ) -> None:
-        if min(num_dreams, capacity, context) < 1 or not 0 <= openings <= num_dreams:
+        if min(num_dreams, capacity, context) < 1 or not 0 <= episode_starts <= num_dreams:
             raise UserError(
                 "dreams need num_dreams, capacity and context of at least 1, and openings from 0 to num_dreams: "
-                f"got {num_dreams}, {capacity}, {context} and {openings}"
+                f"got {num_dreams}, {capacity}, {context} and {episode_starts}"
             )
         if recent is not None and recent <= context:
             # Of two rows in a row one at most closes an episode: there is always a start.
@@ -81,7 +81,7 @@ class Dreaming(Callback):
         self.num_dreams = num_dreams
         self.recent = recent
         self.context = context
-        self.openings = openings
+        self.episode_starts = episode_starts
         self.store = DreamStore(capacity)
         self.figures: dict[str, float] = {}
         self.counts = {"dreamed_steps": 0, "model_updates": 0, "policy_updates": 0}
@@ -153,7 +153,7 @@ class Dreaming(Callback):
     def starts(self, data: Any, agent: Agent) -> torch.Tensor:
         """Return states (num_dreams, *state_shape) that dreams start from."""
         model = agent.world_model
-        return starts(data, model, self.num_dreams, self.context, self.openings, self.recent, self.generator)
+        return starts(data, model, self.num_dreams, self.context, self.episode_starts, self.recent, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counters, every rank's generator and its dreams: those of older models cannot be dreamed anew."""
@@ -175,7 +175,7 @@ def starts(
     model: WorldModel,
     num: int,
     context: int,
-    openings: int,
+    episode_starts: int,
     recent: int | None,
     source: np.random.Generator,
 ) -> torch.Tensor:
@@ -187,11 +187,11 @@ def starts(
         num: dreams.
         context: rows that the model observes.
         openings: of the dreams, how many start where an episode opens, as far as there are such.
-        recent: start from the last so many rows of each lane only; null starts anywhere in the store.
+        recent: start from the last so many rows of each environment only; null starts anywhere in the store.
         source: of the draws.
     """
     wanted = num
-    rows = data.openings(openings, context) if openings else None
+    rows = data.episode_starts(episode_starts, context) if episode_starts else None
     chosen = []
     while wanted:
         if rows is None:

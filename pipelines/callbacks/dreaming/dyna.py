@@ -17,7 +17,7 @@ class Dyna(Dreaming):
         num_dreams: launched at a time.
         capacity: dreams that are kept.
         max_age: updates that the model may have made since a dream for it to be still of use.
-        recent: dreams start from the last so many rows of each lane only; null starts anywhere in the store.
+        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
         context: rows that the model observes before a dream starts from the last of them.
         openings: of the dreams launched at a time, how many start where an episode opens.
     """
@@ -32,9 +32,9 @@ class Dyna(Dreaming):
         max_age: int = 1000,
         recent: int | None = None,
         context: int = 2,
-        openings: int = 0,
+        episode_starts: int = 0,
     ) -> None:
-        super().__init__(horizon, num_dreams, capacity, recent, context, openings)
+        super().__init__(horizon, num_dreams, capacity, recent, context, episode_starts)
         if ratio <= 0 or every < 1 or max_age < 0:
             raise UserError(
                 f"dyna needs ratio > 0, every of at least 1 and max_age of at least 0: got {ratio}, {every}, {max_age}"

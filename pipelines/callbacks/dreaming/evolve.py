@@ -39,7 +39,7 @@ class Evolve(Callback):
     It does so before the round's last update: so a run that is stopped meanwhile has an update left to go on with.
 
     A population is judged by what it earns in dreams of the agent's world model that start where real rows led to, the
-    same ones for all of its vectors, in one batch; ranks share it out. Every `elect_every` generations and at the end,
+    same ones for all of its vectors, in one batch; ranks share it out. Every `select_every` generations and at the end,
     the controller that acts so far, the mean of the search and the best of the last population stand for election on
     fresh dreams, and the winner acts. A round's search starts from the controller that acts.
 
@@ -56,10 +56,10 @@ class Evolve(Callback):
         sigma: standard deviation of a round's first population.
         covariance: of the search: "full", or "diagonal" for more than about a thousand weights.
         world: "dream" or "real": where a population is judged.
-        elect_every: generations between two elections.
+        select_every: generations between two elections.
         context: rows that the model observes before a dream starts from the last of them.
         openings: of the dreams, how many start where an episode opens.
-        recent: dreams start from the last so many rows of each lane only; null starts anywhere in the store.
+        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
         limit: real steps of all kinds after which nothing evolves in reality; null sets no limit.
         start: checkpoint with the controller that the first round starts from; null starts from zeros.
     """
@@ -73,27 +73,27 @@ class Evolve(Callback):
         sigma: float = 0.1,
         covariance: Covariance = "full",
         world: Literal["dream", "real"] = "dream",
-        elect_every: int = 25,
+        select_every: int = 25,
         context: int = 8,
-        openings: int = 0,
+        episode_starts: int = 0,
         recent: int | None = None,
         limit: int | None = None,
         start: Path | None = None,
     ) -> None:
-        if min(generations, dreams, horizon, elect_every, context) < 1 or population < 4 or sigma <= 0:
+        if min(generations, dreams, horizon, select_every, context) < 1 or population < 4 or sigma <= 0:
             raise UserError(
-                "evolve needs generations, dreams, horizon, elect_every and context of at least 1, a population of at "
-                f"least 4 and sigma above 0: got {generations}, {dreams}, {horizon}, {elect_every}, {context}, "
+                "evolve needs generations, dreams, horizon, select_every and context of at least 1, a population of at "
+                f"least 4 and sigma above 0: got {generations}, {dreams}, {horizon}, {select_every}, {context}, "
                 f"{population} and {sigma}"
             )
-        if not 0 <= openings <= dreams or (recent is not None and recent <= context):
+        if not 0 <= episode_starts <= dreams or (recent is not None and recent <= context):
             raise UserError(
                 f"evolve needs openings from 0 to dreams, {dreams}, and recent of more than the {context} rows of "
-                f"context: got {openings} and {recent}"
+                f"context: got {episode_starts} and {recent}"
             )
         self.generations, self.population, self.dreams, self.horizon = generations, population, dreams, horizon
-        self.sigma, self.covariance, self.world, self.elect_every = sigma, covariance, world, elect_every
-        self.context, self.openings, self.recent = context, openings, recent
+        self.sigma, self.covariance, self.world, self.select_every = sigma, covariance, world, select_every
+        self.context, self.episode_starts, self.recent = context, episode_starts, recent
         self.limit, self.start = limit, start
         self.search: Evolution | None = None
         self.evolved_at = -1
@@ -105,7 +105,7 @@ class Evolve(Callback):
     def shorten(self, generations: int, horizon: int) -> None:
         """Evolve at most so long, in dreams of so many steps, with the smallest population."""
         self.generations, self.horizon = min(generations, self.generations), min(horizon, self.horizon)
-        self.population, self.dreams, self.openings = 4, min(2, self.dreams), 0
+        self.population, self.dreams, self.episode_starts = 4, min(2, self.dreams), 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a controller, a world to judge it in, and memory for all of them."""
@@ -193,14 +193,14 @@ class Evolve(Callback):
         with counter("evolving", self.generations - search.generation, "gen", trainer.is_global_zero) as advance:
             while search.generation < self.generations and not self._spent(trainer):
                 population = search.ask()
-                earned = self.judge(trainer, agent, population).mean(axis=1)
+                earned = self.evaluate_population(trainer, agent, population).mean(axis=1)
                 self._note(trainer, earned)
                 search.tell(earned)
                 figures = self.history[-1]
                 advance(1, f"best {figures['best']:.4g} mean {figures['mean']:.4g} ± {figures['spread']:.3g}")
-                if search.generation % self.elect_every == 0 or search.generation == self.generations:
+                if search.generation % self.select_every == 0 or search.generation == self.generations:
                     best = population[int(earned.argmax())]
-                    self._elect(trainer, agent, [controller.vector.cpu().numpy(), search.mean, best])
+                    self._select(trainer, agent, [controller.vector.cpu().numpy(), search.mean, best])
                 if trainer.received_sigterm:
                     raise SIGTERMException
         if self.world == "real" and search.generation:
@@ -210,7 +210,9 @@ class Evolve(Callback):
         steps = trainer.datamodule.real_steps * trainer.world_size  # type: ignore[attr-defined]
         return self.world == "real" and self.limit is not None and steps >= self.limit
 
-    def judge(self, trainer: Trainer, agent: Agent, vectors: np.ndarray, dreams: int | None = None) -> np.ndarray:
+    def evaluate_population(
+        self, trainer: Trainer, agent: Agent, vectors: np.ndarray, dreams: int | None = None
+    ) -> np.ndarray:
         """Return what vectors (P, V) earn in as many dreams or episodes each, (P, E); every rank takes its share."""
         controller, data = self._controller(agent), trainer.datamodule  # type: ignore[attr-defined]
         dreams = dreams or self.dreams
@@ -219,7 +221,13 @@ class Evolve(Callback):
         earned, steps = own.new_zeros(0, dreams), 0
         if self.world == "dream":
             states = starts(
-                data, agent.world_model, dreams, self.context, min(self.openings, dreams), self.recent, self.generator
+                data,
+                agent.world_model,
+                dreams,
+                self.context,
+                min(self.episode_starts, dreams),
+                self.recent,
+                self.generator,
             )
             if trainer.world_size > 1:
                 states = gather(states.cpu())[0].to(agent.device)
@@ -239,15 +247,15 @@ class Evolve(Callback):
         found: np.ndarray = np.concatenate([rows for rows, _ in shares]).astype(np.float64)
         return found
 
-    def _elect(self, trainer: Trainer, agent: Agent, candidates: list[np.ndarray]) -> None:
+    def _select(self, trainer: Trainer, agent: Agent, candidates: list[np.ndarray]) -> None:
         """Let whoever earns most in fresh dreams act, as many of them as a generation takes."""
         if self.world == "real":
             return
         dreams = max(1, self.population * self.dreams // len(candidates))
-        earned = self.judge(trainer, agent, np.stack(candidates), dreams).mean(axis=1)
+        earned = self.evaluate_population(trainer, agent, np.stack(candidates), dreams).mean(axis=1)
         winner = int(earned.argmax())
         self._act_by(agent, candidates[winner])
-        self.history[-1]["elected"] = float(earned[winner])
+        self.history[-1]["selected"] = float(earned[winner])
 
     def _act_by(self, agent: Agent, vector: np.ndarray) -> None:
         self._controller(agent).adopt(torch.from_numpy(vector).float().to(agent.device))
@@ -264,7 +272,7 @@ class Evolve(Callback):
                 "sigma": float(self.search.search.sigma),
                 "dreamed_steps": self.dreamed_steps,
                 "real_steps": trainer.datamodule.real_steps * trainer.world_size,  # type: ignore[attr-defined]
-                "elected": float("nan"),
+                "selected": float("nan"),
             }
         )
 
@@ -284,10 +292,10 @@ class Evolve(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("evolution", [str(folder / PICTURE)], step=trainer.global_step)
-        elected = "" if math.isnan(last["elected"]) else f", the elected one {last['elected']:.2f} in fresh dreams"
+        selected = "" if math.isnan(last["selected"]) else f", the elected one {last['selected']:.2f} in fresh dreams"
         Console().print(
             f"evolved {len(self.history)} generations in {'dreams' if self.world == 'dream' else 'reality'}: best "
-            f"{last['best']:.2f}, mean {last['mean']:.2f}, spread {last['spread']:.2f}{elected}; {folder / PICTURE}",
+            f"{last['best']:.2f}, mean {last['mean']:.2f}, spread {last['spread']:.2f}{selected}; {folder / PICTURE}",
             soft_wrap=True,
         )
 
@@ -315,16 +323,16 @@ def plot(history: list[dict[str, float]], path: Path, world: str) -> None:
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    best, mean, spread, elected = (
-        np.array([row[name] for row in history]) for name in ("best", "mean", "spread", "elected")
+    best, mean, spread, selected = (
+        np.array([row[name] for row in history]) for name in ("best", "mean", "spread", "selected")
     )
     generation = np.arange(1, len(history) + 1)
     axes.fill_between(generation, mean - spread, mean + spread, alpha=0.2, label="mean ± spread")
     axes.plot(generation, mean)
     axes.plot(generation, best, label="best")
-    voted = ~np.isnan(elected)
+    voted = ~np.isnan(selected)
     if voted.any():
-        axes.plot(generation[voted], elected[voted], "k.", label="elected, on fresh dreams")
+        axes.plot(generation[voted], selected[voted], "k.", label="selected, on fresh dreams")
     updates = np.array([row["update"] for row in history])
     for first in np.flatnonzero(np.diff(updates)) + 1:
         axes.axvline(first + 0.5, color="grey", linewidth=0.5)

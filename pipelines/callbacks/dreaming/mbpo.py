@@ -26,7 +26,7 @@ class Mbpo(Dreaming):
         num_dreams: launched at a time.
         minibatches: that they are split into.
         epochs: how often they are gone through before the next are launched.
-        recent: dreams start from the last so many rows of each lane only; null starts anywhere in the store.
+        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
         context: rows that the model observes before a dream starts from the last of them.
         openings: of the dreams launched at a time, how many start where an episode opens.
     """
@@ -39,9 +39,9 @@ class Mbpo(Dreaming):
         epochs: int = 1,
         recent: int | None = None,
         context: int = 2,
-        openings: int = 0,
+        episode_starts: int = 0,
     ) -> None:
-        super().__init__(horizon, num_dreams, num_dreams, recent, context, openings)
+        super().__init__(horizon, num_dreams, num_dreams, recent, context, episode_starts)
         if epochs < 1 or not 1 <= minibatches <= num_dreams:
             raise UserError(
                 f"mbpo needs epochs of at least 1 and minibatches from 1 to num_dreams: got {epochs} and {minibatches}"

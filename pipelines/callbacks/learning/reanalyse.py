@@ -51,7 +51,7 @@ class Reanalyse(Callback):
                 "they must be the same"
             )
         self.generator = self.rank_generator.start(trainer.global_rank)
-        self.networks = pl_module.steady
+        self.networks = pl_module.target_networks
         self.evaluate = NetworkEvaluator(self.networks, self.networks.policy)
         self.expand = Graphed(self.networks, self.evaluate)
 

@@ -46,7 +46,7 @@ class Refit(Callback):
     def _refit(self, trainer: Trainer, pl_module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = data.sample(self.num_windows, self.sequence_length).to(pl_module.device)
-        held_out = None
-        if data.store.validation_lanes:
-            held_out = data.held_out(self.sequence_length, self.num_windows).to(pl_module.device)
-        world_model(pl_module).refit(batch, held_out)
+        validation_windows = None
+        if data.store.num_validation_envs:
+            validation_windows = data.validation_windows(self.sequence_length, self.num_windows).to(pl_module.device)
+        world_model(pl_module).refit(batch, validation_windows)

@@ -72,9 +72,9 @@ class DreamVideo(Callback):
         model = world_model(pl_module)
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"dream_video films pictures: {type(model).__name__} predicts vectors")
-        batch = trainer.datamodule.held_out(self.context + self.horizon, 32)  # type: ignore[attr-defined]
+        batch = trainer.datamodule.validation_windows(self.context + self.horizon, 32)  # type: ignore[attr-defined]
         frames = batch.observation[:, :, -1].float()
-        motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.follows().cumprod(dim=1)
+        motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.has_successor().cumprod(dim=1)
         liveliest = motion.sum(dim=1).argsort(descending=True)[: self.num_windows]
         with trainer.precision_plugin.forward_context():
             dreams = dream(model, batch[liveliest].to(pl_module.device), self.context)

@@ -90,7 +90,7 @@ class LatentPictures(Callback):
         """Write the pictures."""
         model = world_model(pl_module)
         vae, data = vae_of(model), trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.held_out(self.context + max(self.horizons), 64).to(pl_module.device)
+        batch = data.validation_windows(self.context + max(self.horizons), 64).to(pl_module.device)
         folder = Path(trainer.default_root_dir)
         with trainer.precision_plugin.forward_context(), torch.random.fork_rng():
             torch.manual_seed(0)  # the same noise every time: pictures of a run can be compared
@@ -111,7 +111,7 @@ class LatentPictures(Callback):
         """Return reality and the dream at each temperature (1 + temperatures, horizons, C, H, W) of one window."""
         before = model.temperature
         frames = batch.observation[:, :, -1].float()  # type: ignore[index]
-        motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.follows().cumprod(dim=1)
+        motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.has_successor().cumprod(dim=1)
         liveliest = batch[motion.sum(dim=1).argmax()[None]]
         rows: list[Tensor] = []
         try:

@@ -76,7 +76,7 @@ class PredictionReport(Callback):
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"prediction_report measures pictures: {type(model).__name__} predicts vectors")
         length = self.context + self.horizons[-1]
-        batch = trainer.datamodule.held_out(length, self.num_windows)  # type: ignore[attr-defined]
+        batch = trainer.datamodule.validation_windows(length, self.num_windows)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():
             dreams = dream(model, batch.to(pl_module.device), self.context)
         return per_horizon(dreams, ssim_at=self.horizons)

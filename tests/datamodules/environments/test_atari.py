@@ -174,12 +174,12 @@ def test_streams_are_seeded_and_distinct():
         return np.concatenate([play(environments, actions, stream)[1].observation for stream in range(2)])[..., 0, :, :]
 
     played = sticky(0)
-    lanes = [played[:, lane].tobytes() for lane in range(4)]
-    assert len(set(lanes)) == 4, "equal actions gave equal games: the emulators share one stream"
+    envs = [played[:, env].tobytes() for env in range(4)]
+    assert len(set(envs)) == 4, "equal actions gave equal games: the emulators share one stream"
     assert not np.array_equal(played[:48], played[48:]), "another stream repeats the first"
     assert np.array_equal(sticky(0), played)
     other = sticky(1, num_envs=2)
-    assert all(other[:, lane].tobytes() not in lanes for lane in range(2))
+    assert all(other[:, env].tobytes() not in envs for env in range(2))
 
 
 def test_idle_frames_are_up_to_noop_max():

@@ -1,4 +1,4 @@
-"""Every lane is what gymnasium.make plays, and the traps of third-party environments are kept out."""
+"""Every environment is what gymnasium.make plays, and the traps of third-party environments are kept out."""
 
 import json
 
@@ -12,7 +12,7 @@ from datamodules.environments.environment import Transition
 from modules.errors import UserError
 
 CLASSIC = {"CartPole-v1": 250, "MountainCar-v0": 420, "Acrobot-v1": 1010}
-"""Steps in which every lane closes an episode."""
+"""Steps in which every environment closes an episode."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*share an object")
 
@@ -73,18 +73,18 @@ def plain(id: str, seed: int, actions: np.ndarray) -> tuple[np.ndarray, Transiti
 
 
 @pytest.mark.parametrize(("id", "num_steps"), CLASSIC.items())
-def test_every_lane_is_what_gymnasium_plays(id, num_steps):
+def test_every_environment_is_what_gymnasium_plays(id, num_steps):
     environments = ControlEnvironments(id, num_envs=2, seed=3)
     actions = random_actions(environments, num_steps)
     first, played = play(environments, actions, stream=7)
     assert first.dtype == played.observation.dtype == played.reward.dtype == np.float32
     assert played.terminated.dtype == played.truncated.dtype == bool
     assert first.shape == (2, *environments.observation_shape)
-    for lane, seed in enumerate(np.random.SeedSequence((3, 7)).generate_state(2) >> 1):
-        expected_first, expected = plain(id, int(seed), actions[:, lane])
-        assert np.array_equal(first[lane], expected_first)
+    for env, seed in enumerate(np.random.SeedSequence((3, 7)).generate_state(2) >> 1):
+        expected_first, expected = plain(id, int(seed), actions[:, env])
+        assert np.array_equal(first[env], expected_first)
         for got, wanted in zip(played, expected, strict=True):
-            assert np.array_equal(got[:, lane], wanted)
+            assert np.array_equal(got[:, env], wanted)
     assert (played.terminated | played.truncated).any(axis=0).all()
 
 
@@ -146,14 +146,14 @@ def test_vectors_are_fresh_and_float32(dtype):
     assert environments.description["protocol"]["max_episode_steps"] is None
 
 
-def test_lanes_and_streams_are_distinct_and_come_again():
+def test_environments_and_streams_are_distinct_and_come_again():
     def opened(seed: int, stream: int, num_envs: int = 4) -> list[bytes]:
         return [vector.tobytes() for vector in ControlEnvironments("Acrobot-v1", num_envs, seed=seed).reset(stream)]
 
-    lanes = [*opened(0, 0), *opened(0, 1), *opened(1, 0)]
-    assert len(set(lanes)) == 12
-    assert opened(0, 0) == lanes[:4]
-    assert opened(0, 1, num_envs=2) == lanes[4:6], "a lane depends on how many there are"
+    envs = [*opened(0, 0), *opened(0, 1), *opened(1, 0)]
+    assert len(set(envs)) == 12
+    assert opened(0, 0) == envs[:4]
+    assert opened(0, 1, num_envs=2) == envs[4:6], "an environment depends on how many there are"
 
 
 # What is said of it.

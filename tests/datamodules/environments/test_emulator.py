@@ -60,7 +60,7 @@ def test_a_restored_clone_goes_on_as_the_game_did():
         clones[0].lives = 9
 
 
-def test_lanes_change_places():
+def test_environments_change_places():
     environment = AtariEmulators("pong", 2, "atari100k", seed=1)
     environment.reset()
     for action in random_actions(environment, 30):
@@ -90,7 +90,7 @@ def test_a_clone_carries_the_previous_action_of_a_sticky_game():
     assert not np.array_equal(moved.observation, held.observe()), "the two actions look alike"
 
 
-def test_sticky_actions_are_drawn_by_seed_and_lane():
+def test_sticky_actions_are_drawn_by_seed_and_environment():
     def frames(seed):
         environment = AtariEmulators("pong", 2, STICKY, seed=seed)
         environment.reset()

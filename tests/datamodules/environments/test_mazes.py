@@ -40,7 +40,7 @@ def test_moves_stop_at_walls_and_edges():
     environment.reset()
     observation = environment.step(np.array([UP, DOWN, LEFT, RIGHT])).observation
     assert observation[:, 0].tolist() == [9, 54 + 27, 108 + 18, 162 + 19]
-    # Lane 3 stands left of the wall at (2, 2).
+    # Environment 3 stands left of the wall at (2, 2).
     observation = environment.step(np.array([LEFT, LEFT, UP, RIGHT])).observation
     assert observation[:, 0].tolist() == [9, 54 + 27, 108 + 9, 162 + 19]
 
@@ -69,10 +69,11 @@ def test_a_maze_changes_by_its_own_clock():
     environment.reset()
     for action in [RIGHT] * 5 + [UP] * 5 + [DOWN]:
         environment.step(np.array([action, RIGHT]))
-    # Lane 0 took 10 steps and opened an episode, lane 1 took 11. The gap at the right is open for one step more.
+    # Environment 0 took 10 steps and opened an episode, environment 1 took 11. The gap at the right is open for one
+    # step more.
     environment.cell[:] = 44
     assert environment.step(np.array([UP, UP])).observation[:, 0].tolist() == [35, 44 + 54]
-    # Where lane 0 stands is a wall now, from which it can walk away.
+    # Where environment 0 stands is a wall now, from which it can walk away.
     assert environment.step(np.array([UP, UP])).observation[:, 0].tolist() == [26, 44 + 54]
     environment.cell[:] = 26
     assert environment.step(np.array([DOWN, DOWN])).observation[:, 0].tolist() == [26, 26 + 54]

@@ -64,7 +64,7 @@ def test_it_goes_on_as_if_nothing_had_happened(make, steps):
 
 
 def test_what_was_played_long_ago_is_forgotten_and_the_rest_leads_to_the_same_moment(monkeypatch):
-    monkeypatch.setattr(seeded, "RENEWED", 50)
+    monkeypatch.setattr(seeded, "RESEED_AFTER", 50)
     straight, resumed = cartpole(), cartpole()
     straight.reset()
     source = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_what_was_played_long_ago_is_forgotten_and_the_rest_leads_to_the_same_mo
 
 
 def test_a_renewed_game_of_atari_goes_on_as_well(monkeypatch):
-    monkeypatch.setattr(seeded, "RENEWED", 100)
+    monkeypatch.setattr(seeded, "RESEED_AFTER", 100)
     straight, resumed = breakout(), breakout()
     straight.reset()
     play(straight, 400, np.random.default_rng(0))

@@ -24,17 +24,17 @@ def silent(amount: int) -> None:
     """Show no progress."""
 
 
-def record(path, rows, capacity, shape=(3, 6, 5), dtype=np.uint8, cuts=(), lanes=3) -> ReplayStore:
-    """A store of random rows, whose episodes of lane l close at every (5 + l)th row and begin anew at cuts."""
+def record(path, rows, capacity, shape=(3, 6, 5), dtype=np.uint8, cuts=(), num_envs=3) -> ReplayStore:
+    """A store of random rows, whose episodes of environment l close at every (5 + l)th row and begin anew at cuts."""
     generator = np.random.default_rng(0)
     store = ReplayStore.create(
         path,
         observation_shape=shape,
         observation_dtype=dtype,
         num_actions=3,
-        lanes=lanes,
+        num_envs=num_envs,
         capacity=capacity,
-        validation_lanes=1,
+        num_validation_envs=1,
         extras=EXTRAS,
         description={
             "game": "pong",
@@ -43,16 +43,18 @@ def record(path, rows, capacity, shape=(3, 6, 5), dtype=np.uint8, cuts=(), lanes
             "action_meanings": ["A", "B", "C"],
         },
     )
-    is_first = np.ones(lanes, bool)
+    is_first = np.ones(num_envs, bool)
     for row in range(rows):
         is_first |= row in cuts
-        is_last = ~is_first & (row % (5 + np.arange(lanes)) == 0)
-        extras = {name: generator.normal(size=(lanes, *shape)).astype(kind) for name, (kind, shape) in EXTRAS.items()}
+        is_last = ~is_first & (row % (5 + np.arange(num_envs)) == 0)
+        extras = {
+            name: generator.normal(size=(num_envs, *shape)).astype(kind) for name, (kind, shape) in EXTRAS.items()
+        }
         store.append(
-            generator.integers(0, 256, (lanes, *shape)).astype(dtype),
-            generator.integers(0, 3, lanes),
-            generator.normal(size=lanes),
-            generator.random(lanes) < 0.3,
+            generator.integers(0, 256, (num_envs, *shape)).astype(dtype),
+            generator.integers(0, 3, num_envs),
+            generator.normal(size=num_envs),
+            generator.random(num_envs) < 0.3,
             is_first,
             is_last,
             extras,
@@ -71,9 +73,9 @@ def again(store, tmp_path) -> ReplayStore:
 def check_rows(made, store) -> None:
     """Assert that two stores hold the same valid rows, bit for bit."""
     assert made.num_rows == store.num_rows
-    lanes, length = np.arange(store.lanes), store.rows - store.oldest
-    one = store.gather(lanes, np.full(store.lanes, store.oldest), length)
-    other = made.gather(lanes, np.full(store.lanes, made.oldest), length)
+    envs, length = np.arange(store.num_envs), store.rows - store.oldest
+    one = store.gather(envs, np.full(store.num_envs, store.oldest), length)
+    other = made.gather(envs, np.full(store.num_envs, made.oldest), length)
     assert one.extras.keys() == other.extras.keys() == EXTRAS.keys()
     for a, b in zip(one.tensors(), other.tensors(), strict=True):
         assert a.dtype == b.dtype
@@ -104,7 +106,7 @@ def test_others_can_read_what_is_exported(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path))
     dataset = minari.load_dataset("random-v0")
     assert dataset.observation_space == Box(0, 255, (6, 5, 3), np.uint8)
-    _, first = store.openings(1, np.array([0]))
+    _, first = store.episode_starts(1, np.array([0]))
     episode, rows = dataset[1], store.gather(np.array([0]), first[1:2], 5)
     assert rows.is_last[0, -1]
     assert np.array_equal(episode.observations, rows.observation[0].permute(0, 2, 3, 1).numpy())
@@ -182,8 +184,8 @@ def play(env, steps, episodes) -> list[EpisodeBuffer]:
 
 
 def rows_of(store) -> list:
-    """All columns of all lanes, one lane after the other."""
-    batch = store.gather(np.arange(store.lanes), np.zeros(store.lanes, int), store.rows)
+    """All columns of all environments, one environment after the other."""
+    batch = store.gather(np.arange(store.num_envs), np.zeros(store.num_envs, int), store.rows)
     return [tensor.flatten(0, 1).numpy() for tensor in batch.tensors()]
 
 
@@ -191,9 +193,9 @@ def test_atari_of_others(tmp_path):
     env = gymnasium.make("ALE/Breakout-v5", frameskip=3)
     buffers = play(env, 40, 3)
     found = dataset(tmp_path, "breakout-v0", buffers, env, jpeg_encoding=False)
-    store = import_dataset(found, tmp_path / "store", Foreign((48, 64), "rgb", lanes=4), silent)
+    store = import_dataset(found, tmp_path / "store", Foreign((48, 64), "rgb", num_envs=4), silent)
     rows = sum(len(buffer.actions) + 1 for buffer in buffers)
-    assert (store.lanes, store.rows, store.validation_lanes) == (4, rows // 4, 1)
+    assert (store.num_envs, store.rows, store.num_validation_envs) == (4, rows // 4, 1)
     action, reward, continuation, is_first, is_last, observation = rows_of(store)
     kept = len(action)
     frames = np.concatenate([np.stack(buffer.observations) for buffer in buffers])
@@ -222,7 +224,7 @@ def test_the_protocol_of_preprocessed_games_is_told_by_their_wrapper(tmp_path):
     }
     path.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
     found = open_dataset("breakout-v0", tmp_path)
-    protocol = import_dataset(found, tmp_path / "store", Foreign(lanes=2), silent).description["protocol"]
+    protocol = import_dataset(found, tmp_path / "store", Foreign(num_envs=2), silent).description["protocol"]
     assert (protocol["frame_skip"], protocol["maxpool"], protocol["life_loss_terminates"]) == (5, True, True)
     assert (protocol["noop_max"], protocol["full_action_space"]) == (10, True)
 
@@ -230,7 +232,7 @@ def test_the_protocol_of_preprocessed_games_is_told_by_their_wrapper(tmp_path):
 def test_frames_are_greyed_as_ale_greys(tmp_path):
     env = gymnasium.make("ALE/Pong-v5", obs_type="rgb")
     found = dataset(tmp_path, "pong-v0", play(env, 12, 1), env, jpeg_encoding=False)
-    store = import_dataset(found, tmp_path / "store", Foreign(lanes=1, validation_lanes=0), silent)
+    store = import_dataset(found, tmp_path / "store", Foreign(num_envs=1, num_validation_envs=0), silent)
     grey = play(gymnasium.make("ALE/Pong-v5", obs_type="grayscale"), 12, 1)[0].observations
     expected = average_areas(np.stack(grey)[..., None], 84, 84)[..., 0]
     assert np.abs(rows_of(store)[-1][:, 0].astype(int) - expected).max() <= 1
@@ -239,16 +241,16 @@ def test_frames_are_greyed_as_ale_greys(tmp_path):
 def test_vectors_of_others(tmp_path):
     env = gymnasium.make("CartPole-v1")
     found = dataset(tmp_path, "cartpole-v0", buffers := play(env, 100, 4), env)
-    store = import_dataset(found, tmp_path / "store", Foreign(lanes=2), silent)
+    store = import_dataset(found, tmp_path / "store", Foreign(num_envs=2), silent)
     observation = np.concatenate([np.stack(buffer.observations) for buffer in buffers])
     assert np.array_equal(rows_of(store)[-1], observation[: store.num_rows].astype(np.float32))
     assert store.description["id"] == "CartPole-v1"
     assert store.description["protocol"] == {"name": "gymnasium", "max_episode_steps": 500}
 
 
-def test_lanes_are_of_equal_length():
+def test_environments_are_of_equal_length():
     cut = spread([3, 10, 1, 7], 4)
-    assert [[tuple(piece) for piece in lane] for lane in cut] == [
+    assert [[tuple(span) for span in env] for env in cut] == [
         [(0, 0, 3), (1, 0, 2)],
         [(1, 2, 7)],
         [(1, 7, 10), (2, 0, 1), (3, 0, 1)],
@@ -273,7 +275,7 @@ def test_lanes_are_of_equal_length():
             "6 actions, pong has 18",
         ),
         (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"world": "pong", "color": "rgb"}, "grey frames"),
-        (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"lanes": 0}, "must be positive"),
+        (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"num_envs": 0}, "must be positive"),
         (Box(-1, 1, (3,)), Discrete(6), {"world": "CartPole-v1"}, "too few steps"),
     ],
 )

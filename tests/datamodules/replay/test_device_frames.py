@@ -14,15 +14,15 @@ DEVICES = [
 
 def fill(store: ReplayStore, rows: int, source: np.random.Generator) -> None:
     for _ in range(rows):
-        frames = source.integers(0, 256, (store.lanes, 1, 4, 3), dtype=np.uint8)
-        nothing = np.zeros(store.lanes, bool)
-        opens = np.full(store.lanes, source.random() < 0.1 or store.rows == 0)
-        store.append(frames, np.zeros(store.lanes, np.int64), np.zeros(store.lanes), nothing, opens, nothing)
+        frames = source.integers(0, 256, (store.num_envs, 1, 4, 3), dtype=np.uint8)
+        nothing = np.zeros(store.num_envs, bool)
+        opens = np.full(store.num_envs, source.random() < 0.1 or store.rows == 0)
+        store.append(frames, np.zeros(store.num_envs, np.int64), np.zeros(store.num_envs), nothing, opens, nothing)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_they_are_those_of_the_store_after_appends_a_closed_ring_and_a_cut(tmp_path, device):
-    store = ReplayStore.create(tmp_path / "store", observation_shape=(1, 4, 3), num_actions=2, lanes=3, capacity=20)
+    store = ReplayStore.create(tmp_path / "store", observation_shape=(1, 4, 3), num_actions=2, num_envs=3, capacity=20)
     beside = ReplayStore.open(_filled(store), verify=False)
     store.keep_frames_on(torch.device(device))
 

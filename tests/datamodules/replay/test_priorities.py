@@ -40,11 +40,11 @@ def play(data: DotReplay, num_rows: int) -> None:
 
 
 def drawn(priorities: Priorities, num: int = 100_000, length: int = 4, cross: bool = True, recent=None):
-    """How often each window was drawn, by lane and row, and the largest weight of each."""
-    lane, start, weight = priorities.draw(source(), num, length, cross, recent)
-    counts, weights = np.zeros((priorities.store.lanes, start.max() + 1)), {}
-    np.add.at(counts, (lane, start), 1)
-    for place, each in zip(zip(lane.tolist(), start.tolist(), strict=True), weight.tolist(), strict=True):
+    """How often each window was drawn, by environment and row, and the largest weight of each."""
+    env, start, weight = priorities.draw(source(), num, length, cross, recent)
+    counts, weights = np.zeros((priorities.store.num_envs, start.max() + 1)), {}
+    np.add.at(counts, (env, start), 1)
+    for place, each in zip(zip(env.tolist(), start.tolist(), strict=True), weight.tolist(), strict=True):
         weights.setdefault(place, each)
         assert weights[place] == each
     return counts / num, weights
@@ -52,12 +52,12 @@ def drawn(priorities: Priorities, num: int = 100_000, length: int = 4, cross: bo
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 0.4), (0.0, 1.0)])
 def test_windows_come_as_often_as_they_should(tmp_path, alpha, beta):
-    store = make(tmp_path / "s", capacity=40, validation_lanes=1)
+    store = make(tmp_path / "s", capacity=40, num_validation_envs=1)
     fill(store, 23)
     priorities = Priorities(store, Prioritised(alpha, beta, epsilon=0.1))
     priority = np.linspace(0, 3, 2 * 20).reshape(2, 20)
-    lane, row = np.meshgrid(np.arange(2), np.arange(20), indexing="ij")
-    priorities.update(lane.ravel(), row.ravel(), priority.ravel())
+    env, row = np.meshgrid(np.arange(2), np.arange(20), indexing="ij")
+    priorities.update(env.ravel(), row.ravel(), priority.ravel())
     probability = (priority + 0.1) ** alpha
     probability /= probability.sum()
     counts, weights = drawn(priorities)
@@ -75,8 +75,8 @@ def test_new_rows_have_the_highest_priority_so_far(tmp_path):
     priorities = Priorities(store, Prioritised(epsilon=1e-6))
     counts, _ = drawn(priorities)
     assert np.abs(counts - 1 / 27).max() < 0.003
-    lane, row = np.divmod(np.arange(27), 9)
-    priorities.update(lane, row, np.full(27, 0.5))
+    env, row = np.divmod(np.arange(27), 9)
+    priorities.update(env, row, np.full(27, 0.5))
     priorities.update(np.array([0]), np.array([0]), np.array([4.0]))
     fill(store, 6)
     counts, _ = drawn(priorities)
@@ -106,10 +106,10 @@ def test_windows_of_one_episode_and_of_recent_rows(tmp_path):
     fill(store, 30)
     priorities = Priorities(store, Prioritised())
     for cross, recent in ((False, None), (True, 9)):
-        lane, start, _ = priorities.draw(source(), 5000, 4, cross, recent)
-        lanes, starts = store.windows(4, "training", cross)
-        possible = {(a, b) for a, b in zip(lanes.tolist(), starts.tolist(), strict=True) if b >= 30 - (recent or 30)}
-        assert set(zip(lane.tolist(), start.tolist(), strict=True)) == possible
+        env, start, _ = priorities.draw(source(), 5000, 4, cross, recent)
+        envs, starts = store.windows(4, "training", cross)
+        possible = {(a, b) for a, b in zip(envs.tolist(), starts.tolist(), strict=True) if b >= 30 - (recent or 30)}
+        assert set(zip(env.tolist(), start.tolist(), strict=True)) == possible
     with pytest.raises(UserError, match="has no window of 31 rows"):
         priorities.draw(source(), 1, 31, True, None)
 
@@ -120,28 +120,28 @@ def test_windows_of_one_episode_and_of_recent_rows(tmp_path):
 def test_a_batch_says_where_it_is_from(begin):
     data = begin(50, num_validation_envs=1, extras=())
     batch = data.sample()
-    lane, row, age = (batch.extras[name] for name in ("lane", "row", "age"))
-    assert lane.dtype == row.dtype == torch.int64
-    assert batch.shape == lane.shape == row.shape == (6, 4)
-    again = data.store.gather(lane[:, 0].numpy(), row[:, 0].numpy(), 4)
+    env, row, age = (batch.extras[name] for name in ("env", "row", "age"))
+    assert env.dtype == row.dtype == torch.int64
+    assert batch.shape == env.shape == row.shape == (6, 4)
+    again = data.store.gather(env[:, 0].numpy(), row[:, 0].numpy(), 4)
     assert torch.equal(again.observation, batch.observation)
     assert torch.equal(age, 3.0 * (49 - row))
     assert batch.extras["weight"].max() == 1
-    assert "lane" not in data.sample(lanes="validation").extras
+    assert "env" not in data.sample(envs="validation").extras
     for _ in range(30):
         data.update_priorities(batch, torch.arange(6.0))
         batch = data.sample()
-        assert (batch.extras["lane"] < 3).all()
+        assert (batch.extras["env"] < 3).all()
 
 
 def test_a_batch_is_drawn_by_what_its_windows_had_to_teach(begin):
     data = begin(40, Prioritised(epsilon=1e-6))
     for _ in range(200):
         batch = data.sample()
-        lane, row = batch.extras["lane"][:, 0], batch.extras["row"][:, 0]
-        data.update_priorities(batch, ((lane == 1) & (row == 7)).float())
+        env, row = batch.extras["env"][:, 0], batch.extras["row"][:, 0]
+        data.update_priorities(batch, ((env == 1) & (row == 7)).float())
     places = data.sample(500).extras
-    share = ((places["lane"][:, 0] == 1) & (places["row"][:, 0] == 7)).float().mean()
+    share = ((places["env"][:, 0] == 1) & (places["row"][:, 0] == 7)).float().mean()
     assert share > 0.95
 
 

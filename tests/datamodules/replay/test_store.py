@@ -11,35 +11,35 @@ from modules.errors import UserError
 SHAPE = (1, 6, 5)
 
 
-def make(path, lanes=3, capacity=50, **options) -> ReplayStore:
-    return ReplayStore.create(path, observation_shape=SHAPE, num_actions=4, lanes=lanes, capacity=capacity, **options)
+def make(path, num_envs=3, capacity=50, **options) -> ReplayStore:
+    return ReplayStore.create(
+        path, observation_shape=SHAPE, num_actions=4, num_envs=num_envs, capacity=capacity, **options
+    )
 
 
-def content(lane, row, shape=SHAPE) -> np.ndarray:
-    """Frames (..., *shape) whose every byte depends on lane and row."""
-    lane, row = np.broadcast_arrays(lane, row)
-    mixed = (lane * 7919 + row * 104729)[..., None] * (2 * np.arange(np.prod(shape)) + 1)
+def content(env, row, shape=SHAPE) -> np.ndarray:
+    """Frames (..., *shape) whose every byte depends on environment and row."""
+    env, row = np.broadcast_arrays(env, row)
+    mixed = (env * 7919 + row * 104729)[..., None] * (2 * np.arange(np.prod(shape)) + 1)
     return (mixed >> 5).astype(np.uint8).reshape(*row.shape, *shape)
 
 
 def fill(store, num_rows, episode=7, cut=()) -> None:
-    """Append rows; episodes of lane l begin where (row + l) % episode is 0, and at a cut without an end before."""
-    lanes = np.arange(store.lanes)
+    """Append rows; episodes of environment l begin at (row + l) % episode is 0, and at a cut without an end before."""
+    envs = np.arange(store.num_envs)
     for row in range(store.rows, store.rows + num_rows):
-        place = (row + lanes) % episode
+        place = (row + envs) % episode
         is_last = (place == episode - 1) & (row + 1 not in cut)
         is_first = (place == 0) | (row == 0) | (row in cut)
-        store.append(
-            content(lanes, row), (row + lanes) % 4, row + lanes / 8, is_last & (row % 2 == 0), is_first, is_last
-        )
+        store.append(content(envs, row), (row + envs) % 4, row + envs / 8, is_last & (row % 2 == 0), is_first, is_last)
 
 
-def check(batch, lane, start) -> None:
+def check(batch, env, start) -> None:
     """Assert that the windows of a batch are exactly the rows that `fill` wrote, cuts aside."""
-    lane, row = np.asarray(lane)[:, None], np.asarray(start)[:, None] + np.arange(batch.shape[1])
-    assert np.array_equal(batch.observation[:, :, -1:].numpy(), content(lane, row))
-    assert np.array_equal(batch.action.numpy(), (row + lane) % 4)
-    assert np.array_equal(batch.reward.numpy(), (row + lane / 8).astype(np.float32))
+    env, row = np.asarray(env)[:, None], np.asarray(start)[:, None] + np.arange(batch.shape[1])
+    assert np.array_equal(batch.observation[:, :, -1:].numpy(), content(env, row))
+    assert np.array_equal(batch.action.numpy(), (row + env) % 4)
+    assert np.array_equal(batch.reward.numpy(), (row + env / 8).astype(np.float32))
 
 
 def test_round_trip(tmp_path):
@@ -77,7 +77,7 @@ def test_round_trip(tmp_path):
 
 def test_vectors(tmp_path):
     store = ReplayStore.create(
-        tmp_path / "s", observation_shape=(3,), observation_dtype=np.float32, num_actions=2, lanes=2, capacity=9
+        tmp_path / "s", observation_shape=(3,), observation_dtype=np.float32, num_actions=2, num_envs=2, capacity=9
     )
     vectors = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     for vector in vectors:
@@ -96,10 +96,10 @@ def test_ring_wraps_and_windows_stay_clear_of_the_write_head(tmp_path):
         head = store.rows
         assert store.oldest == max(0, head - 20)
         assert store.num_rows == 3 * 20
-        lane, start = store.windows(6)
+        env, start = store.windows(6)
         assert set(start) == set(range(store.oldest, head - 5))
-        assert len(lane) == 3 * 15
-        check(store.gather(lane, start, 6), lane, start)
+        assert len(env) == 3 * 15
+        check(store.gather(env, start, 6), env, start)
         with pytest.raises(UserError, match="not all in"):
             store.gather([0], [store.oldest - 1], 6)
         with pytest.raises(UserError, match="not all in"):
@@ -114,10 +114,10 @@ def test_stacks_agree_with_the_batch_module(tmp_path, num_frames):
     oldest, length = store.oldest, 5
     whole = store.gather(np.arange(3), np.full(3, oldest), 40)
     expected = stack(whole.observation, whole.is_first, num_frames)
-    lane, start = store.windows(length)
-    batch = store.gather(lane, start, length, num_frames)
-    assert batch.observation.shape == (len(lane), length, num_frames, 6, 5)
-    for window, (of, first) in enumerate(zip(lane, start - oldest, strict=True)):
+    env, start = store.windows(length)
+    batch = store.gather(env, start, length, num_frames)
+    assert batch.observation.shape == (len(env), length, num_frames, 6, 5)
+    for window, (of, first) in enumerate(zip(env, start - oldest, strict=True)):
         assert torch.equal(batch.observation[window], expected[of, first : first + length])
 
 
@@ -127,8 +127,8 @@ def test_stacks_agree_when_a_reader_learns_of_rows_bit_by_bit(tmp_path):
     for rows in (3, 1, 30, 2, 17, 60, 1):
         fill(store, rows)
         fresh = ReplayStore.open(tmp_path / "s")
-        lane, start = reader.windows(2)
-        assert torch.equal(reader.gather(lane, start, 2, 4).observation, fresh.gather(lane, start, 2, 4).observation)
+        env, start = reader.windows(2)
+        assert torch.equal(reader.gather(env, start, 2, 4).observation, fresh.gather(env, start, 2, 4).observation)
         assert np.array_equal(reader.windows(3, cross_episodes=False), fresh.windows(3, cross_episodes=False))
 
 
@@ -137,18 +137,18 @@ def test_windows_cross_episodes_or_not(tmp_path):
     fill(store, 90, cut=(52, 70))
     rows = store.gather(np.arange(3), np.full(3, store.oldest), 60)
     for length in (1, 2, 7):
-        lane, start = store.windows(length, cross_episodes=False)
+        env, start = store.windows(length, cross_episodes=False)
         inside = {
             (of, store.oldest + first)
             for of in range(3)
             for first in range(60 - length + 1)
             if not rows.is_first[of, first + 1 : first + length].any()
         }
-        assert set(zip(lane.tolist(), start.tolist(), strict=True)) == inside
+        assert set(zip(env.tolist(), start.tolist(), strict=True)) == inside
         generator = np.random.default_rng(0)
         inner = store.sample(generator, 200, length, cross_episodes=False)
         assert not inner.is_first[:, 1:].any()
-        assert inner.follows().all()
+        assert inner.has_successor().all()
     crossing = store.sample(np.random.default_rng(0), 200, 7)
     assert crossing.is_first[:, 1:].any()
     with pytest.raises(UserError, match="a sequence of 8 is longer than any episode"):
@@ -163,14 +163,14 @@ def test_a_sequence_longer_than_the_store(tmp_path):
     assert len(store.windows(64)[0]) == 0
 
 
-def test_held_out_lanes(tmp_path):
-    store = make(tmp_path / "s", lanes=4, validation_lanes=1)
+def test_validation_environments(tmp_path):
+    store = make(tmp_path / "s", num_envs=4, num_validation_envs=1)
     fill(store, 30)
-    lanes_of = {content(lane, row).tobytes(): lane for lane in range(4) for row in range(30)}
-    for lanes, expected in (("training", {0, 1, 2}), ("validation", {3}), (np.array([1, 3]), {1, 3})):
-        frames = store.sample(np.random.default_rng(0), 300, 2, lanes=lanes).observation.flatten(0, 1)
-        assert {lanes_of[frame.numpy().tobytes()] for frame in frames} == expected
-    with pytest.raises(UserError, match="holds out no lanes"):
+    envs_of = {content(env, row).tobytes(): env for env in range(4) for row in range(30)}
+    for envs, expected in (("training", {0, 1, 2}), ("validation", {3}), (np.array([1, 3]), {1, 3})):
+        frames = store.sample(np.random.default_rng(0), 300, 2, envs=envs).observation.flatten(0, 1)
+        assert {envs_of[frame.numpy().tobytes()] for frame in frames} == expected
+    with pytest.raises(UserError, match="holds out no environments"):
         make(tmp_path / "t").select("validation")
 
 
@@ -179,10 +179,10 @@ def test_held_out_lanes(tmp_path):
 def test_sampling_is_uniform(tmp_path, cross_episodes, length):
     store = make(tmp_path / "s", capacity=40)
     fill(store, 55)
-    lane, start = store.windows(length, cross_episodes=cross_episodes)
-    index = {float(s + of / 8): i for i, (of, s) in enumerate(zip(lane, start, strict=True))}
+    env, start = store.windows(length, cross_episodes=cross_episodes)
+    index = {float(s + of / 8): i for i, (of, s) in enumerate(zip(env, start, strict=True))}
     generator = np.random.default_rng(0)
-    counts = np.zeros(len(lane))
+    counts = np.zeros(len(env))
     for _ in range(100):
         batch = store.sample(generator, 200, length, cross_episodes=cross_episodes)
         np.add.at(counts, [index[key] for key in batch.reward[:, 0].tolist()], 1)
@@ -217,9 +217,9 @@ def test_truncate_then_append(tmp_path):
     assert (store.oldest, store.rows) == (50, 80)
     store.close()
     for opened in (reader, ReplayStore.open(tmp_path / "s")):
-        lane, start = opened.windows(4)
-        batch = opened.gather(lane, start, 4)
-        check(batch, lane, start)
+        env, start = opened.windows(4)
+        batch = opened.gather(env, start, 4)
+        check(batch, env, start)
         assert not opened.sample(np.random.default_rng(0), 99, 5, cross_episodes=False).is_first[:, 1:].any()
         assert opened.gather([0], [55], 1).is_first.all()
 
@@ -247,10 +247,10 @@ def test_not_a_store_or_another(tmp_path):
 
 
 def test_another_format_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.replay.format.FORMAT_VERSION", 2)
+    monkeypatch.setattr("datamodules.replay.format.FORMAT_VERSION", 3)
     make(tmp_path / "s")
     monkeypatch.undo()
-    refused(tmp_path / "s", "has format version 2, expected 1")
+    refused(tmp_path / "s", "has format version 3, expected 2")
 
 
 @pytest.mark.parametrize("name", ["observation.bin", "rows.bin", "head.bin"])
@@ -273,12 +273,14 @@ def flip(path, offset, mask) -> None:
 
 @pytest.mark.parametrize("name", ["meta.json", "head.bin", "rows.bin", "observation.bin"])
 def test_a_flipped_byte(tmp_path, name):
-    store = make(tmp_path / "s", lanes=2, capacity=8, description={"game": "pong"})
+    store = make(tmp_path / "s", num_envs=2, capacity=8, description={"game": "pong"})
     fill(store, 13)
     store.close()
     path = tmp_path / "s" / name
     size = path.stat().st_size
-    pattern = {"meta.json": "damaged", "head.bin": "damaged"}.get(name, r"damaged: row \d+ of lane [01] does not match")
+    pattern = {"meta.json": "damaged", "head.bin": "damaged"}.get(
+        name, r"damaged: row \d+ of environment [01] does not match"
+    )
     unused = range(0)
     if name in ("rows.bin", "observation.bin"):
         width = size // 18
@@ -297,12 +299,14 @@ def test_a_damaged_row_is_named(tmp_path):
     store = make(tmp_path / "s", capacity=8)
     fill(store, 13)
     store._observations[1, 11 % 9, 0, 3, 2] ^= 16
-    refused(tmp_path / "s", "row 11 of lane 1 does not match its checksum")
+    refused(tmp_path / "s", "row 11 of environment 1 does not match its checksum")
     assert ReplayStore.open(tmp_path / "s", verify=False).rows == 13
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"needs [\d.]+ GiB for 1000000000000 rows of 3 lanes, [\d.]+ GiB are free"):
+    with pytest.raises(
+        UserError, match=r"needs [\d.]+ GiB for 1000000000000 rows of 3 environments, [\d.]+ GiB are free"
+    ):
         make(tmp_path / "a" / "s", capacity=10**12)
     assert list(tmp_path.iterdir()) == []
 
@@ -329,8 +333,8 @@ def test_a_copied_folder_is_an_equal_store(tmp_path):
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        ({"capacity": 0}, "expected a capacity and lanes of at least 1"),
-        ({"validation_lanes": 3}, "fewer validation lanes than lanes"),
+        ({"capacity": 0}, "expected a capacity and environments of at least 1"),
+        ({"num_validation_envs": 3}, "fewer validation environments than environments"),
         ({"observation_dtype": np.float64}, "expected uint8 or float32"),
         ({"extras": {"reward": ("float32", ())}}, "columns of every store"),
     ],

@@ -29,7 +29,7 @@ while True:
 
 def test_kill_while_appending(tmp_path):
     path = tmp_path / "s"
-    make(path, lanes=4, capacity=60).close()
+    make(path, num_envs=4, capacity=60).close()
     generator = np.random.default_rng(0)
     reached = 0
     for kill in range(5):
@@ -49,8 +49,8 @@ def test_kill_while_appending(tmp_path):
         assert reached <= rows <= reached + 1
         assert store.oldest <= max(0, rows + 1 - 60)
         if rows:
-            lanes = np.arange(4)
-            check(store.gather(lanes, np.full(4, store.oldest), rows - store.oldest), lanes, np.full(4, store.oldest))
+            envs = np.arange(4)
+            check(store.gather(envs, np.full(4, store.oldest), rows - store.oldest), envs, np.full(4, store.oldest))
         reached = rows
         store.close()
     assert reached > 60
@@ -77,8 +77,8 @@ def test_kill_at_every_stage_of_an_append(tmp_path, before, stage):
     fill(store, 5)
     store.close()
     store = ReplayStore.open(tmp_path / "s")
-    lane, start = store.windows(3)
-    check(store.gather(lane, start, 3), lane, start)
+    env, start = store.windows(3)
+    check(store.gather(env, start, 3), env, start)
     assert store.rows == before + 5
 
 
@@ -95,8 +95,8 @@ while store.rows < int(sys.argv[2]):
     cross = bool(generator.integers(2))
     batch = store.sample(generator, 8, 5, frame_stack=1 + 2 * int(generator.integers(2)), cross_episodes=cross)
     start = batch.reward[:, 0].numpy()
-    lane = ((start % 1) * 8).astype(int)
-    check(batch, lane, start.astype(int))
+    environment = ((start % 1) * 8).astype(int)
+    check(batch, environment, start.astype(int))
     assert cross or not batch.is_first[:, 1:].any()
     sampled += 1
     wraps.add(store.rows // 65)

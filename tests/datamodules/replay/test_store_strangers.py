@@ -15,8 +15,8 @@ from modules.errors import UserError
 
 @pytest.fixture
 def store(tmp_path):
-    """The folder of a store with 5 rows in each of 2 lanes."""
-    store = ReplayStore.create(tmp_path / "store", observation_shape=(3,), num_actions=2, lanes=2, capacity=10)
+    """The folder of a store with 5 rows in each of 2 environments."""
+    store = ReplayStore.create(tmp_path / "store", observation_shape=(3,), num_actions=2, num_envs=2, capacity=10)
     flags = np.zeros(2, bool)
     for _ in range(5):
         store.append(np.zeros((2, 3), np.uint8), np.zeros(2, int), np.zeros(2), flags, flags, flags)
@@ -39,8 +39,8 @@ def rewrite(store, **changes):
         ({"observation_shape": [10**30]}, "cut short"),
         ({"observation_shape": 3}, "not the fields of one"),
         ({"num_actions": 10**9}, "at most 65536 actions"),
-        ({"lanes": float("nan")}, "lanes of at least 1"),
-        ({"validation_lanes": 0.5}, "lanes of at least 1"),
+        ({"num_envs": float("nan")}, "environments of at least 1"),
+        ({"num_validation_envs": 0.5}, "environments of at least 1"),
         ({"description": []}, "not the fields of one"),
         ({"more": 1}, "not the fields of one"),
     ],
@@ -64,7 +64,7 @@ def test_an_action_that_does_not_exist(store):
     records["action"][1, 3] = 2
     observation = np.zeros(3, np.uint8)
     records["checksum"][1, 3] = row_checksum(observation, records[1, 3:4].view(np.uint8)[:-4], 1, 3)
-    with pytest.raises(UserError, match="row 3 of lane 1 has no action below 2"):
+    with pytest.raises(UserError, match="row 3 of environment 1 has no action below 2"):
         ReplayStore.open(store)
 
 

@@ -56,8 +56,8 @@ def same(model, a, b) -> bool:
 def windows(tmp_path_factory):
     """(40, 7) rows of the dot's world, with ends, truncations and openings."""
     store = play(tmp_path_factory.mktemp("dots") / "store", 140, limit=9)
-    lane, start = np.meshgrid(np.arange(4), np.arange(0, 130, 13), indexing="ij")
-    return store.gather(lane.ravel(), start.ravel(), 7, frame_stack=4)
+    env, start = np.meshgrid(np.arange(4), np.arange(0, 130, 13), indexing="ij")
+    return store.gather(env.ravel(), start.ravel(), 7, frame_stack=4)
 
 
 GREY, COLOUR = SPEC, Spec((3, 21, 14), 2, 6)

@@ -22,14 +22,14 @@ def make(**options) -> UNet:
 
 
 def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
-    """Short episodes that open anywhere; held-out rows are of another lane."""
-    store = play(tmp_path / "store", 1500, lanes=5, limit=6)
-    lane, start = store.windows(4, "validation")
-    held_out = store.gather(lane[::2], start[::2], 4, frame_stack=4)
+    """Short episodes that open anywhere; held-out rows are of another environment."""
+    store = play(tmp_path / "store", 1500, num_envs=5, limit=6)
+    env, start = store.windows(4, "validation")
+    validation_windows = store.gather(env[::2], start[::2], 4, frame_stack=4)
     generator = np.random.default_rng(0)
     model = make(size="small", unroll=1, outcome_weight=0.1)
     model.refit(store.sample(generator, 64, 2, frame_stack=4))
-    before = per_horizon(dream(model.eval(), held_out, context=2))[0]
+    before = per_horizon(dream(model.eval(), validation_windows, context=2))[0]
     updates = 450
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
@@ -43,7 +43,7 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
         schedule.step()
         model.updated()
     assert before["changed"] == pytest.approx(before["copy_changed"], rel=0.1), "it began as the copy"
-    one_step, two_steps = per_horizon(dream(model.eval(), held_out, context=2))
+    one_step, two_steps = per_horizon(dream(model.eval(), validation_windows, context=2))
     for row, tolerance in ((one_step, 0.08), (two_steps, 0.15)):
         assert row["changed"] < tolerance * row["copy_changed"]
         assert row["either"] < tolerance * row["copy_either"]
@@ -55,8 +55,8 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory):
     store = play(tmp_path_factory.mktemp("dots") / "store", 60, limit=9)
-    lane, start = np.meshgrid(np.arange(4), np.arange(0, 50, 13), indexing="ij")
-    return store.gather(lane.ravel(), start.ravel(), 5, frame_stack=4)
+    env, start = np.meshgrid(np.arange(4), np.arange(0, 50, 13), indexing="ij")
+    return store.gather(env.ravel(), start.ravel(), 5, frame_stack=4)
 
 
 def learn(model, batch) -> dict[str, torch.Tensor]:

@@ -73,7 +73,7 @@ def test_the_loss_compares_each_row_with_the_next(batch):
     assert states is None
     z = model.vae.encode(batch)
     states, densities, outcomes = model.encode(batch), [], []
-    for b, t in batch.follows().nonzero().tolist():
+    for b, t in batch.has_successor().nonzero().tolist():
         h, _ = model.remember(states[b, t : t + 1], batch.action[b, t : t + 1])
         reward, goes_on = model.memory.outcomes(h)
         if batch.continuation[b, t]:
@@ -154,12 +154,12 @@ def test_it_learns_what_actions_do(batch):
 def test_a_collapse_is_named(batch):
     model = mdn_rnn(hidden_size=10)
     model.loss(batch)
-    assert model.complaint() == ""
+    assert model.nonfinite_reason() == ""
     with torch.no_grad():
         model.memory.head.bias.fill_(float("nan"))
     loss, _, _ = model.loss(batch)
     assert loss.isnan()
-    assert "the mixture density of the MDN-RNN collapsed" in model.complaint()
+    assert "the mixture density of the MDN-RNN collapsed" in model.nonfinite_reason()
 
 
 @pytest.mark.parametrize(

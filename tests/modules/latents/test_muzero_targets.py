@@ -10,39 +10,39 @@ DISCOUNT = 0.9
 
 
 def random_rows(windows: int, length: int) -> Batch:
-    """Rows with ends, truncations and cuts: lanes of play, as stores hold them."""
+    """Rows with ends, truncations and cuts: environments of play, as stores hold them."""
     shape = windows, length
     is_first, is_last = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     continuation = torch.ones(shape)
-    for lane in range(windows):
+    for env in range(windows):
         opens = torch.rand(()) < 0.3
         t = 0
         while t < length:
-            is_first[lane, t] = opens
+            is_first[env, t] = opens
             kind, end = int(torch.randint(3, ())), t + int(torch.randint(1, 9, ()))
             if kind == 0 and 0 < end < length:  # termination: the row before the last one did it
-                continuation[lane, end - 1] = 0
+                continuation[env, end - 1] = 0
             if kind < 2 and end < length:
-                is_last[lane, end] = True
+                is_last[env, end] = True
             opens, t = torch.tensor(True), end + 1  # kind 2: the run was cut
     return Batch(torch.randint(3, shape), torch.randn(shape), continuation, is_first, is_last)
 
 
-def reference(batch: Batch, values, lane: int, unroll: int, n_step: int):
-    """Walk along a lane, as the paper's pseudocode does along a game."""
-    reward, continuation = batch.reward[lane].tolist(), batch.continuation[lane].tolist()
-    follows, last = batch.follows()[lane].tolist(), batch.is_last[lane].tolist()
+def reference(batch: Batch, values, env: int, unroll: int, n_step: int):
+    """Walk along an environment, as the paper's pseudocode does along a game."""
+    reward, continuation = batch.reward[env].tolist(), batch.continuation[env].tolist()
+    has_successor, last = batch.has_successor()[env].tolist(), batch.is_last[env].tolist()
 
     def n_step_return(k: int) -> float:
         total, factor = 0.0, 1.0
         for t in range(k, k + n_step):
-            if t >= len(follows) or not follows[t]:
-                return total + factor * values[lane, t].item()
+            if t >= len(has_successor) or not has_successor[t]:
+                return total + factor * values[env, t].item()
             total += factor * reward[t]
             factor *= DISCOUNT
             if continuation[t] == 0:
                 return total
-        return total + factor * values[lane, k + n_step].item()
+        return total + factor * values[env, k + n_step].item()
 
     states, rewards = [], []
     status = "alive" if not last[0] else "unknown"
@@ -51,7 +51,7 @@ def reference(batch: Batch, values, lane: int, unroll: int, n_step: int):
         if k == unroll:
             break
         if status == "alive":
-            if not follows[k] and continuation[k] == 1:
+            if not has_successor[k] and continuation[k] == 1:
                 status = "unknown"
             else:
                 rewards.append(reward[k])
@@ -74,18 +74,18 @@ def test_targets_are_those_of_a_walk_along_the_rows(own_n):
     steps = torch.randint(1, n + 1, (800,)) if own_n else n
     targets = make_targets(batch, batch.reward, values, unroll, steps, DISCOUNT)
     seen = set()
-    for lane in range(800):
-        states, rewards = reference(batch, values, lane, unroll, int(steps[lane]) if own_n else n)
+    for env in range(800):
+        states, rewards = reference(batch, values, env, unroll, int(steps[env]) if own_n else n)
         for k, (status, value) in enumerate(states):
             seen.add(status)
-            assert targets.value_known[lane, k] == (status != "unknown"), (lane, k)
-            assert targets.alive[lane, k] == (status == "alive"), (lane, k)
+            assert targets.value_known[env, k] == (status != "unknown"), (env, k)
+            assert targets.alive[env, k] == (status == "alive"), (env, k)
             if status != "unknown":
-                assert targets.value[lane, k].item() == pytest.approx(value, abs=1e-5)
+                assert targets.value[env, k].item() == pytest.approx(value, abs=1e-5)
         for k, reward in enumerate(rewards):
-            assert targets.reward_known[lane, k] == (reward is not None)
+            assert targets.reward_known[env, k] == (reward is not None)
             if reward is not None:
-                assert targets.reward[lane, k].item() == pytest.approx(reward)
+                assert targets.reward[env, k].item() == pytest.approx(reward)
     assert seen == {"alive", "ended", "unknown"}
 
 

@@ -76,7 +76,7 @@ def test_samples_have_the_probabilities_that_the_losses_say(temperature):
         prior.embed.weight.mul_(3)
     seen = torch.randn(1, 3)
     words = prior.words(prior.sample(seen.expand(number, -1), temperature))
-    output, memory = prior.lstm(prior.embed(torch.tensor([[256]])), prior._opening(seen))
+    output, memory = prior.lstm(prior.embed(torch.tensor([[256]])), prior._episode_start(seen))
     first = (prior.logits(output)[0, 0] / temperature).softmax(dim=0)
     commonest = first.argmax()
     output, _ = prior.lstm(prior.embed(commonest[None, None]), memory)

@@ -42,7 +42,7 @@ def real() -> Batch:
         is_first=torch.from_numpy(is_first),
         is_last=torch.from_numpy(is_last),
     )
-    batch.reward[:, :-1][~batch.follows()] = torch.nan
+    batch.reward[:, :-1][~batch.has_successor()] = torch.nan
     batch.reward[:, -1] = torch.nan
     return batch
 
@@ -83,7 +83,7 @@ def each(batch: Batch):
 def test_n_step_returns(request, kind, n):
     batch = request.getfixturevalue(kind)
     values = torch.randn(BATCH, LENGTH)
-    returns = n_step_returns(batch.reward, batch.continuation, batch.follows(), values, DISCOUNT, n)
+    returns = n_step_returns(batch.reward, batch.continuation, batch.has_successor(), values, DISCOUNT, n)
     assert returns.shape == (BATCH, LENGTH - 1)
     expected = [n_step(batch, values, b, t, min(n, steps_left(batch, b, t))) for b, t in each(batch)]
     assert returns.flatten().tolist() == pytest.approx(expected, abs=1e-5)
@@ -95,7 +95,7 @@ def test_lambda_returns_are_the_mean_of_n_step_returns(request, kind, lambda_):
     """Sutton and Barto 2018, equation 12.3: (1 - lambda) lambda^(n - 1) each, the rest to the last one."""
     batch = request.getfixturevalue(kind)
     values = torch.randn(BATCH, LENGTH)
-    returns = lambda_returns(batch.reward, batch.continuation, batch.follows(), values, DISCOUNT, lambda_)
+    returns = lambda_returns(batch.reward, batch.continuation, batch.has_successor(), values, DISCOUNT, lambda_)
     assert returns.shape == (BATCH, LENGTH - 1)
     for b, t in each(batch):
         left = steps_left(batch, b, t)
@@ -110,7 +110,7 @@ def test_less_the_values_they_are_generalised_advantages(request, kind):
     """Schulman et al. 2016, equation 16: discounted sums of temporal-difference errors."""
     batch = request.getfixturevalue(kind)
     values, lambda_ = torch.randn(BATCH, LENGTH), 0.9
-    returns = lambda_returns(batch.reward, batch.continuation, batch.follows(), values, DISCOUNT, lambda_)
+    returns = lambda_returns(batch.reward, batch.continuation, batch.has_successor(), values, DISCOUNT, lambda_)
     for b, t in each(batch):
         advantage, factor = 0.0, 1.0
         for k in range(t, t + steps_left(batch, b, t)):
@@ -121,14 +121,14 @@ def test_less_the_values_they_are_generalised_advantages(request, kind):
 
 
 def test_real_rows_count_where_something_follows(real):
-    follows = real.follows()
-    weights = reach_weights(real.continuation, follows)
-    assert torch.equal(weights, follows.float())
+    has_successor = real.has_successor()
+    weights = reach_weights(real.continuation, has_successor)
+    assert torch.equal(weights, has_successor.float())
     assert 0 < weights.mean() < 1
 
 
 def test_dreamed_rows_count_as_likely_as_they_are_reached(dreamed):
-    weights = reach_weights(dreamed.continuation, dreamed.follows())
+    weights = reach_weights(dreamed.continuation, dreamed.has_successor())
     for b, t in each(dreamed):
         assert weights[b, t].item() == pytest.approx(np.prod(dreamed.continuation[b, :t].numpy()), abs=1e-6)
 
@@ -136,7 +136,7 @@ def test_dreamed_rows_count_as_likely_as_they_are_reached(dreamed):
 def test_a_window_that_goes_on_with_another_episode_counts_in_full_again(dreamed):
     is_first = torch.zeros_like(dreamed.is_first)
     is_first[:, 4] = True
-    weights = reach_weights(dreamed.continuation, dreamed.replace(is_first=is_first).follows())
+    weights = reach_weights(dreamed.continuation, dreamed.replace(is_first=is_first).has_successor())
     assert (weights[:, 3] == 0).all()
     assert (weights[:, 4] == 1).all()
     assert torch.allclose(weights[:, 5], dreamed.continuation[:, 4])

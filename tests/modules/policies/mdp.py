@@ -52,21 +52,21 @@ class MDP(WorldModel):
         reward = (probabilities * self.earns).sum(dim=1)
         return torch.linalg.solve(torch.eye(NUM_STATES) - matrix, reward)
 
-    def play(self, lanes: int, rows: int, limit: int = 7) -> Batch:
-        """Real rows (lanes, rows) of random play: episodes end, are cut after `limit` steps, and the next one opens."""
-        state = torch.randint(NUM_STATES, (lanes,))
-        is_first, is_last = torch.ones(lanes, dtype=torch.bool), torch.zeros(lanes, dtype=torch.bool)
-        age = torch.zeros(lanes)
+    def play(self, envs: int, rows: int, limit: int = 7) -> Batch:
+        """Real rows (num_envs, rows) of random play: episodes end, or are cut after `limit` steps; the next opens."""
+        state = torch.randint(NUM_STATES, (envs,))
+        is_first, is_last = torch.ones(envs, dtype=torch.bool), torch.zeros(envs, dtype=torch.bool)
+        age = torch.zeros(envs)
         columns = {name: [] for name in ("action", "reward", "continuation", "is_first", "is_last", "observation")}
         for _ in range(rows):
-            action = torch.randint(NUM_ACTIONS, (lanes,))
+            action = torch.randint(NUM_ACTIONS, (envs,))
             after, reward, continuation = self.step(state, action)
             reward, continuation = torch.where(is_last, 0.0, reward), torch.where(is_last, 1.0, continuation)
             row = (action, reward, continuation, is_first, is_last, state[:, None].float())
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
             age = torch.where(is_last, 0, age + 1)
-            state = torch.where(is_last, torch.randint(NUM_STATES, (lanes,)), after)
+            state = torch.where(is_last, torch.randint(NUM_STATES, (envs,)), after)
             is_first, is_last = is_last, ~is_last & ((continuation == 0) | (age == limit))
         return Batch(**{name: torch.stack(column, dim=1) for name, column in columns.items()})
 

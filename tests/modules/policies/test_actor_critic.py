@@ -85,7 +85,7 @@ def test_the_critic_learns_lambda_returns(model, kind):
     policy = built(kind, entropy_coefficient=0.0, value_coefficient=2.0, discount=0.7, lambda_=0.6)
     batch = dream(model, policy).replace(continuation=torch.ones(40, 7))
     _, values = policy.evaluate(batch, model)
-    returns = lambda_returns(batch.reward, batch.continuation, batch.follows(), values.detach(), 0.7, 0.6)
+    returns = lambda_returns(batch.reward, batch.continuation, batch.has_successor(), values.detach(), 0.7, 0.6)
     loss, parts = policy.loss(batch, model)
     error = 0.5 * ((values[:, :-1] - returns) ** 2).mean()
     assert parts["value_loss"].item() == pytest.approx(error.item(), rel=1e-5)

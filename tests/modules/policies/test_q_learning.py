@@ -208,13 +208,13 @@ def test_the_values_of_a_decision_problem_are_learned_exactly(options):
     """From nothing but random play, in windows over ends and cuts, as DQN on observations that are the features."""
     mdp, model = MDP(), IdentityModel()
     model.build_from(Spec((NUM_STATES,), 1, NUM_ACTIONS))
-    played = mdp.play(lanes=40, rows=120)
+    played = mdp.play(envs=40, rows=120)
     played = played.replace(observation=F.one_hot(mdp.encode(played), NUM_STATES).float())
-    assert (~played.follows()).float().mean() > 0.2
+    assert (~played.has_successor()).float().mean() > 0.2
 
     def batch():
-        lane, start = torch.randint(40, (64, 1)), torch.randint(120 - 4, (64, 1))
-        windows = played[lane, start + torch.arange(4)]
+        env, start = torch.randint(40, (64, 1)), torch.randint(120 - 4, (64, 1))
+        windows = played[env, start + torch.arange(4)]
         return windows.replace(state=model.encode(windows))
 
     policy = built(**{"hidden": [64], "lr": 3e-3, "target_rate": 1.0, "target_every": 20} | options)

@@ -89,25 +89,25 @@ class Remembering(Tabular):
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.01])
-def test_lanes_learn_as_one_plain_learner_each(kappa):
-    """The box of section 8.2, written down in plain Python for each lane by itself, on the same draws."""
-    lanes, discount, step_size, num_steps = 4, 0.9, 0.3, 500
-    environment = MazeEnvironments("blocking", lanes, change_at=300)
+def test_environments_learn_as_one_plain_learner_each(kappa):
+    """The box of section 8.2, written down in plain Python for each environment by itself, on the same draws."""
+    envs, discount, step_size, num_steps = 4, 0.9, 0.3, 500
+    environment = MazeEnvironments("blocking", envs, change_at=300)
     cells = environment.num_cells
-    model, policy = Remembering(cells, lanes, kappa), TabularQ(discount, step_size, epsilon=0.3, planning_steps=4)
+    model, policy = Remembering(cells, envs, kappa), TabularQ(discount, step_size, epsilon=0.3, planning_steps=4)
     model.rehearsed = []
     model.build_from(Spec((1,), 1, 4))
     policy.build(model.feature_shape, 4)
 
-    values = np.zeros((lanes * cells, 4))
-    remembered: list[dict] = [{} for _ in range(lanes)]
-    clock = [0] * lanes
+    values = np.zeros((envs * cells, 4))
+    remembered: list[dict] = [{} for _ in range(envs)]
+    clock = [0] * envs
 
     def backup(state, action, reward, continues, after):
         target = reward + discount * continues * values[after].max()
         values[state, action] += step_size * (target - values[state, action])
 
-    observation, is_first, is_last = environment.reset(), np.ones(lanes, bool), np.zeros(lanes, bool)
+    observation, is_first, is_last = environment.reset(), np.ones(envs, bool), np.zeros(envs, bool)
     ended = 0
     for _ in range(num_steps):
         states = torch.from_numpy(observation)[:, 0].long()
@@ -126,22 +126,22 @@ def test_lanes_learn_as_one_plain_learner_each(kappa):
         policy.loss(batch.replace(state=states), model)
 
         moved = np.flatnonzero(~is_last)
-        for lane in moved:
-            state, chosen, following = states[lane, 0].item(), action[lane].item(), states[lane, 1].item()
-            transition = after.reward[lane], float(not after.terminated[lane]), following
+        for env in moved:
+            state, chosen, following = states[env, 0].item(), action[env].item(), states[env, 1].item()
+            transition = after.reward[env], float(not after.terminated[env]), following
             backup(state, chosen, *transition)
-            clock[lane] += 1
-            remembered[lane][state, chosen] = *transition, clock[lane]
+            clock[env] += 1
+            remembered[env][state, chosen] = *transition, clock[env]
         if len(moved):
             ((rehearsing, dream),) = model.rehearsed
             assert rehearsing.tolist() == moved.tolist()
-            for row, lane in enumerate(moved):
+            for row, env in enumerate(moved):
                 for t in range(0, 8, 2):
                     state, chosen = dream.state[row, t].item(), dream.action[row, t].item()
                     untried = (0.0, 1.0, state, 0)
-                    assert kappa or (state, chosen) in remembered[lane]
-                    reward, continues, following, at = remembered[lane].get((state, chosen), untried)
-                    backup(state, chosen, reward + kappa * math.sqrt(clock[lane] - at), continues, following)
+                    assert kappa or (state, chosen) in remembered[env]
+                    reward, continues, following, at = remembered[env].get((state, chosen), untried)
+                    backup(state, chosen, reward + kappa * math.sqrt(clock[env] - at), continues, following)
         ended += after.terminated.sum()
         observation, is_first, is_last = after.observation, is_last, after.terminated
     assert ended >= 2

@@ -11,7 +11,7 @@ from modules.states.mlp_ensemble import MLPEnsemble
 from modules.world_model import Spec, WorldModel
 
 SPEC = Spec((3,), 1, 2)
-NOISE = torch.tensor([0.1, 0.4, 0.0])
+TORCH_RNG = torch.tensor([0.1, 0.4, 0.0])
 ARROW = torch.tensor([[-0.5, 0.2, 0.0], [0.5, -0.1, 0.0]])
 TURN = torch.tensor([[0.9, 0.2, 0.0], [-0.3, 0.8, 0.0], [0.0, 0.0, 1.0]])
 
@@ -34,7 +34,7 @@ def linear_world(number: int, scale: float = 1.0, offset: float = 0.0) -> Batch:
     state = scale * torch.randn(number, 3) + offset
     state[:, 2] = 7.0
     action = torch.randint(2, (number,))
-    after = state @ TURN + ARROW[action] + NOISE * torch.randn(number, 3)
+    after = state @ TURN + ARROW[action] + TORCH_RNG * torch.randn(number, 3)
     return pairs(state, action, after, reward=2 * state[:, 0] - action, terminated=after[:, 0] > 0.8)
 
 
@@ -188,7 +188,7 @@ def test_temperature_scales_the_noise_of_a_step_and_not_its_reward(learned):
         spread[temperature] = after.std(dim=0)
         assert reward.std() < 1e-5
     assert (spread[0.0] < 1e-5).all()
-    torch.testing.assert_close(spread[1.0], NOISE, rtol=0.25, atol=1e-6)
+    torch.testing.assert_close(spread[1.0], TORCH_RNG, rtol=0.25, atol=1e-6)
     torch.testing.assert_close(spread[2.0], 2 * spread[1.0], rtol=0.1, atol=1e-6)
 
 
@@ -218,22 +218,22 @@ def test_mistakes_are_told():
 
 
 def test_the_noisy_world_is_learned(learned):
-    held_out = linear_world(1000)
-    _, parts, _ = learned.loss(held_out)
+    validation_windows = linear_world(1000)
+    _, parts, _ = learned.loss(validation_windows)
     # what noise leaves to be explained: the third number never changes, so it does not count
-    state, after = held_out.observation[:, 0], held_out.observation[:, 1]
-    bound = ((NOISE / (after - state).std(dim=0))[:2] ** 2).mean().sqrt()
+    state, after = validation_windows.observation[:, 0], validation_windows.observation[:, 1]
+    bound = ((TORCH_RNG / (after - state).std(dim=0))[:2] ** 2).mean().sqrt()
     assert bound * 0.9 < parts["nrmse"] < bound * 1.15
-    step = learned.step(state, held_out.action[:, 0])
-    assert (step.reward - held_out.reward[:, 0]).abs().mean() < 0.1
+    step = learned.step(state, validation_windows.action[:, 0])
+    assert (step.reward - validation_windows.reward[:, 0]).abs().mean() < 0.1
     assert (step.state[:, 2] == 7).all(), "what never changed stays exactly as it is"
 
 
 def test_the_chance_of_termination_is_learned(learned):
-    held_out = linear_world(1000)
-    state, action = held_out.observation[:, 0], held_out.action[:, 0]
+    validation_windows = linear_world(1000)
+    state, action = validation_windows.observation[:, 0], validation_windows.action[:, 0]
     mean = (state @ TURN + ARROW[action])[:, 0]
-    truth = torch.distributions.Normal(mean, NOISE[0]).cdf(torch.tensor(0.8))
+    truth = torch.distributions.Normal(mean, TORCH_RNG[0]).cdf(torch.tensor(0.8))
     with torch.no_grad():
         predicted = torch.stack([learned.step(state, action).continuation for _ in range(50)]).mean(dim=0)
     assert (truth - predicted).abs().mean() < 0.04
@@ -241,12 +241,12 @@ def test_the_chance_of_termination_is_learned(learned):
 
 
 def test_intervals_cover_what_they_promise(learned):
-    held_out = linear_world(500)
-    state, action = held_out.observation[:, 0], held_out.action[:, 0]
+    validation_windows = linear_world(500)
+    state, action = validation_windows.observation[:, 0], validation_windows.action[:, 0]
     samples = learned.step(state.repeat(200, 1), action.repeat(200)).state.view(200, 500, 3)[..., :2]
     for width, low, high in ((0.9, 0.8, 0.97), (0.5, 0.4, 0.6)):
         bounds = samples.quantile(torch.tensor([0.5 - width / 2, 0.5 + width / 2]), dim=0)
-        after = held_out.observation[:, 1, :2]
+        after = validation_windows.observation[:, 1, :2]
         covered = ((after > bounds[0]) & (after < bounds[1])).float().mean(dim=0)
         assert (covered > low).all(), (width, covered)
         assert (covered < high).all(), (width, covered)
@@ -365,8 +365,10 @@ def test_the_best_on_held_out_rows_are_the_elites():
         last.bias.copy_(torch.tensor([0.0, 2.5, -0.2, -2.0, 2.0])[:, None].expand_as(last.bias))
     model.refit(batch)
     assert model.elites.tolist() == [0, 2]
-    held_out = linear_world(100)
-    held_out.observation[:, 1] = held_out.observation[:, 0] + model.outcome_mean[:3] + 2 * model.outcome_std[:3]
-    held_out.reward[:, 0] = model.outcome_mean[3] + 2 * model.outcome_std[3]
-    model.refit(batch, held_out)
+    validation_windows = linear_world(100)
+    validation_windows.observation[:, 1] = (
+        validation_windows.observation[:, 0] + model.outcome_mean[:3] + 2 * model.outcome_std[:3]
+    )
+    validation_windows.reward[:, 0] = model.outcome_mean[3] + 2 * model.outcome_std[3]
+    model.refit(batch, validation_windows)
     assert model.elites.tolist() == [4, 1]

@@ -31,12 +31,12 @@ def random_transitions(number: int, seed: int) -> Batch:
 def fit(hidden_size: int, updates: int) -> tuple[MLPEnsemble, dict[str, float]]:
     """Learn from 200 random transitions; return the model and its losses on 2000 others."""
     torch.manual_seed(0)
-    batch, held_out = random_transitions(200, seed=0), random_transitions(2000, seed=1)
+    batch, validation_windows = random_transitions(200, seed=0), random_transitions(2000, seed=1)
     model = make(SPEC, hidden_size=hidden_size, lr=3e-3)
     model.refit(batch)
     learn(model, batch, updates, batch_size=64).eval()
     with torch.no_grad():
-        _, parts, _ = model.loss(held_out)
+        _, parts, _ = model.loss(validation_windows)
     return model, {name: value.item() for name, value in parts.items()}
 
 
@@ -44,10 +44,10 @@ def test_cartpole_is_learned_from_200_transitions():
     model, parts = fit(hidden_size=64, updates=700)
     assert parts["nrmse"] < 0.05
     assert parts["reward"] == 0, "it is always 1"
-    held_out = random_transitions(2000, seed=1)
-    step = model.step(model.encode(held_out)[:, 0], held_out.action[:, 0])
+    validation_windows = random_transitions(2000, seed=1)
+    step = model.step(model.encode(validation_windows)[:, 0], validation_windows.action[:, 0])
     assert torch.allclose(step.reward, torch.ones(2000))
-    ended, predicted = held_out.continuation[:, 0] == 0, step.continuation < 0.5
+    ended, predicted = validation_windows.continuation[:, 0] == 0, step.continuation < 0.5
     assert predicted[ended].float().mean() > 0.4
     assert ended[predicted].float().mean() > 0.6
 

@@ -14,8 +14,8 @@ LEFT, RIGHT = 0, 1
 SPEC = Spec((1,), 1, 2)
 
 
-def table(num_states: int = 4, num_lanes: int = 1, exploration_bonus: float = 0.0) -> Tabular:
-    model = Tabular(num_states, num_lanes, exploration_bonus)
+def table(num_states: int = 4, num_envs: int = 1, exploration_bonus: float = 0.0) -> Tabular:
+    model = Tabular(num_states, num_envs, exploration_bonus)
     model.build_from(SPEC)
     return model
 
@@ -94,8 +94,8 @@ def test_evaluation_learns_nothing():
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items() if name != "_extra_state")
 
 
-def test_lanes_have_times_of_their_own():
-    model = table(num_lanes=3)
+def test_environments_have_times_of_their_own():
+    model = table(num_envs=3)
     model.loss(stack(window((0, RIGHT, 0.0), (1, RIGHT, 0.0)), window((8, LEFT, 0.0), (9, RIGHT, 0.0))))
     model.loss(window((9, RIGHT, 0.0), (10, RIGHT, 0.0)))
     assert model.clock.tolist() == [1, 0, 2]
@@ -103,8 +103,8 @@ def test_lanes_have_times_of_their_own():
 
 
 def known(exploration_bonus: float) -> Tabular:
-    """Lane 1 of 2 knows state 4 by both actions and state 6 by one."""
-    model = table(num_lanes=2, exploration_bonus=exploration_bonus)
+    """Environment 1 of 2 knows state 4 by both actions and state 6 by one."""
+    model = table(num_envs=2, exploration_bonus=exploration_bonus)
     model.loss(window((4, LEFT, 0.0), (4, RIGHT, 0.0), (6, RIGHT, 3.0), (7, RIGHT, 0.0), ends=True))
     return model
 
@@ -129,7 +129,7 @@ def test_rehearsed_steps_are_episodes_in_order():
     model = known(0.0)
     dream = model.rehearse(torch.tensor([5]), 50)
     assert dream.shape == (1, 100)
-    assert dream.follows().tolist() == [[t % 2 == 0 for t in range(99)]]
+    assert dream.has_successor().tolist() == [[t % 2 == 0 for t in range(99)]]
     for t in range(0, 100, 2):
         state, action = dream.state[0, t].item(), dream.action[0, t].item()
         step = (dream.state[0, t + 1].item(), dream.reward[0, t].item(), dream.continuation[0, t].item())
@@ -163,7 +163,7 @@ def test_it_dreams_like_any_model():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match=r"state 4 is not among the 4 .* num_lanes is 1"):
+    with pytest.raises(UserError, match=r"state 4 is not among the 4 .* num_envs is 1"):
         table().loss(window((4, RIGHT, 0.0), (1, RIGHT, 0.0)))
     with pytest.raises(UserError, match=r"index of a state: got shape \(4,\)"):
         Tabular(4).build_from(Spec((4,), 1, 2))

@@ -11,7 +11,7 @@ from modules.policies.policy import Policy
 from pipelines.acting.actors import PolicyActor
 from tests.fakes import SPEC, DotWorld, PerfectModel
 
-LANES, ROWS, ACTIONS = 3, 150, 4
+NUM_ENVS, ROWS, ACTIONS = 3, 150, 4
 PROBABILITIES = torch.tensor([0.1, 0.2, 0.3, 0.4])
 
 
@@ -67,14 +67,14 @@ def played(tmp_path_factory):
         tmp_path_factory.mktemp("dots") / "store",
         observation_shape=DotWorld.observation_shape,
         num_actions=ACTIONS,
-        lanes=LANES,
+        num_envs=NUM_ENVS,
         capacity=ROWS,
         extras={"log_prob": ("float32", ()), "value": ("float32", ())},
     )
-    collector, player = Collector(DotWorld(LANES, limit=12), store), actor(model, Varied())
+    collector, player = Collector(DotWorld(NUM_ENVS, limit=12), store), actor(model, Varied())
     for _ in range(ROWS):
         collector.step(player)
-    return model, store.gather(np.arange(LANES), np.zeros(LANES, int), ROWS, frame_stack=SPEC.frame_stack)
+    return model, store.gather(np.arange(NUM_ENVS), np.zeros(NUM_ENVS, int), ROWS, frame_stack=SPEC.frame_stack)
 
 
 def test_frames_are_stacked_as_the_store_stacks_them(played):

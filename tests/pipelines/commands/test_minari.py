@@ -13,10 +13,10 @@ gymnasium.register_envs(ale_py)
 def test_a_model_learns_from_others_data(run, tmp_path):
     env = gymnasium.make("ALE/Breakout-v5")
     dataset(tmp_path / "minari", "breakout/random-v0", play(env, 60, 4), env)
-    arguments = ["import", "breakout/random-v0", "store", "--path", "minari", "--size", "[42, 42]", "--lanes", 4]
+    arguments = ["import", "breakout/random-v0", "store", "--path", "minari", "--size", "[42, 42]", "--num_envs", 4]
     outcome = run(*arguments)
     assert outcome.code == 0, outcome.err
-    assert "store: 244 rows in 4 lanes" in outcome.out
+    assert "store: 244 rows in 4 environments" in outcome.out
     assert ReplayStore.open(tmp_path / "store").observation_shape == (1, 42, 42)
     outcome = run(
         *("fit", "--config", "unet", "--config", "debug", "--model.size", "debug", "--trainer.max_steps", 2),

@@ -64,8 +64,8 @@ class Line(WorldModel):
 def starts(tmp_path_factory) -> Batch:
     """All openings of a store of the dot's world, four rows each; episodes may be shorter."""
     store = play(tmp_path_factory.mktemp("dot") / "store", 80)
-    lane, start = store.openings(4)
-    return store.gather(lane, start, 4, frame_stack=4)
+    env, start = store.episode_starts(4)
+    return store.gather(env, start, 4, frame_stack=4)
 
 
 @pytest.fixture

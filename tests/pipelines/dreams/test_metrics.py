@@ -22,9 +22,9 @@ class CopyModel(PerfectModel):
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory):
     """(36, T + 1) real rows with walls, truncations and openings."""
-    store = play(tmp_path_factory.mktemp("dots") / "store", 200, lanes=3, validation_lanes=0)
-    lane, start = np.meshgrid(np.arange(3), np.arange(0, 180, 15), indexing="ij")
-    return store.gather(lane.ravel(), start.ravel(), T + 1, frame_stack=4)
+    store = play(tmp_path_factory.mktemp("dots") / "store", 200, num_envs=3, num_validation_envs=0)
+    env, start = np.meshgrid(np.arange(3), np.arange(0, 180, 15), indexing="ij")
+    return store.gather(env.ravel(), start.ravel(), T + 1, frame_stack=4)
 
 
 def made_up(seed=0, batch_size=7, horizon=4, shape=(1, 13, 12)) -> Dreams:

@@ -134,7 +134,10 @@ def test_two_damaged_checkpoints_are_refused_and_left_alone(go_on):
 def test_what_the_ring_has_overwritten_does_not_come_back(go_on):
     kept = go_on.folder / "checkpoints"
     before = shutil.copy(kept / "last.ckpt", go_on.folder)
-    steps = ["--trainer.callbacks.steps_per_update", 5000.0]  # 2 lanes of 100 rows and 2,048 spare ones: it comes round
+    steps = [
+        "--trainer.callbacks.steps_per_update",
+        5000.0,
+    ]  # 2 environments of 100 rows and 2,048 spare ones: it comes round
     assert go_on(*steps).code == 0
     shutil.move(before, kept / "previous.ckpt")
     (kept / "last.ckpt").unlink()

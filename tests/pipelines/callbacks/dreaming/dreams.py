@@ -10,7 +10,7 @@ from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.mbpo import Mbpo
 from tests.fakes import DotWorld, PerfectModel
 
-LANES, ROWS, EXTRAS = 3, 80, ("log_prob", "value")
+NUM_ENVS, ROWS, EXTRAS = 3, 80, ("log_prob", "value")
 FIXED = Horizon(3, 3)
 
 
@@ -27,7 +27,7 @@ class Known(PerfectModel):
 
 
 class Numbered(Known):
-    """Its states are the numbers of row and lane that Counting left; it keeps the rows it was shown."""
+    """Its states are the numbers of row and environment that Counting left; it keeps the rows it was shown."""
 
     def encode(self, batch):
         self.shown = batch
@@ -42,8 +42,8 @@ class Generous(DotWorld):
         return after._replace(reward=3 - after.reward)
 
 
-class Brief(DotWorld):
-    """Episodes of one step, in all lanes at once."""
+class DebugLimits(DotWorld):
+    """Episodes of one step, in all environments at once."""
 
     def __init__(self, num_envs, limit):
         super().__init__(num_envs, limit=1)

@@ -12,7 +12,17 @@ from modules.policies.actor_critic import Reinforce
 from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.dyna import Dyna
 from pipelines.callbacks.dreaming.mbpo import Mbpo
-from tests.pipelines.callbacks.dreaming.dreams import FIXED, LANES, ROWS, Brief, Known, Numbered, agent, dream, fit
+from tests.pipelines.callbacks.dreaming.dreams import (
+    FIXED,
+    NUM_ENVS,
+    ROWS,
+    DebugLimits,
+    Known,
+    Numbered,
+    agent,
+    dream,
+    fit,
+)
 
 # How long.
 
@@ -53,7 +63,7 @@ def test_the_effective_horizon_is_what_survives(record):
 
 @pytest.fixture
 def starts(record):
-    """Return row and lane of every start, and the rows that were shown last."""
+    """Return row and environment of every start, and the rows that were shown last."""
 
     def starts(data, **options):
         dyna = Dyna(FIXED, **options)
@@ -65,47 +75,47 @@ def starts(record):
     return starts
 
 
-def flags(data, row, lane):
+def flags(data, row, env):
     """Whether rows open and close an episode."""
-    batch = data.store.gather(lane, row, 1)
+    batch = data.store.gather(env, row, 1)
     return batch.is_first[:, 0].numpy(), batch.is_last[:, 0].numpy()
 
 
 @pytest.mark.parametrize("options", [{}, {"recent": 8}], ids=str)
 def test_dreams_start_from_all_rows_but_those_that_close_an_episode(record, starts, options):
     data = record(recent=5)
-    row, lane, shown = starts(data, num_dreams=3000, context=3, **options)
+    row, env, shown = starts(data, num_dreams=3000, context=3, **options)
     assert row.shape == (3000,)
     assert shown.shape[1] == 3
     oldest = ROWS - options.get("recent", ROWS)
-    everywhere = {(r, n) for r in range(oldest + 2, ROWS) for n in range(LANES)}
+    everywhere = {(r, n) for r in range(oldest + 2, ROWS) for n in range(NUM_ENVS)}
     closing = {(r, n) for r, n in everywhere if flags(data, [r], [n])[1]}
     assert closing
-    assert set(zip(row.tolist(), lane.tolist(), strict=True)) == everywhere - closing
+    assert set(zip(row.tolist(), env.tolist(), strict=True)) == everywhere - closing
 
 
 def test_starts_are_uniform(record, starts):
-    row, lane, _ = starts(record(), num_dreams=6000, context=1)
-    counts = np.unique(row * LANES + lane, return_counts=True)[1]
+    row, env, _ = starts(record(), num_dreams=6000, context=1)
+    counts = np.unique(row * NUM_ENVS + env, return_counts=True)[1]
     expected = 6000 / len(counts)
     assert np.abs(counts - expected).max() < 6 * expected**0.5
 
 
 def test_some_dreams_start_where_episodes_open(record, starts):
     data = record()
-    row, lane, _ = starts(data, num_dreams=20, openings=8, context=1)
-    opens, closes = flags(data, row, lane)
+    row, env, _ = starts(data, num_dreams=20, episode_starts=8, context=1)
+    opens, closes = flags(data, row, env)
     assert opens[:8].all()
     assert not opens[8:].all()
     assert not closes.any()
-    row, lane, _ = starts(data, num_dreams=9, openings=8, context=2)
-    assert flags(data, row[:5] - 1, lane[:5])[0].all()
+    row, env, _ = starts(data, num_dreams=9, episode_starts=8, context=2)
+    assert flags(data, row[:5] - 1, env[:5])[0].all()
 
 
 def test_there_is_always_a_start(record, starts):
-    """The newest row of every lane closes an episode: the one before it is left."""
-    data = record(Brief, num_rows=10)
-    assert flags(data, [9] * LANES, range(LANES))[1].all()
+    """The newest row of every environment closes an episode: the one before it is left."""
+    data = record(DebugLimits, num_rows=10)
+    assert flags(data, [9] * NUM_ENVS, range(NUM_ENVS))[1].all()
     row, _, _ = starts(data, num_dreams=5, context=1, recent=2)
     assert (row == 8).all()
 
@@ -212,7 +222,7 @@ def test_a_world_model_alone_does_not_dream(record):
         (lambda: Dyna(FIXED, ratio=0), "ratio > 0"),
         (lambda: Dyna(FIXED, every=0), "every of at least 1"),
         (lambda: Dyna(FIXED, num_dreams=0), "num_dreams"),
-        (lambda: Dyna(FIXED, num_dreams=4, openings=5), "openings from 0 to num_dreams"),
+        (lambda: Dyna(FIXED, num_dreams=4, episode_starts=5), "openings from 0 to num_dreams"),
         (lambda: Dyna(FIXED, recent=2, context=2), "recent must be more than the 2 rows of context: got 2"),
         (lambda: Mbpo(FIXED, epochs=0), "epochs of at least 1"),
         (lambda: Mbpo(FIXED, num_dreams=4, minibatches=5), "minibatches from 1 to num_dreams"),

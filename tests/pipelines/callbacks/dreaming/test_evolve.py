@@ -20,7 +20,7 @@ from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.evaluation.results import read
 from tests.fakes import PerfectCartPole
 
-SMALL = {"generations": 3, "population": 6, "dreams": 2, "horizon": 40, "elect_every": 2, "context": 1, "sigma": 0.5}
+SMALL = {"generations": 3, "population": 6, "dreams": 2, "horizon": 40, "select_every": 2, "context": 1, "sigma": 0.5}
 
 
 class Stop(lightning.Callback):
@@ -28,14 +28,14 @@ class Stop(lightning.Callback):
 
     def __init__(self, evolve, generations):
         self.evolve, self.generations = evolve, generations
-        judge = evolve.judge
+        evaluate_population = evolve.evaluate_population
 
         def counted(trainer, *arguments):
             if len(evolve.history) == self.generations - 1:
                 trainer._signal_connector.received_sigterm = True
-            return judge(trainer, *arguments)
+            return evaluate_population(trainer, *arguments)
 
-        evolve.judge = counted
+        evolve.evaluate_population = counted
 
 
 def agent(model=None, policy=None, **rounds) -> Agent:
@@ -83,7 +83,7 @@ def test_who_evolves_in_a_perfect_dream_plays_in_reality(tmp_path):
     figures = rows(tmp_path)
     assert [row["generation"] for row in figures] == list(range(1, 13))
     assert figures[-1]["mean"] > figures[0]["mean"] + 100
-    assert figures[-1]["elected"] > 300  # many starts are poles that fall already
+    assert figures[-1]["selected"] > 300  # many starts are poles that fall already
     assert all(row["best"] >= row["mean"] for row in figures)
     assert (tmp_path / "evolution.png").stat().st_size > 1000
 
@@ -93,7 +93,7 @@ def test_every_round_evolves_on_from_who_acts(tmp_path):
     module, _ = run(tmp_path, evolve, 5)
     figures = rows(tmp_path)
     assert [(row["update"], row["generation"]) for row in figures] == [(u, g) for u in (1, 3, 4) for g in (1, 2, 3)]
-    assert [not np.isnan(row["elected"]) for row in figures] == 3 * [False, True, True]
+    assert [not np.isnan(row["selected"]) for row in figures] == 3 * [False, True, True]
     assert np.all(np.diff([row["dreamed_steps"] for row in figures]) > 0)
     assert evolve.dreamed_steps > figures[-1]["dreamed_steps"], "the last election came after"
     assert {row["real_steps"] for row in figures} == {40}
@@ -142,7 +142,7 @@ def test_in_reality_its_steps_count(tmp_path):
     data, figures = trainer.datamodule, rows(tmp_path)
     (evaluation,) = read(tmp_path)
     assert evaluation.env_steps == 40 + data.unstored_steps
-    assert [row["elected"] for row in figures] == pytest.approx([float("nan")] * 3, nan_ok=True)
+    assert [row["selected"] for row in figures] == pytest.approx([float("nan")] * 3, nan_ok=True)
     assert data.unstored_steps >= 3 * 6 * 2 * 8, "a pole stands for 8 steps at least"
     assert evolve.dreamed_steps == 0
 
@@ -206,7 +206,7 @@ def test_evolution_in_reality_needs_worlds_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"generations": 0}, {"population": 3}, {"sigma": 0.0}, {"openings": 99}, {"recent": 8}, {"horizon": 0}],
+    [{"generations": 0}, {"population": 3}, {"sigma": 0.0}, {"episode_starts": 99}, {"recent": 8}, {"horizon": 0}],
     ids=str,
 )
 def test_impossible_numbers(options):

@@ -14,7 +14,7 @@ from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
 from modules.policies.policy import Policy
 from pipelines.callbacks.acting.collect import Collect
-from pipelines.callbacks.housekeeping.brief import Brief
+from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.callbacks.measuring.search_evaluation import Findings, SearchEvaluation, divergence
 from pipelines.evaluation.report import runs
@@ -167,5 +167,5 @@ def test_what_cannot_plan_is_refused_before_training():
 
 def test_debug_cuts_it_short():
     evaluation = SearchEvaluation(SEARCH, episodes=9, final_episodes=9)
-    Brief(episodes=2, max_steps=5).setup(SimpleNamespace(callbacks=[evaluation]), None, "fit")
+    DebugLimits(episodes=2, max_steps=5).setup(SimpleNamespace(callbacks=[evaluation]), None, "fit")
     assert (evaluation.episodes, evaluation.final_episodes, evaluation.max_steps) == (2, 2, 5)

@@ -14,7 +14,7 @@ from modules.errors import UserError
 from modules.world_model import Spec
 
 
-class Openings(Callback):
+class DreamStarts(Callback):
     """Keeps the openings of a few training episodes in checkpoints, for dream environments to start from.
 
     They lie evenly spaced in the store, are taken once, by the first checkpoint that finds enough, and stay when the
@@ -46,26 +46,26 @@ class Openings(Callback):
         checkpoint["description"] = data.description
         checkpoint["env_steps"] = data.real_steps * trainer.world_size
         if self.kept is not None:
-            checkpoint["openings"] = self.kept
+            checkpoint["dream_starts"] = self.kept
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Stay with those that the run began with."""
-        self.kept = checkpoint.get("openings")
+        self.kept = checkpoint.get("dream_starts")
 
     def _take(self, data: Any) -> dict[str, Tensor] | None:
-        lane, start = data.store.openings(self.rows)
-        if len(lane) == 0:
+        env, start = data.store.episode_starts(self.rows)
+        if len(env) == 0:
             return None
-        pick = np.linspace(0, len(lane) - 1, min(self.num, len(lane))).round().astype(np.int64)
-        batch = data.store.gather(lane[pick], start[pick], self.rows)
+        pick = np.linspace(0, len(env) - 1, min(self.num, len(env))).round().astype(np.int64)
+        batch = data.store.gather(env[pick], start[pick], self.rows)
         return {name: column for name, column in vars(batch).items() if isinstance(column, Tensor)}
 
 
-def unpack(openings: dict[str, Any], spec: Spec) -> Batch:
+def unpack(episode_starts: dict[str, Any], spec: Spec) -> Batch:
     """Return the windows (N, T) that a checkpoint keeps as single frames, with stacks of them.
 
     Before an episode's first frame there is none but that one, so nothing is missing.
     """
-    batch = Batch(**openings)
+    batch = Batch(**episode_starts)
     assert batch.observation is not None
     return batch.replace(observation=stack(batch.observation, batch.is_first, spec.frame_stack))

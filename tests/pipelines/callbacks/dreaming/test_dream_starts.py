@@ -11,7 +11,7 @@ from datamodules.atari import AtariReplay
 from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
 from modules.world_model import Spec
-from pipelines.callbacks.dreaming.openings import Openings, unpack
+from pipelines.callbacks.dreaming.dream_starts import DreamStarts, unpack
 from pipelines.runs import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -26,22 +26,22 @@ def data(pong):
     data.teardown("fit")
 
 
-def save(callback: Openings, data) -> dict:
+def save(callback: DreamStarts, data) -> dict:
     checkpoint: dict = {}
     callback.on_save_checkpoint(SimpleNamespace(datamodule=data, world_size=1), None, checkpoint)
     return checkpoint
 
 
-def test_a_run_keeps_the_openings_of_its_training_lanes(trained, pong):
+def test_a_run_keeps_the_episode_starts_of_its_training_environments(trained, pong):
     checkpoint = checkpoints.read(trained / LAST)
     store = ReplayStore.open(pong)
-    lane, start = store.openings(4)
-    assert 0 < len(lane) <= 16, "more than are kept"
-    expected = store.gather(lane, start, 4, frame_stack=4)
+    env, start = store.episode_starts(4)
+    assert 0 < len(env) <= 16, "more than are kept"
+    expected = store.gather(env, start, 4, frame_stack=4)
     assert expected.is_first[:, 0].all()
-    openings = checkpoint["openings"]
-    assert openings["observation"].shape == (len(lane), 4, 1, 84, 84)
-    batch = unpack(openings, Spec(**checkpoint["spec"]))
+    episode_starts = checkpoint["dream_starts"]
+    assert episode_starts["observation"].shape == (len(env), 4, 1, 84, 84)
+    batch = unpack(episode_starts, Spec(**checkpoint["spec"]))
     for ours, theirs in zip(batch.tensors(), expected.tensors(), strict=True):
         assert torch.equal(ours, theirs)
     assert checkpoint["world"] == "pong"
@@ -49,16 +49,16 @@ def test_a_run_keeps_the_openings_of_its_training_lanes(trained, pong):
 
 def test_they_lie_evenly_spaced_and_draw_no_numbers(data):
     before = data.generator.bit_generator.state
-    lane, start = data.store.openings(2)
-    kept = save(Openings(num=1, rows=2), data)["openings"]
-    assert torch.equal(kept["observation"], data.store.gather(lane[:1], start[:1], 2).observation)
+    env, start = data.store.episode_starts(2)
+    kept = save(DreamStarts(num=1, rows=2), data)["dream_starts"]
+    assert torch.equal(kept["observation"], data.store.gather(env[:1], start[:1], 2).observation)
     assert data.generator.bit_generator.state == before
 
 
 def test_they_are_taken_once_there_are_enough(tmp_path):
     def store(opens: list[bool]) -> ReplayStore:
         store = ReplayStore.create(
-            tmp_path / str(len(opens)), observation_shape=(1,), observation_dtype=np.float32, num_actions=2, lanes=1,
+            tmp_path / str(len(opens)), observation_shape=(1,), observation_dtype=np.float32, num_actions=2, num_envs=1,
             capacity=100,
         )  # fmt: skip
         for t, first in enumerate(opens):
@@ -68,22 +68,22 @@ def test_they_are_taken_once_there_are_enough(tmp_path):
 
     def first_rows(opens: list[bool]) -> list[int] | None:
         kept = save(callback, SimpleNamespace(store=store(opens), name="counting", description={}, real_steps=0)).get(
-            "openings"
+            "dream_starts"
         )
         return None if kept is None else kept["observation"][:, 0, 0].int().tolist()
 
-    callback = Openings(num=2, rows=2)
+    callback = DreamStarts(num=2, rows=2)
     assert save(callback, None) == {}
     assert first_rows([True]) is None, "no window of two rows"
     assert first_rows([True, False, False]) == [0]
     assert first_rows([True, False, True, False]) == [0, 2]
     assert first_rows([False, True, False, True, False]) == [0, 2], "taken again"
-    resumed = Openings(num=2, rows=2)
-    resumed.on_load_checkpoint(None, None, {"openings": callback.kept})
+    resumed = DreamStarts(num=2, rows=2)
+    resumed.on_load_checkpoint(None, None, {"dream_starts": callback.kept})
     callback = resumed
     assert first_rows([False, True, False, True, False, False]) == [0, 2], "another run goes on with others"
 
 
 def test_bad_arguments():
     with pytest.raises(UserError, match="at least 1"):
-        Openings(num=0)
+        DreamStarts(num=0)

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from pipelines.callbacks.acting.collect import Collect
-from pipelines.callbacks.housekeeping.brief import Brief
+from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.search.rules import Gumbel, Stop
 from pipelines.search.search import Search
@@ -12,7 +12,7 @@ from pipelines.search.search import Search
 def test_evaluations_and_searches_are_short():
     long = Search(Gumbel(considered=2), Stop(50, seconds=9), discount=0.5)
     evaluate, collect, plain = Evaluate(search=long, final_episodes=30), Collect(4, search=long), Evaluate(episodes=1)
-    brief = Brief(episodes=2, max_steps=7, simulations=4)
+    brief = DebugLimits(episodes=2, max_steps=7, simulations=4)
     brief.setup(SimpleNamespace(callbacks=[evaluate, collect, plain, brief]), None, "fit")
     assert (evaluate.episodes, evaluate.final_episodes, evaluate.max_steps) == (2, 2, 7)
     assert plain.episodes == 1

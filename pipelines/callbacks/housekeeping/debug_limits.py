@@ -9,7 +9,7 @@ from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.search.search import Search
 
 
-class Brief(Callback):
+class DebugLimits(Callback):
     """Cuts every evaluation, search and evolution short: what configs/debug.yaml adds, to see that everything works.
 
     Args:
