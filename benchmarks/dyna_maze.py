@@ -72,7 +72,7 @@ def play(
             is_last=torch.stack([is_last, closed], dim=1),
             observation=torch.stack([observation, following], dim=1),
         )
-        _, _, states = model.loss(batch)
+        states = model.loss(batch).states
         policy.loss(batch.replace(state=states), model)
         rewards.append(after.reward)
         moved.append(~is_last.numpy())

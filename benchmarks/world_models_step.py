@@ -146,7 +146,7 @@ def sides() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
 
     return {
         "vae": (
-            updater(list(vae.parameters()), lambda: vae.loss(frames)[0]),
+            updater(list(vae.parameters()), lambda: vae.loss(frames).total),
             updater(list(plain_vae.parameters()), plain_vae_loss),
         ),
         "mdn_rnn": (
@@ -188,7 +188,7 @@ def overhead(store: Path, folder: Path, blocks: int) -> dict[str, float]:
 
     def bare(updates: int) -> None:
         for _ in range(updates):
-            loss, _, _ = networks[1].loss(data[1].sample())
+            loss = networks[1].loss(data[1].sample()).total
             optimizer.zero_grad()
             loss.backward()
             for part in networks[1].gradient_parts():

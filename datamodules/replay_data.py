@@ -230,6 +230,10 @@ class ReplayData(LightningDataModule, ABC):
         """All real steps of this rank that something was learned from: `env_steps` and those that nobody stored."""
         return self.env_steps + self.unstored_steps
 
+    def count_unstored(self, steps: int) -> None:
+        """Count real steps of this rank that were played beside the store, and learned from."""
+        self.unstored_steps += steps
+
     # What is drawn.
 
     def sample(

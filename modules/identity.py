@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.world_model import Spec, WorldModel
+from modules.world_model import Loss, Spec, WorldModel
 
 
 class IdentityModel(WorldModel):
@@ -21,9 +21,9 @@ class IdentityModel(WorldModel):
         self.pictures = bool(rest)
         self.state_shape = self.feature_shape = (spec.frame_stack * first, *rest)
 
-    def loss(self, batch: Batch) -> tuple[None, dict[str, Tensor], None]:
+    def loss(self, batch: Batch) -> Loss:
         """There is nothing to learn."""
-        return None, {}, None
+        return Loss(None, {})
 
     def encode(self, batch: Batch) -> Tensor:
         """Return the observations."""

@@ -6,24 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-
-CAPABILITIES = frozenset({"step", "reward", "decode", "gradient"})
-
-
-class Spec(NamedTuple):
-    """What a world looks like: all that networks need to be built."""
-
-    observation_shape: tuple[int, ...]
-    """(C, H, W) of a single frame, or (D,) of a vector."""
-    frame_stack: int
-    """Frames in an observation; 1 for vectors."""
-    num_actions: int
+from modules.learner import Learner, Loss, Spec, prefixed
 
 
 class Step(NamedTuple):
@@ -37,7 +25,7 @@ class Step(NamedTuple):
     """(B,) probability that the episode goes on; ones where it is not modelled."""
 
 
-class WorldModel(lightning.LightningModule):
+class WorldModel(Learner):
     """A learned world: its whole state is one tensor with a leading batch dimension.
 
     A subclass builds its networks in `build`, and trains through `loss`. Alone it is a LightningModule that the
@@ -69,7 +57,6 @@ class WorldModel(lightning.LightningModule):
         self.decay = decay
         self.updates = 0
         """Optimizer steps that were made."""
-        self.spec: Spec | None = None
 
     # The contract.
 
@@ -77,8 +64,8 @@ class WorldModel(lightning.LightningModule):
         """Make the networks, and set `state_shape` and `feature_shape`."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], Tensor | None]:
-        """Return the total loss, its parts to log, and `encode`'s states, detached, where they came for free."""
+    def loss(self, batch: Batch) -> Loss:
+        """Return the loss on real rows."""
         raise NotImplementedError
 
     def encode(self, batch: Batch) -> Tensor:
@@ -140,81 +127,28 @@ class WorldModel(lightning.LightningModule):
         """Name what went wrong in the last loss, where it is not finite and the model knows better; else ""."""
         return ""
 
-    # Alone under the Trainer.
+    # Trained alone.
 
-    def configure_model(self) -> None:
-        """Build the networks from the datamodule's spec, once."""
-        if self.spec is None:
-            self.build_from(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
-            check_gradients(self, self.trainer.world_size)
+    policy = None
+
+    @property
+    def world_model(self) -> WorldModel:  # type: ignore[override]
+        """The model itself."""
+        return self
 
     def build_from(self, spec: Spec) -> None:
         """Build for a world; checkpoints keep its spec."""
         self.build(spec)
         self.spec = spec
 
-    def setup(self, stage: str) -> None:
-        """Check the declared capabilities."""
-        unknown = self.capabilities - CAPABILITIES
-        assert not unknown, f"{type(self).__name__} declares unknown capabilities {sorted(unknown)}"
-
-    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor | None:
+    def learn(self, batch: dict[str, Batch]) -> Loss:
         """Learn from real rows."""
-        loss, parts, _ = self.loss(batch["real"])
-        priority = parts.pop("priority", None)  # (B,), of windows that were drawn by it
-        if priority is not None:
-            self.trainer.datamodule.update_priorities(batch["real"], priority)  # type: ignore[attr-defined]
-        # Lightning's bookkeeping costs a millisecond per value: only where its loggers write.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=1)
-            if loss is not None:
-                self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
-        return loss
+        loss = self.loss(batch["real"])
+        return loss._replace(logs=prefixed("train", loss.logs))
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Tell the schedules that an update was made, before callbacks save them."""
-        super().optimizer_step(*args, **kwargs)
-        self.updated()
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip each part by its own norm."""
-        if len(parts := self.gradient_parts()) == 1 or not gradient_clip_val or gradient_clip_algorithm == "value":
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        for part in parts:
-            torch.nn.utils.clip_grad_norm_(list(part.parameters()), gradient_clip_val)
-
-    def validation_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
-        """Measure the loss on held-out rows."""
-        self._evaluation_step(batch, "validation")
-
-    def test_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
-        """Measure the loss on held-out rows."""
-        self._evaluation_step(batch, "test")
-
-    def _evaluation_step(self, batch: dict[str, Batch], stage: str) -> None:
-        _, parts, _ = self.loss(batch["real"])
-        size = batch["real"].shape[0]
-        self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, batch_size=size, sync_dist=True)
-
-    def predict_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Tensor]:
-        """Dream from the first row of held-out windows on, with the actions that were really taken.
-
-        Returns:
-            action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, where the model decodes, frame
-            (B, T - 1, *observation_shape) in [0, 1].
-        """
-        from modules.imagination import imagine  # which imports this file
-
-        real = batch["real"]
-        dream = imagine(self, None, self.encode(real[:, :1])[:, 0], real.shape[1] - 1, actions=real.action[:, :-1])
-        assert dream.state is not None
-        predictions = {name: getattr(dream, name)[:, :-1] for name in ("action", "reward", "continuation")}
-        if "decode" in self.capabilities:
-            predictions["frame"] = torch.stack([self.decode(state) for state in dream.state.unbind(1)[1:]], dim=1)
-        return predictions
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimizer of the model, and of a policy that is trained beside it, over parameter groups."""
+        return torch.optim.AdamW(groups)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's parameter groups: no weight decay on biases and gains."""
@@ -236,20 +170,3 @@ class WorldModel(lightning.LightningModule):
             return rise * fall
 
         return factor
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a schedule."""
-        optimizer = torch.optim.AdamW(self.parameter_groups())
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the world's spec beside the weights."""
-        if self.spec is not None:
-            checkpoint["spec"] = dict(self.spec._asdict())
-
-
-def check_gradients(module: torch.nn.Module, num_processes: int) -> None:
-    """Raise a UserError where several processes would have no gradients to share."""
-    if num_processes > 1 and not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError("processes share gradients, and nothing here learns by them: set trainer.devices to 1")

@@ -6,7 +6,7 @@ import torch
 from datamodules.collector import Collector
 from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.replay.store import ReplayStore
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 from pipelines.acting.actors import RandomActor
 
 SIZE = 12
@@ -121,7 +121,7 @@ class PerfectCartPole(WorldModel):
 
     def loss(self, batch):
         loss = (self.one - 2) ** 2
-        return loss, {"loss": loss.detach()}, None
+        return Loss(loss, {"loss": loss.detach()})
 
     def initial(self, batch_size: int) -> torch.Tensor:
         return torch.zeros(batch_size, 4)

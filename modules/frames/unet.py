@@ -14,7 +14,7 @@ from modules.errors import UserError
 from modules.layers.outcomes import Outcomes
 from modules.layers.quantize import fit_palette, nearest_level
 from modules.layers.unet import Decoder, Encoder, UNetSize
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 
 SIZES = {
     "debug": UNetSize(patch=4, channels=(8, 8, 8)),
@@ -145,7 +145,7 @@ class UNet(WorldModel):
         """Return what every part counts for in the total."""
         return {"frame": 1.0, "reward": self.outcome_weight, "continuation": self.outcome_weight}
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def loss(self, batch: Batch) -> Loss:
         """Predict every segment of the windows from its first state, feeding predictions back.
 
         Of a window's first row only the action counts: what led to it is not known. A frame that closes an episode is
@@ -176,7 +176,7 @@ class UNet(WorldModel):
         parts = {name: total / masks.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         logged = {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
-        return loss, {**logged, "horizon": torch.tensor(float(horizon), device=loss.device)}, states
+        return Loss(loss, {**logged, "horizon": torch.tensor(float(horizon), device=loss.device)}, states)
 
     def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict one step and compare it with what was recorded.

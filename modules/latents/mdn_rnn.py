@@ -14,7 +14,7 @@ from modules.latents.vae import VAE
 from modules.layers.mixture import draw, log_density, mixture
 from modules.layers.outcomes import VectorOutcomes
 from modules.layers.returns import weighted_mean
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 
 
 class Memory(nn.Module):
@@ -143,7 +143,7 @@ class MDNRNN(WorldModel):
             return True, True
         return self.updates < self.vae_updates, self.updates >= self.vae_updates
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
+    def loss(self, batch: Batch) -> Loss:
         """Return the losses of the parts whose turn it is, in one sum."""
         if batch.shape[1] < 2:
             raise UserError("MDNRNN learns from windows of at least 2 rows: data.sequence_length is 1")
@@ -152,15 +152,16 @@ class MDNRNN(WorldModel):
         parts: dict[str, Tensor] = {}
         self.density = None
         if vae:
-            loss, logged, _ = self.vae.loss(batch)
-            losses.append(loss)
-            parts |= {f"vae_{name}": value for name, value in logged.items()}
+            of_vae = self.vae.loss(batch)
+            assert of_vae.total is not None
+            losses.append(of_vae.total)
+            parts |= {f"vae_{name}": value for name, value in of_vae.logs.items()}
         if memory:
             loss, logged = self.memory_loss(batch)
             losses.append(loss)
             parts |= logged
         total = torch.stack(losses).sum()
-        return total, {"loss": total.detach(), **parts}, None
+        return Loss(total, {"loss": total.detach(), **parts})
 
     def memory_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict what follows each row of the windows, from nothing but what came before in them.

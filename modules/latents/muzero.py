@@ -19,7 +19,7 @@ from modules.imagination import evaluating
 from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import Targets, make_targets
 from modules.layers.augmentation import brighten, shift
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 
 
 class MuZero(WorldModel):
@@ -125,7 +125,7 @@ class MuZero(WorldModel):
                 network.compile()
 
     @property
-    def policy(self) -> Prediction:
+    def policy(self) -> Prediction:  # type: ignore[override]
         """f: what acts, by itself or as the prior of a search."""
         return self.networks.policy
 
@@ -165,10 +165,10 @@ class MuZero(WorldModel):
         """Return the latents (B, *feature_shape)."""
         return self.networks.features(state)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
+    def loss(self, batch: Batch) -> Loss:
         """Unroll K steps from every window's first row.
 
-        Rows that were drawn with an importance weight also give `priority` (B,): how far the root's value is from its
+        Windows that were drawn with an importance weight also have a priority: how far the root's value is from its
         target.
         """
         self._check(batch)
@@ -214,9 +214,10 @@ class MuZero(WorldModel):
         floor = -(searched * searched.clamp(min=1e-9).log()).sum(dim=2)
         parts |= {"loss": loss.detach(), "root_value": value.mean(), "target_value": targets.value[:, 0].mean()}
         parts["search_entropy"] = (share * floor * targets.alive).sum(dim=1).mean()
+        priority = None
         if importance is not None:
-            parts["priority"] = (value - targets.value[:, 0]).abs() * targets.value_known[:, 0]
-        return loss, parts, None
+            priority = (value - targets.value[:, 0]).abs() * targets.value_known[:, 0]
+        return Loss(loss, parts, priority=priority)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Targets:
@@ -288,15 +289,11 @@ class MuZero(WorldModel):
                 for target, online in zip(getattr(self.target, name)(), getattr(self.networks, name)(), strict=True):
                     target.copy_(online)
 
-    def configure_optimizers(self) -> Any:
-        """AdamW, or SGD with momentum, with a schedule."""
-        configured = super().configure_optimizers()
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return AdamW, or SGD with momentum."""
         if self.optimizer == "adamw":
-            return configured
-        optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9)
-        factor = self.learning_rate_factor(self.trainer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return configured | {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            return super().make_optimizer(groups)
+        return torch.optim.SGD(groups, momentum=0.9)
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.world_model import Spec, WorldModel
+from modules.world_model import Loss, Spec, WorldModel
 
 LOG_STD_BOUNDS = (-8.0, 4.0)
 """Of the posterior: an encoder that diverges shows in the loss, not as a number that is none."""
@@ -111,7 +111,7 @@ class VAE(WorldModel):
         foreground = (frames - self.offset.sigmoid()).abs() > FOREGROUND
         return 1 + (self.foreground_weight - 1) * foreground
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], None]:
+    def loss(self, batch: Batch) -> Loss:
         """Return squared error plus floored divergence (appendix A.1), the means over frames.
 
         The parts are reconstruction, a weighted sum over the pixels; its plain mean over pixels, mse;
@@ -141,7 +141,7 @@ class VAE(WorldModel):
             "kl": kl.mean(),
             "active": (per_number.mean(dim=0) > 0.1).float().sum(),
         }
-        return loss, {name: part.detach() for name, part in parts.items()}, None
+        return Loss(loss, {name: part.detach() for name, part in parts.items()})
 
     def encode(self, batch: Batch) -> Tensor:
         """Return the means of z, of all observations at once."""

@@ -13,7 +13,7 @@ from modules.errors import UserError
 from modules.layers.networks import body
 from modules.layers.returns import lambda_returns, reach_weights, weighted_mean
 from modules.policies.policy import Policy
-from modules.world_model import WorldModel
+from modules.world_model import Loss, WorldModel
 
 
 class ActorCritic(Policy):
@@ -79,7 +79,8 @@ class ActorCritic(Policy):
         seen = self.actor_body(features)
         valued = seen if self.critic_body is None else self.critic_body(features)
         with torch.autocast(seen.device.type, enabled=False):  # bfloat16 is too coarse for values
-            return self.actor_head(seen.float()), self.critic_head(valued.float())[:, 0]
+            dtype = self.actor_head.weight.dtype
+            return self.actor_head(seen.to(dtype)), self.critic_head(valued.to(dtype))[:, 0]
 
     def evaluate(self, batch: Batch, model: WorldModel) -> tuple[torch.distributions.Categorical, Tensor]:
         """Return the actor's distributions and the critic's values over all rows, (B, T)."""
@@ -106,7 +107,7 @@ class PPO(ActorCritic):
             raise UserError(f"clip_range must be positive: got {clip_range}")
         self.clip_range = clip_range
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the clipped surrogate, the critic's squared error and the entropy bonus in one."""
         if missing := set(self.extras) - batch.extras.keys():
             raise UserError(f"PPO learns from what its own actor left, but rows have no {', '.join(sorted(missing))}")
@@ -131,7 +132,7 @@ class PPO(ActorCritic):
             "value": weighted_mean(values[:, :-1], weights),
             "clipped": weighted_mean((ratio != clipped).float(), weights),
         }
-        return loss, {name: part.detach() for name, part in parts.items()}
+        return Loss(loss, {name: part.detach() for name, part in parts.items()})
 
 
 class Reinforce(ActorCritic):
@@ -141,7 +142,7 @@ class Reinforce(ActorCritic):
     policy chose.
     """
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the policy gradient's surrogate, the critic's squared error and the entropy bonus in one."""
         actor, values = self.evaluate(batch, model)
         has_successor = batch.has_successor()
@@ -160,7 +161,7 @@ class Reinforce(ActorCritic):
             "entropy": entropy,
             "value": weighted_mean(values[:, :-1], weights),
         }
-        return loss, {name: part.detach() for name, part in parts.items()}
+        return Loss(loss, {name: part.detach() for name, part in parts.items()})
 
 
 def normalised(advantage: Tensor, weights: Tensor) -> Tensor:

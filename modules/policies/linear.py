@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.policies.policy import Policy
-from modules.world_model import WorldModel
+from modules.world_model import Loss, WorldModel
 
 
 class LinearController(Policy):
@@ -63,9 +63,9 @@ class LinearController(Policy):
         probabilities = (1 - self.epsilon) * best + self.epsilon / scores.shape[1]
         return probabilities.clamp(min=1e-12).log(), scores.new_zeros(len(scores))
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[None, dict[str, Tensor]]:
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """There is nothing to descend."""
-        return None, {}
+        return Loss(None, {})
 
     def check(self, weight: Tensor, source: str) -> None:
         """Raise a UserError unless a weight is of a controller of as many actions and features."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.world_model import WorldModel
+from modules.world_model import Loss, WorldModel
 
 
 class Policy(nn.Module):
@@ -22,6 +22,11 @@ class Policy(nn.Module):
 
     extras: tuple[str, ...] = ()
     """Columns that the policy learns from and its actor leaves beside its actions: log_prob, value."""
+
+    imagines = False
+    """It dreams by itself, from the states of the rows that it is given."""
+    differentiates = False
+    """It needs gradients through the world model."""
 
     def __init__(self, lr: float = 3e-4, gradient_clip_val: float | None = None, clip_rewards: bool = False) -> None:
         super().__init__()
@@ -39,8 +44,8 @@ class Policy(nn.Module):
         """Map features (B, *feature_shape) to the logits (B, A) that it explores by, and values (B,)."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return the loss on rows with states, and its parts to log. No gradient reaches the model."""
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
+        """Return the loss on rows with states. No gradient reaches the model's parameters."""
         raise NotImplementedError
 
     def updated(self) -> None:

@@ -16,7 +16,7 @@ from modules.errors import UserError
 from modules.layers.networks import body
 from modules.layers.returns import n_step_returns, reach_weights, weighted_mean
 from modules.policies.policy import Policy
-from modules.world_model import WorldModel
+from modules.world_model import Loss, WorldModel
 
 
 class QNetwork(nn.Module):
@@ -125,7 +125,7 @@ class QLearning(Policy):
         logits.scatter_(1, greedy[:, None], math.log(1 - epsilon + random))
         return logits, best
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the Huber loss of every row's action value; rows count as likely as they are reached."""
         features = self.features(batch, model)
         has_successor = batch.has_successor()
@@ -145,7 +145,7 @@ class QLearning(Policy):
             "value": weighted_mean(chosen.detach(), weights),
             "epsilon": loss.new_tensor(self.exploration),
         }
-        return loss, parts
+        return Loss(loss, parts)
 
     @torch.no_grad()
     def updated(self) -> None:

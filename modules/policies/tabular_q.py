@@ -9,7 +9,7 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.policies.policy import Policy
 from modules.states.tabular import Tabular
-from modules.world_model import WorldModel
+from modules.world_model import Loss, WorldModel
 
 
 class TabularQ(Policy):
@@ -60,11 +60,11 @@ class TabularQ(Policy):
         probabilities = (1 - self.epsilon) * greedy + self.epsilon / values.shape[-1]
         return probabilities.clamp(min=1e-12).log(), best[:, 0]
 
-    def loss(self, batch: Batch, model: WorldModel) -> tuple[None, dict[str, Tensor]]:
+    def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Learn from rows (B, T) with states, then plan.
 
         Returns:
-            no loss, and the mean absolute `td_error` of the real transitions.
+            nothing to minimise, and the mean absolute `td_error` of the real transitions.
 
         Raises:
             UserError: the model has no table.
@@ -76,7 +76,7 @@ class TabularQ(Policy):
         moved = batch.has_successor()[:, -1]
         if self.training and self.planning_steps and moved.any():
             self.backup(model.rehearse(batch.state[moved, -2], self.planning_steps))
-        return None, {"td_error": error}
+        return Loss(None, {"td_error": error})
 
     @torch.no_grad()
     def backup(self, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.layers.ensemble import EnsembleMLP
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)
 """Where the learned bounds start, in standardised units (Chua et al. 2018, appendix A.1)."""
@@ -183,7 +183,7 @@ class MLPEnsemble(WorldModel):
             "reward": (weight * (squared[..., -1] * self.outcome_std[-1] ** 2)).sum(dim=1),
         }
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def loss(self, batch: Batch) -> Loss:
         """Fit every member to transitions of its own; the parts are means over members.
 
         Of them only nll and continuation are minimised; mse, nrmse and reward, the squared error of raw rewards, are to
@@ -198,7 +198,7 @@ class MLPEnsemble(WorldModel):
         # A sum over members: each learns as if it were alone.
         total = (parts["nll"] + parts["continuation"]).sum() + 0.01 * bounds
         parts = {"loss": total, **parts}
-        return total, {name: value.detach().mean() for name, value in parts.items()}, self.encode(batch)
+        return Loss(total, {name: value.detach().mean() for name, value in parts.items()}, self.encode(batch))
 
     @torch.no_grad()
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:

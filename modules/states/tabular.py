@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.world_model import Spec, Step, WorldModel
+from modules.world_model import Loss, Spec, Step, WorldModel
 
 
 class Tabular(WorldModel):
@@ -66,7 +66,7 @@ class Tabular(WorldModel):
         self.register_buffer("clock", torch.zeros(self.num_envs, dtype=torch.int64))
 
     @torch.no_grad()
-    def loss(self, batch: Batch) -> tuple[None, dict[str, Tensor], Tensor]:
+    def loss(self, batch: Batch) -> Loss:
         """Write down what followed, row by row, later rows over earlier ones.
 
         Returns:
@@ -96,7 +96,7 @@ class Tabular(WorldModel):
                 self.clock.index_add_(0, env, torch.ones_like(env))
                 self.tried[where], self.tried_at[where] = True, self.clock[env]
         wrong = torch.cat(errors).float()
-        return None, {"loss": wrong.sum() / max(1, len(wrong))}, states
+        return Loss(None, {"loss": wrong.sum() / max(1, len(wrong))}, states)
 
     def initial(self, batch_size: int) -> Tensor:
         """Return state 0, which nobody has seen: an observation says all."""

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from modules.errors import UserError
 from pipelines.machine.provenance import version
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 MARK = b"dreamcade checkpoint, sha256 "
 DIGEST = 64
@@ -110,10 +110,12 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `dreamcade fit` wrote")
     format_version = checkpoint.get("format_version", 0)
-    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+    if format_version != FORMAT_VERSION:
+        older = isinstance(format_version, int) and format_version < FORMAT_VERSION
+        way = "train it again, or use the commit that wrote it" if older else "install a newer one"
         raise UserError(
-            f"{path} has checkpoint format {format_version}, of dreamcade {checkpoint.get('version')}: "
-            f"dreamcade {version()} reads formats up to {FORMAT_VERSION}, install a newer one"
+            f"{path} has checkpoint format {format_version}, of dreamcade {checkpoint.get('version')}, commit "
+            f"{checkpoint.get('commit')}: dreamcade {version()} reads format {FORMAT_VERSION}, {way}"
         )
     return checkpoint
 

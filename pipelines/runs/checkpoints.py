@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse._common import parsing_settings
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule
 
 from datamodules.environments.atari import canonical_game
 from datamodules.replay.format import difference
 from modules.errors import UserError, brief
-from modules.world_model import Spec
+from modules.learner import Learner, Spec
 from pipelines.runs.checkpoint_files import read
 from pipelines.search.search import Search
 from pipelines.spelling import explain
@@ -33,7 +33,7 @@ OWN = ("modules", "datamodules", "pipelines")
 TRUST = "DREAMCADE_TRUST"
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[LightningModule, dict[str, Any]]:
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Learner, dict[str, Any]]:
     """Build the module that a run trained, from its checkpoint alone.
 
     Args:
@@ -72,12 +72,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Lightnin
 
 
 def _build(checkpoint: dict[str, Any], path: Path) -> Any:
-    module = instantiate(LightningModule, checkpoint["config"]["model"], path)
+    module = instantiate(Learner, checkpoint["config"]["model"], path)
     module.build_from(Spec(**checkpoint["spec"]))
     return module
 
 
-def _check_shapes(module: LightningModule, weights: dict[str, Any], path: Path) -> None:
+def _check_shapes(module: Learner, weights: dict[str, Any], path: Path) -> None:
     if wrong := misfits(module, weights):
         first = textwrap.shorten(next(iter(wrong.values())), 160)
         raise UserError(f"the weights in {path} do not fit {type(module).__name__}: {first}")
@@ -177,9 +177,7 @@ def world(path: Path, checkpoint: dict[str, Any]) -> Any:
     """Make the datamodule of a checkpoint's run, without a store: it knows which world to play."""
     for key in ("description", "env_steps"):
         if key not in checkpoint:
-            raise UserError(
-                f"{path} keeps no {key}: train with the callback pipelines.callbacks.dreaming.dream_starts.DreamStarts"
-            )
+            raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
     with blaming(path):
         config, description = checkpoint["config"]["data"], checkpoint["description"]
         for named in (config.get("init_args", {}).get("id"), description.get("id")):

@@ -93,7 +93,7 @@ class Search:
     def __init__(
         self,
         rule: Rule | None = None,
-        stop: Stop = Stop(),  # noqa: B008
+        stop: Stop = Stop(),
         discount: float = 0.997,
         players: int = 1,
         noise: Dirichlet | None = None,

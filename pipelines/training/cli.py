@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.environments.environment import DeadEnvironmentError
 from modules.errors import UserError, brief
+from modules.learner import Learner
 from pipelines.callbacks.housekeeping.guard import last_checkpoint
 from pipelines.callbacks.housekeeping.save_config import SaveConfig
 from pipelines.callbacks.learning.pretrained import Pretrained
@@ -58,7 +59,7 @@ class TrainerCLI(LightningCLI):
         self.locked = False
         with ExitStack() as self.held:
             super().__init__(
-                model_class=LightningModule,
+                model_class=Learner,
                 datamodule_class=LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,

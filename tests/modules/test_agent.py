@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from modules.agent import Agent, Rounds, Turn, world_model
+from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import PPO, Reinforce
 from modules.policies.policy import Policy
 from modules.policies.q_learning import QLearning
-from modules.world_model import Spec, Step, WorldModel
+from modules.rounds import Rounds, Turn
+from modules.world_model import Loss, Spec, Step, WorldModel
 from tests.modules.policies.mdp import rows
 
 SIZE, ACTIONS, LATENT = 3, 2, 4
@@ -44,7 +45,7 @@ class Latent(WorldModel):
             after.reward, batch.reward[:, :-1].flatten()
         )
         error = error + self.features(states).square().mean()
-        return error, {"error": error.detach()}, states.detach()
+        return Loss(error, {"error": error.detach()}, states.detach())
 
     def step(self, state, action):
         predicted = self.dynamics(torch.cat([state, F.one_hot(action, ACTIONS)], dim=1))
@@ -164,7 +165,7 @@ def test_the_model_gets_the_gradient_of_its_own_loss_and_no_other(make, learns_f
     module = agent(make(), policy_learns_from=learns_from)
     watch, reference = train(module, data), train(alone, data)
     fresh = agent()
-    loss, _, _ = fresh.world_model.loss(data[0]["real"])
+    loss = fresh.world_model.loss(data[0]["real"]).total
     loss.backward()
     assert equal(watch.gradients[0]["world_model"], [p.grad for p in fresh.world_model.parameters()])
     for number in range(3):
@@ -180,7 +181,7 @@ def test_the_policy_gets_the_gradient_of_its_own_loss_and_no_other(make, learns_
     rows = data[0][learns_from]
     if learns_from == "real":
         rows = rows.replace(state=fresh.world_model.encode(rows).detach())
-    loss, _ = fresh.policy.loss(rows, fresh.world_model)
+    loss = fresh.policy.loss(rows, fresh.world_model).total
     loss.backward()
     expected = [p.grad for p in fresh.policy.parameters()]
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in expected)
@@ -201,8 +202,8 @@ def test_every_transition_that_is_reached_counts_alike():
             for name in ("action", "reward", "continuation", "is_first", "is_last", "state")
         }
     )
-    expected, _ = module.policy.loss(together, module.world_model)
-    found, parts = module.policy_loss(played, dreamed)
+    expected = module.policy.loss(together, module.world_model).total
+    found, parts, *_ = module.policy_loss(played, dreamed)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     assert {"real_loss", "dream_loss", "real_value"} <= parts.keys()
     assert parts["real_loss"] != parts["dream_loss"]
@@ -214,7 +215,7 @@ def test_real_rows_do_not_reach_a_policy_that_learns_from_dreams():
     results = []
     for given in (real(0), poisoned, None):
         module.zero_grad()
-        loss, _ = module.policy_loss(given, dream(0))
+        loss = module.policy_loss(given, dream(0)).total
         loss.backward()
         results.append([loss, *(p.grad.clone() for p in module.policy.parameters())])
     assert results[0][0].isfinite()
@@ -224,7 +225,7 @@ def test_real_rows_do_not_reach_a_policy_that_learns_from_dreams():
 
 def test_nor_do_dreams_reach_one_that_learns_from_real_rows():
     module = agent(policy_learns_from="real")
-    losses = [module.policy_loss(real(0), given)[0] for given in (None, dream(0))]
+    losses = [module.policy_loss(real(0), given).total for given in (None, dream(0))]
     assert losses[0] == losses[1]
 
 
@@ -347,9 +348,10 @@ def test_a_model_that_predicts_nothing_does_for_real_rows():
     assert not equal(watch.weights[-1]["policy"], before["policy"])
 
 
-def test_the_world_model_of_a_module():
+def test_a_learner_names_its_parts():
     module = agent()
-    assert world_model(module) is module.world_model
-    assert world_model(module.world_model) is module.world_model
-    with pytest.raises(UserError, match="a world model is needed, by itself or in an Agent: got LightningModule"):
-        world_model(lightning.LightningModule())
+    assert module.world_model.world_model is module.world_model
+    assert module.require_policy() is module.policy is module.trained_policy
+    assert module.world_model.trained_policy is None
+    with pytest.raises(UserError, match=r"a policy is needed, .* Latent has none"):
+        module.world_model.require_policy()

@@ -1,6 +1,7 @@
 import torch
 
 from modules.identity import IdentityModel
+from modules.learner import Loss
 from modules.world_model import Spec
 from tests.modules.policies.mdp import rows
 
@@ -33,4 +34,4 @@ def test_there_is_nothing_to_learn_and_nothing_to_dream():
     model.build_from(Spec((5,), 1, 2))
     assert not model.capabilities
     assert not list(model.parameters())
-    assert model.loss(rows([[0]], [[0]], [[0.0]])) == (None, {}, None)
+    assert model.loss(rows([[0]], [[0]], [[0.0]])) == Loss(None, {})

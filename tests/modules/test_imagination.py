@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from modules.imagination import evaluating, imagine
+from modules.imagination import evaluating, imagine, straight_through
 from tests.fakes import SIZE, PerfectModel, locate, play
+from tests.modules.worlds import Smooth
 
 
 class Fixed(torch.nn.Module):
@@ -141,3 +142,49 @@ def test_the_mode_comes_back_after_an_error():
         1 / model.training
     assert model.training
     assert not policy.training
+
+
+def finite_differences(function, at: torch.Tensor, size: float = 1e-6) -> torch.Tensor:
+    """Return the gradient of a function of a double tensor, number by number."""
+    gradient = torch.zeros_like(at)
+    for index in range(at.numel()):
+        nudge = torch.zeros_like(at)
+        nudge.view(-1)[index] = size
+        gradient.view(-1)[index] = (function(at + nudge) - function(at - nudge)) / (2 * size)
+    return gradient
+
+
+def earned(dream) -> torch.Tensor:
+    return (dream.continuation.cumprod(dim=1) * dream.reward).sum()
+
+
+def test_gradients_reach_the_states_and_actions_of_a_dream():
+    model = Smooth()
+    states = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(3, 4, 3, dtype=torch.float64, requires_grad=True)
+    earned(imagine(model, None, states, 4, actions=weights, gradient=True)).backward()
+    given = weights.detach()
+    expected = finite_differences(lambda at: earned(imagine(model, None, at, 4, actions=given)), states.detach())
+    assert torch.allclose(states.grad, expected, rtol=1e-5)
+    start = states.detach()
+    expected = finite_differences(lambda at: earned(imagine(model, None, start, 4, actions=at)), given)
+    assert torch.allclose(weights.grad, expected, rtol=1e-5)
+    assert weights.grad.abs().min() > 0
+
+
+def test_no_gradient_reaches_the_parameters_of_the_model():
+    model = Smooth()
+    states = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    before = model.step(states, torch.zeros(3, dtype=torch.int64)).reward.sum()  # as the model's own loss
+    earned(imagine(model, None, states, 4, actions=torch.zeros(3, 4, dtype=torch.int64), gradient=True)).backward()
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    before.backward()
+    assert all(model.get_parameter(name).grad is not None for name in ("matrix", "push", "price"))
+
+
+def test_actions_that_are_drawn_pass_gradients_on_to_their_probabilities():
+    probabilities = torch.tensor([[0.2, 0.8], [0.5, 0.5]], requires_grad=True)
+    taken = straight_through(torch.tensor([0, 1]), probabilities)
+    assert torch.equal(taken.detach(), torch.eye(2))
+    (taken * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
+    assert torch.equal(probabilities.grad, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))

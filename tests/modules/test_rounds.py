@@ -2,8 +2,8 @@
 
 import pytest
 
-from modules.agent import Rounds, Turn
 from modules.errors import UserError
+from modules.rounds import Rounds, Turn
 
 
 def turns(rounds: Rounds, num: int) -> list[Turn]:

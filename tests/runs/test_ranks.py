@@ -152,7 +152,7 @@ class Loss(torch.nn.Module):
         self.model.build_from(SPEC)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self.model.loss(batch)[0]
+        return self.model.loss(batch).total
 
 
 def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:

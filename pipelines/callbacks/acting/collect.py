@@ -124,7 +124,7 @@ class Collect(Callback):
             actor = SearchActor(world_model(pl_module), policy, self.search, source("search"))
             columns = {"search_policy", "root_value"}
         elif isinstance(pl_module, Agent):
-            actor = PolicyActor(pl_module.world_model, pl_module.policy, source("policy"))
+            actor = PolicyActor(pl_module.world_model, pl_module.require_policy(), source("policy"))
             columns = {"log_prob", "value"}
         if unknown := [name for name in data.extras if name not in columns]:
             raise UserError(

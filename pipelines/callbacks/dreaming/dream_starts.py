@@ -9,42 +9,44 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.replay.store import ReplayStore
 from modules.batch import Batch, stack
 from modules.errors import UserError
 from modules.world_model import Spec
+from pipelines.callbacks.run import Run
 
 
 class DreamStarts(Callback):
-    """Keeps the openings of a few training episodes in checkpoints, for dream environments to start from.
+    """Keeps the first rows of a few training episodes in checkpoints, for dream environments to start from.
 
-    They lie evenly spaced in the store, are taken once, by the first checkpoint that finds enough, and stay when the
-    run goes on. No random numbers are drawn. What is played, how, and how long it was, is kept beside
-    them.
+    They are taken as soon as there are any, before a small store overwrites them, evenly spaced over the episodes that
+    it holds, and taken anew while that gives more, until there are enough. A run that goes on stays with those that it
+    began with. No random numbers are drawn.
 
     Args:
-        num: episodes.
-        rows: of each, that a model observes before it dreams.
+        num: number of episodes to keep.
+        rows: number of first rows of each episode, which a model observes before it dreams.
     """
 
     def __init__(self, num: int = 16, rows: int = 4) -> None:
         if num < 1 or rows < 1:
-            raise UserError(f"openings needs num and rows of at least 1: got {num} and {rows}")
+            raise UserError(f"dream starts need num and rows of at least 1: got {num} and {rows}")
         self.num = num
         self.rows = rows
         self.kept: dict[str, Tensor] | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what was played before the first update."""
+        self._take(Run(trainer).store)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Take what was played since, while there are too few."""
+        self._take(Run(trainer).store)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the openings into the checkpoint, where there are any by now."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "store", None) is None:
-            return
-        if self.kept is None or len(self.kept["action"]) < self.num:
-            # Another process may be overwriting an existing store: then the next checkpoint tries again.
-            with suppress(UserError):
-                self.kept = self._take(data) or self.kept
-        checkpoint["world"] = data.name
-        checkpoint["description"] = data.description
-        checkpoint["env_steps"] = data.real_steps * trainer.world_size
+        """Put them into the checkpoint, where there are any by now."""
+        if (store := Run(trainer).data.store) is not None:
+            self._take(store)
         if self.kept is not None:
             checkpoint["dream_starts"] = self.kept
 
@@ -52,13 +54,18 @@ class DreamStarts(Callback):
         """Stay with those that the run began with."""
         self.kept = checkpoint.get("dream_starts")
 
-    def _take(self, data: Any) -> dict[str, Tensor] | None:
-        env, start = data.store.episode_starts(self.rows)
-        if len(env) == 0:
-            return None
-        pick = np.linspace(0, len(env) - 1, min(self.num, len(env))).round().astype(np.int64)
-        batch = data.store.gather(env[pick], start[pick], self.rows)
-        return {name: column for name, column in vars(batch).items() if isinstance(column, Tensor)}
+    def _take(self, store: ReplayStore) -> None:
+        have = 0 if self.kept is None else len(self.kept["action"])
+        if have >= self.num:
+            return
+        # Another process may be overwriting an existing store: then the next batch tries again.
+        with suppress(UserError):
+            env, start = store.episode_starts(self.rows)
+            if len(env) <= have:
+                return
+            pick = np.linspace(0, len(env) - 1, min(self.num, len(env))).round().astype(np.int64)
+            batch = store.gather(env[pick], start[pick], self.rows)
+            self.kept = {name: column for name, column in vars(batch).items() if isinstance(column, Tensor)}
 
 
 def unpack(episode_starts: dict[str, Any], spec: Spec) -> Batch:

@@ -11,11 +11,13 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import RankGenerator, gather
 from datamodules.replay.dream_store import DreamStore
+from datamodules.replay_data import ReplayData
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating, imagine
 from modules.world_model import WorldModel
+from pipelines.callbacks.run import Run
 
 
 @dataclass(frozen=True)
@@ -122,23 +124,23 @@ class Dreaming(Callback):
     ) -> None:
         """Put dreams into the batch where it is the policy's turn."""
         assert isinstance(pl_module, Agent)
-        turn = pl_module.rounds.at(trainer.global_step)
+        run, turn = Run(trainer), pl_module.turn
         self.counts["model_updates"] += turn.model
         if not turn.policy:
             return
         self.counts["policy_updates"] += 1
-        if self.launch_due(trainer.global_step):
-            with trainer.precision_plugin.forward_context():
-                self.launch(trainer, pl_module)
+        if self.launch_due(run.updates):
+            with run.precision():
+                self.launch(run, pl_module)
         batch["dream"] = self.choose(batch["real"])
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if run.logs_after(run.updates + 1):
             counts = {name: float(value) for name, value in self.counts.items()}
             pl_module.log_dict(self.figures | counts, batch_size=1)
 
-    def launch(self, trainer: Trainer, agent: Agent) -> None:
+    def launch(self, run: Run, agent: Agent) -> None:
         """Dream from replayed states, and keep it."""
-        horizon = self.horizon.at(trainer.global_step)
-        states = self.starts(trainer.datamodule, agent)  # type: ignore[attr-defined]
+        horizon = self.horizon.at(run.updates)
+        states = self.starts(run.data, agent)
         dreams = imagine(agent.world_model, agent.policy, states, horizon)
         self.store.append(dreams, version=self.counts["model_updates"])
         self.counts["dreamed_steps"] += dreams.action.numel() - len(states)
@@ -150,7 +152,7 @@ class Dreaming(Callback):
             "dream/return": float((reached * dreams.reward[:, :-1]).sum(dim=1).mean()),
         }
 
-    def starts(self, data: Any, agent: Agent) -> torch.Tensor:
+    def starts(self, data: ReplayData, agent: Agent) -> torch.Tensor:
         """Return states (num_dreams, *state_shape) that dreams start from."""
         model = agent.world_model
         return starts(data, model, self.num_dreams, self.context, self.episode_starts, self.recent, self.generator)
@@ -171,7 +173,7 @@ class Dreaming(Callback):
 
 
 def starts(
-    data: Any,
+    data: ReplayData,
     model: WorldModel,
     num: int,
     context: int,

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from datamodules.ranks import RankGenerator, gather, generator
-from modules.agent import Agent, policy_of
+from modules.agent import Agent
 from modules.errors import UserError
 from modules.policies.linear import LinearController
 from pipelines.callbacks.dreaming.dreaming import starts
+from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 from pipelines.dreams.evolution import (
     Covariance,
@@ -109,13 +109,13 @@ class Evolve(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a controller, a world to judge it in, and memory for all of them."""
-        if not isinstance(pl_module, Agent) or not isinstance(policy_of(pl_module), LinearController):
+        if not isinstance(pl_module, Agent) or not isinstance(pl_module.policy, LinearController):
             raise UserError(
                 "Evolve needs an Agent whose policy is modules.policies.linear.LinearController: got "
                 f"{type(getattr(pl_module, 'policy', pl_module)).__name__}"
             )
         if self.world == "real":
-            if not trainer.datamodule.store.writable:  # type: ignore[attr-defined]
+            if not Run(trainer).store.writable:
                 raise UserError("evolution in reality plays: leave out data.path, which only reads a store")
         elif missing := {"step", "reward"} - pl_module.world_model.capabilities:
             raise UserError(
@@ -153,7 +153,7 @@ class Evolve(Callback):
 
     def _adopt(self, agent: Agent, path: Path) -> None:
         module, _ = checkpoints.load(path)
-        found = policy_of(module)
+        found = module.require_policy()
         if not isinstance(found, LinearController):
             raise UserError(f"{path} holds a {type(found).__name__}, expected a LinearController")
         self._controller(agent).check(found.weight, f"the controller in {path}")
@@ -174,47 +174,44 @@ class Evolve(Callback):
 
     def _evolve_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Agent)
-        updates = trainer.global_step
-        last = pl_module.rounds.ends(updates + 1) or updates + 1 == trainer.max_steps
-        if last and updates not in (self.evolved_at, trainer.max_steps):
-            with trainer.precision_plugin.forward_context():
-                self.evolve(trainer, pl_module)
-            self.evolved_at, self.search = updates, None
-            self.report(trainer)
+        run = Run(trainer)
+        last = pl_module.rounds.ends(run.updates + 1) or run.updates + 1 == trainer.max_steps
+        if last and not run.is_over and run.updates != self.evolved_at:
+            with run.precision():
+                self.evolve(run, pl_module)
+            self.evolved_at, self.search = run.updates, None
+            self.report(run)
 
-    def evolve(self, trainer: Trainer, agent: Agent) -> None:
+    def evolve(self, run: Run, agent: Agent) -> None:
         """Go on with a round's search until its last generation."""
         controller = self._controller(agent)
         if self.search is None:
-            seed = int(generator(0, f"evolution {trainer.global_step}").integers(2**31))
+            seed = int(generator(0, f"evolution {run.updates}").integers(2**31))
             first = controller.vector.cpu().numpy()
             self.search = Evolution(first, self.sigma, self.population, self.covariance, seed)
         search = self.search
-        with counter("evolving", self.generations - search.generation, "gen", trainer.is_global_zero) as advance:
-            while search.generation < self.generations and not self._spent(trainer):
+        with counter("evolving", self.generations - search.generation, "gen", run.is_first) as advance:
+            while search.generation < self.generations and not self._spent(run):
                 population = search.ask()
-                earned = self.evaluate_population(trainer, agent, population).mean(axis=1)
-                self._note(trainer, earned)
+                earned = self.evaluate_population(run, agent, population).mean(axis=1)
+                self._note(run, earned)
                 search.tell(earned)
                 figures = self.history[-1]
                 advance(1, f"best {figures['best']:.4g} mean {figures['mean']:.4g} ± {figures['spread']:.3g}")
                 if search.generation % self.select_every == 0 or search.generation == self.generations:
                     best = population[int(earned.argmax())]
-                    self._select(trainer, agent, [controller.vector.cpu().numpy(), search.mean, best])
-                if trainer.received_sigterm:
+                    self._select(run, agent, [controller.vector.cpu().numpy(), search.mean, best])
+                if run.trainer.received_sigterm:
                     raise SIGTERMException
         if self.world == "real" and search.generation:
             self._act_by(agent, search.mean)
 
-    def _spent(self, trainer: Trainer) -> bool:
-        steps = trainer.datamodule.real_steps * trainer.world_size  # type: ignore[attr-defined]
-        return self.world == "real" and self.limit is not None and steps >= self.limit
+    def _spent(self, run: Run) -> bool:
+        return self.world == "real" and self.limit is not None and run.real_steps >= self.limit
 
-    def evaluate_population(
-        self, trainer: Trainer, agent: Agent, vectors: np.ndarray, dreams: int | None = None
-    ) -> np.ndarray:
+    def evaluate_population(self, run: Run, agent: Agent, vectors: np.ndarray, dreams: int | None = None) -> np.ndarray:
         """Return what vectors (P, V) earn in as many dreams or episodes each, (P, E); every rank takes its share."""
-        controller, data = self._controller(agent), trainer.datamodule  # type: ignore[attr-defined]
+        controller, data, trainer = self._controller(agent), run.data, run.trainer
         dreams = dreams or self.dreams
         share = np.array_split(vectors, trainer.world_size)[trainer.global_rank]
         own = torch.from_numpy(share).float().to(agent.device)
@@ -243,16 +240,16 @@ class Evolve(Callback):
         if self.world == "dream":
             self.dreamed_steps += total
         else:
-            data.unstored_steps += math.ceil(total / trainer.world_size)
+            data.count_unstored(math.ceil(total / trainer.world_size))
         found: np.ndarray = np.concatenate([rows for rows, _ in shares]).astype(np.float64)
         return found
 
-    def _select(self, trainer: Trainer, agent: Agent, candidates: list[np.ndarray]) -> None:
+    def _select(self, run: Run, agent: Agent, candidates: list[np.ndarray]) -> None:
         """Let whoever earns most in fresh dreams act, as many of them as a generation takes."""
         if self.world == "real":
             return
         dreams = max(1, self.population * self.dreams // len(candidates))
-        earned = self.evaluate_population(trainer, agent, np.stack(candidates), dreams).mean(axis=1)
+        earned = self.evaluate_population(run, agent, np.stack(candidates), dreams).mean(axis=1)
         winner = int(earned.argmax())
         self._act_by(agent, candidates[winner])
         self.history[-1]["selected"] = float(earned[winner])
@@ -260,38 +257,34 @@ class Evolve(Callback):
     def _act_by(self, agent: Agent, vector: np.ndarray) -> None:
         self._controller(agent).adopt(torch.from_numpy(vector).float().to(agent.device))
 
-    def _note(self, trainer: Trainer, earned: np.ndarray) -> None:
+    def _note(self, run: Run, earned: np.ndarray) -> None:
         assert self.search is not None
         self.history.append(
             {
-                "update": trainer.global_step,
+                "update": run.updates,
                 "generation": self.search.generation + 1,
                 "best": float(earned.max()),
                 "mean": float(earned.mean()),
                 "spread": float(earned.std()),
                 "sigma": float(self.search.search.sigma),
                 "dreamed_steps": self.dreamed_steps,
-                "real_steps": trainer.datamodule.real_steps * trainer.world_size,  # type: ignore[attr-defined]
+                "real_steps": run.real_steps,
                 "selected": float("nan"),
             }
         )
 
-    def report(self, trainer: Trainer) -> None:
-        """Write the table and the picture, log the last generation, and say what came of it."""
-        if not (trainer.is_global_zero and self.history):
+    def report(self, run: Run) -> None:
+        """Write the table and the picture, log the last generation, and print what came of it."""
+        if not (run.is_first and self.history):
             return
-        last, folder = self.history[-1], Path(trainer.default_root_dir)
-        for logger in trainer.loggers:
-            shown = {f"evolve/{name}": value for name, value in last.items() if not math.isnan(value)}
-            logger.log_metrics(shown, step=trainer.global_step)
+        last, folder = self.history[-1], run.folder
+        run.log({f"evolve/{name}": value for name, value in last.items() if not math.isnan(value)})
         with (folder / TABLE).open("w", newline="") as file:
             writer = csv.DictWriter(file, last.keys())
             writer.writeheader()
             writer.writerows(self.history)
         plot(self.history, folder / PICTURE, self.world)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("evolution", [str(folder / PICTURE)], step=trainer.global_step)
+        run.log_pictures("evolution", [folder / PICTURE])
         selected = "" if math.isnan(last["selected"]) else f", the elected one {last['selected']:.2f} in fresh dreams"
         Console().print(
             f"evolved {len(self.history)} generations in {'dreams' if self.world == 'dream' else 'reality'}: best "

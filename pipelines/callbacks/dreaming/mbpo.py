@@ -83,7 +83,7 @@ class Mbpo(Dreaming):
     ) -> None:
         """Drop the dreams of an earlier round where the model learns in rounds of its own."""
         assert isinstance(pl_module, Agent)
-        turn = pl_module.rounds.at(trainer.global_step)
+        turn = pl_module.turn
         if turn.number != self.round and not pl_module.rounds.together:
             self.round, self.pending = turn.number, []
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

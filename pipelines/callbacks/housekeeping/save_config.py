@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
 
-from pipelines.machine.provenance import commit, record_start, replace_text, version
-from pipelines.runs.checkpoint_files import FORMAT_VERSION
+from pipelines.callbacks.run import Run
+from pipelines.machine.provenance import record_start, replace_text
+from pipelines.runs.header import header
 
 
 class SaveConfig(SaveConfigCallback):
@@ -37,18 +37,9 @@ class SaveConfig(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "config.yaml", yaml.safe_dump(self.plain(), sort_keys=False))
         record_start(folder)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(self.plain(), allow_val_change=True)
+        for logger in Run(trainer).wandb():
+            logger.experiment.config.update(self.plain(), allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put into the checkpoint what made it: the configuration, what was played and how, and by which dreamcade."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint |= {
-            "format_version": FORMAT_VERSION,
-            "version": version(),
-            "commit": commit(),
-            "config": self.plain(),
-            "game": getattr(data, "name", None),
-            "protocol": getattr(data, "description", {}).get("protocol"),
-        }
+        """Say in the checkpoint what made it."""
+        checkpoint |= header(Run(trainer), self.plain())

@@ -9,10 +9,10 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.markup import escape
 
-from modules.agent import world_model
 from modules.errors import UserError
 from modules.world_model import WorldModel
 from pipelines.callbacks.learning.refit import Refit
+from pipelines.callbacks.run import Run
 from pipelines.runs import checkpoints
 from pipelines.runs.checkpoint_files import read
 
@@ -48,7 +48,8 @@ class Pretrained(Callback):
                 weights = {name: value for name, value in kept["state_dict"].items() if isinstance(value, torch.Tensor)}
                 self._copy(trainer, pl_module, weights)
             return
-        model = world_model(pl_module)
+        run = Run(trainer)
+        model: WorldModel = run.learner.world_model
         if self.part is not None:
             part = getattr(model, self.part, None)
             if not isinstance(part, WorldModel):
@@ -57,8 +58,8 @@ class Pretrained(Callback):
                 )
             model = part
         module, kept = checkpoints.load(self.checkpoint)
-        checkpoints.check_world(self.checkpoint, kept, trainer.datamodule.name)  # type: ignore[attr-defined]
-        trained = world_model(module)
+        checkpoints.check_world(self.checkpoint, kept, run.data.name)
+        trained = module.world_model
         if type(trained) is not type(model):
             raise UserError(f"{self.checkpoint} holds a {type(trained).__name__}, expected a {type(model).__name__}")
         self._copy(trainer, model, trained.state_dict())

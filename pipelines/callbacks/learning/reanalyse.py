@@ -14,6 +14,7 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.latents.muzero import MuZero
+from pipelines.callbacks.run import Run
 from pipelines.search.evaluators import NetworkEvaluator
 from pipelines.search.graphed import Graphed
 from pipelines.search.search import Search
@@ -60,9 +61,10 @@ class Reanalyse(Callback):
     ) -> None:
         """Overwrite what the searches of old found."""
         assert isinstance(pl_module, MuZero)
-        with trainer.precision_plugin.forward_context():
+        run = Run(trainer)
+        with run.precision():
             batch["real"] = self.reanalyse(pl_module, batch["real"])
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if run.logs_after(run.updates + 1):
             pl_module.log("reanalysed", float(self.searched), batch_size=1)
 
     @torch.no_grad()

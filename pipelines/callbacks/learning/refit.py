@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
-from modules.agent import Agent, world_model
 from modules.errors import UserError
+from pipelines.callbacks.run import Run
 
 
 class Refit(Callback):
@@ -31,22 +31,22 @@ class Refit(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit a fresh model; a restored one keeps what it had."""
         if trainer.global_step == 0:
-            self._refit(trainer, pl_module)
+            self._refit(Run(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Fit again."""
-        updates = trainer.global_step
+        run = Run(trainer)
         if self.every == "round":
-            due = isinstance(pl_module, Agent) and pl_module.rounds.ends(updates)
+            due = run.learner.rounds.ends(run.updates)
         else:
-            due = self.every is not None and updates % self.every == 0
+            due = self.every is not None and run.updates % self.every == 0
         if due:
-            self._refit(trainer, pl_module)
+            self._refit(run)
 
-    def _refit(self, trainer: Trainer, pl_module: Any) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.sample(self.num_windows, self.sequence_length).to(pl_module.device)
+    def _refit(self, run: Run) -> None:
+        data, learner = run.data, run.learner
+        batch = data.sample(self.num_windows, self.sequence_length).to(learner.device)
         validation_windows = None
-        if data.store.num_validation_envs:
-            validation_windows = data.validation_windows(self.sequence_length, self.num_windows).to(pl_module.device)
-        world_model(pl_module).refit(batch, validation_windows)
+        if run.store.num_validation_envs:
+            validation_windows = data.validation_windows(self.sequence_length, self.num_windows).to(learner.device)
+        learner.world_model.refit(batch, validation_windows)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
-from modules.agent import world_model
 from modules.errors import UserError
+from pipelines.callbacks.run import Run
 from pipelines.display.films import enlarge, write_gif, write_mp4, write_png
 from pipelines.dreams.metrics import dream, side_by_side, strip
 
@@ -52,14 +51,14 @@ class DreamVideo(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Film."""
         if trainer.is_global_zero and not trainer.sanity_checking:
-            self.film(trainer, pl_module)
-            if trainer.state.fn == "validate":
+            self.film(Run(trainer))
+            if Run(trainer).command == "validate":
                 self.tell(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Film."""
         if trainer.is_global_zero:
-            self.film(trainer, pl_module)
+            self.film(Run(trainer))
             self.tell(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,29 +66,29 @@ class DreamVideo(Callback):
         if trainer.is_global_zero:
             self.tell(trainer)
 
-    def film(self, trainer: Trainer, pl_module: Any) -> None:
+    def film(self, run: Run) -> None:
         """Dream and write the files."""
-        model = world_model(pl_module)
+        model = run.learner.world_model
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"dream_video films pictures: {type(model).__name__} predicts vectors")
-        batch = trainer.datamodule.validation_windows(self.context + self.horizon, 32)  # type: ignore[attr-defined]
+        batch = run.data.validation_windows(self.context + self.horizon, 32)
+        assert batch.observation is not None
         frames = batch.observation[:, :, -1].float()
         motion = (frames.diff(dim=1).abs() > 5).float().mean(dim=(2, 3)) * batch.has_successor().cumprod(dim=1)
         liveliest = motion.sum(dim=1).argsort(descending=True)[: self.num_windows]
-        with trainer.precision_plugin.forward_context():
-            dreams = dream(model, batch[liveliest].to(pl_module.device), self.context)
+        with run.precision():
+            dreams = dream(model, batch[liveliest].to(run.learner.device), self.context)
         films = _pixels(side_by_side(dreams).movedim(2, -1))
         film = enlarge(np.concatenate(list(films), axis=1), self.scale)
         horizons = [step for step in self.horizons if step <= dreams.real.shape[1]]
         strips = [_pixels(strip(dreams, window, horizons).movedim(0, -1)) for window in range(len(films))]
         picture = np.concatenate(strips, axis=0)
-        folder = Path(trainer.default_root_dir)
+        folder = run.folder
         write_gif(folder / "dream.gif", film, self.fps)
         write_mp4(folder / "dream.mp4", film, self.fps)
         write_png(folder / "dream.png", enlarge(picture, self.scale))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_video("dream", [str(folder / "dream.mp4")], step=trainer.global_step, format=["mp4"])
+        for logger in run.wandb():
+            logger.log_video("dream", [str(folder / "dream.mp4")], step=run.updates, format=["mp4"])
 
     def tell(self, trainer: Trainer) -> None:
         """Print where the files are."""

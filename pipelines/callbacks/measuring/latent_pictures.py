@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from torch import Tensor
 
-from modules.agent import world_model
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.latents.vae import VAE
 from modules.world_model import WorldModel
+from pipelines.callbacks.run import Run
 from pipelines.display.films import enlarge, write_png
 from pipelines.dreams.metrics import dream
 
@@ -66,19 +65,19 @@ class LatentPictures(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a VAE."""
-        vae_of(world_model(pl_module))
+        vae_of(Run(trainer).learner.world_model)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
         if trainer.is_global_zero and not trainer.sanity_checking:
-            self.draw(trainer, pl_module)
-            if trainer.state.fn == "validate":
+            self.draw(Run(trainer))
+            if Run(trainer).command == "validate":
                 self.tell(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
         if trainer.is_global_zero:
-            self.draw(trainer, pl_module)
+            self.draw(Run(trainer))
             self.tell(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,13 +85,12 @@ class LatentPictures(Callback):
         if trainer.is_global_zero:
             self.tell(trainer)
 
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def draw(self, run: Run) -> None:
         """Write the pictures."""
-        model = world_model(pl_module)
-        vae, data = vae_of(model), trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.validation_windows(self.context + max(self.horizons), 64).to(pl_module.device)
-        folder = Path(trainer.default_root_dir)
-        with trainer.precision_plugin.forward_context(), torch.random.fork_rng():
+        model = run.learner.world_model
+        vae = vae_of(model)
+        batch = run.data.validation_windows(self.context + max(self.horizons), 64).to(run.learner.device)
+        with run.precision(), torch.random.fork_rng():
             torch.manual_seed(0)  # the same noise every time: pictures of a run can be compared
             pictures = {
                 RECONSTRUCTIONS: reconstructions(vae, batch, self.num_frames),
@@ -102,10 +100,8 @@ class LatentPictures(Callback):
             if {"step", "decode"} <= model.capabilities and self.temperatures:
                 pictures[TEMPERATURES] = self.dreams(model, batch)
         for name, rows in pictures.items():
-            write_png(folder / name, enlarge(sheet(rows), self.scale))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("latents", [str(folder / name) for name in pictures], step=trainer.global_step)
+            write_png(run.folder / name, enlarge(sheet(rows), self.scale))
+        run.log_pictures("latents", [run.folder / name for name in pictures])
 
     def dreams(self, model: WorldModel, batch: Batch) -> Tensor:
         """Return reality and the dream at each temperature (1 + temperatures, horizons, C, H, W) of one window."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from modules.agent import world_model
 from modules.errors import UserError
+from pipelines.callbacks.run import Run
 from pipelines.dreams.metrics import COLUMNS, dream, per_horizon
 
 
@@ -44,7 +42,8 @@ class PredictionReport(Callback):
         """Measure, and log the horizons of the table."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self.rows = self.measure(trainer, pl_module)
+        run = Run(trainer)
+        self.rows = self.measure(run)
         shown = {
             f"horizon_{row['horizon']}/{name}": row[name]
             for row in self.rows
@@ -52,46 +51,44 @@ class PredictionReport(Callback):
             for name in COLUMNS[2:]
             if not math.isnan(row[name])
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(shown, step=trainer.global_step)
-        if trainer.state.fn == "validate":
-            self.finish(trainer)
+        run.log(shown)
+        if run.command == "validate":
+            self.finish(run)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and print."""
         if trainer.is_global_zero:
-            self.rows = self.measure(trainer, pl_module)
-            self.finish(trainer)
+            self.rows = self.measure(Run(trainer))
+            self.finish(Run(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what the last validation measured."""
         if self.rows and trainer.is_global_zero:
-            self.finish(trainer)
+            self.finish(Run(trainer))
 
-    def measure(self, trainer: Trainer, pl_module: Any) -> list[dict[str, float]]:
+    def measure(self, run: Run) -> list[dict[str, float]]:
         """Return a row per horizon up to the last of the table."""
-        model = world_model(pl_module)
+        model = run.learner.world_model
         if not {"step", "decode"} <= model.capabilities:
             raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"prediction_report measures pictures: {type(model).__name__} predicts vectors")
         length = self.context + self.horizons[-1]
-        batch = trainer.datamodule.validation_windows(length, self.num_windows)  # type: ignore[attr-defined]
-        with trainer.precision_plugin.forward_context():
-            dreams = dream(model, batch.to(pl_module.device), self.context)
+        batch = run.data.validation_windows(length, self.num_windows)
+        with run.precision():
+            dreams = dream(model, batch.to(run.learner.device), self.context)
         return per_horizon(dreams, ssim_at=self.horizons)
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, run: Run) -> None:
         """Write the files and print the table."""
-        folder = Path(trainer.default_root_dir)
+        folder = run.folder
         with (folder / "predictions.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[0].keys())
             writer.writeheader()
             writer.writerows(self.rows)
         plot(self.rows, folder / "predictions.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_table("predictions", columns=list(self.rows[0]), data=[list(r.values()) for r in self.rows])
+        for logger in run.wandb():
+            logger.log_table("predictions", columns=list(self.rows[0]), data=[list(r.values()) for r in self.rows])
         console = Console()
         console.print(self.table())
         console.print(f"every horizon: {folder / 'predictions.csv'}, {folder / 'predictions.png'}", soft_wrap=True)

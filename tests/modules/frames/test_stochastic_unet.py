@@ -51,7 +51,7 @@ def train(model: UNet, updates: int) -> UNet:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
     for _ in range(updates):
-        loss, _, _ = model.loss(jumps(64, 4)[:, :3])
+        loss = model.loss(jumps(64, 4)[:, :3]).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -92,7 +92,7 @@ def test_a_deterministic_model_dreams_one_future_at_most():
 
 def test_the_posterior_the_prior_and_the_rest_all_learn():
     model = make(unroll=2)
-    total, parts, _ = model.loss(jumps(8, 4))
+    total, parts, *_ = model.loss(jumps(8, 4))
     total.backward()
     assert {"frame", "reward", "continuation", "prior", "loss", "horizon"} == parts.keys()
     expected = parts["frame"] + model.outcome_weight * (parts["reward"] + parts["continuation"])
@@ -110,7 +110,7 @@ def test_the_priors_loss_does_not_teach_the_posterior():
         model.prior_weight = weight
         model.zero_grad()
         torch.manual_seed(1)
-        model.loss(batch)[0].backward()
+        model.loss(batch).total.backward()
         gradients.append([parameter.grad.clone() for parameter in model.posterior.parameters()])
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -125,7 +125,7 @@ def test_the_bits_of_a_closing_frame_teach_nothing():
         closing = batch.observation.clone()
         closing[:, 2] = frame[:, 2]
         torch.manual_seed(1)
-        total, parts, _ = model.loss(batch.replace(observation=closing))
+        total, parts, *_ = model.loss(batch.replace(observation=closing))
         results.append((total, parts["prior"], parts["continuation"]))
     assert all(map(torch.equal, *results))
     assert results[0][1] == 0
@@ -174,7 +174,7 @@ def test_a_checkpoint_holds_the_posterior_and_the_prior():
     batch, losses = jumps(6, 3), []
     for each in (model.eval(), other.eval()):
         torch.manual_seed(2)
-        losses.append(torch.cat([each.loss(batch)[0][None], dreams(each, 4, 2)[0].flatten().float()]))
+        losses.append(torch.cat([each.loss(batch).total[None], dreams(each, 4, 2)[0].flatten().float()]))
     assert torch.equal(*losses)
 
 

@@ -42,7 +42,7 @@ def random_rows(spec=SPEC, batch_size=3, length=4) -> Batch:
 def learn(model, batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss and the gradient of every parameter."""
     model.zero_grad()
-    total, *_ = model.loss(batch)
+    total = model.loss(batch).total
     total.backward()
     return total.detach(), [parameter.grad.clone() for parameter in model.parameters()]
 
@@ -75,7 +75,7 @@ def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
     shape = (spec.frame_stack * channels * height * width + 1,)
     assert (model.state_shape, model.feature_shape) == (shape, stack_shape)
 
-    total, parts, states = model.loss(batch)
+    total, parts, states, _ = model.loss(batch)
     assert total.shape == ()
     assert total.isfinite()
     assert not any(part.requires_grad for part in parts.values())
@@ -272,7 +272,7 @@ def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll)
         "reward": sums["reward"] / counts["reached"],
         "continuation": sums["continuation"] / counts["reached"],
     }
-    total, parts, _ = model.loss(windows)
+    total, parts, *_ = model.loss(windows)
     for name, value in expected.items():
         torch.testing.assert_close(parts[name], value.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
@@ -317,16 +317,16 @@ def test_scheduled_sampling_feeds_what_was_recorded_at_first_and_predictions_lat
         probabilities.append(model.own_predictions())
         model.updated()
     assert probabilities == [min(1.0, update / 10) for update in range(20)]
-    own = make(unroll=3).loss(batch)[0]
-    assert torch.equal(model.loss(batch)[0], own)
+    own = make(unroll=3).loss(batch).total
+    assert torch.equal(model.loss(batch).total, own)
     model.updates = 0
-    recorded = model.loss(batch)[0]
+    recorded = model.loss(batch).total
     assert not torch.equal(recorded, own)
-    assert torch.equal(model.eval().loss(batch)[0], own), "held-out losses do not depend on the schedule"
+    assert torch.equal(model.eval().loss(batch).total, own), "held-out losses do not depend on the schedule"
     repainted = batch.map(torch.clone)
     repainted.observation[:, 2, :-1] = 255 - repainted.observation[:, 2, :-1]
-    assert not torch.equal(model.train().loss(repainted)[0], recorded), "the recorded stack is an input"
-    assert torch.equal(make(unroll=3).loss(repainted)[0], own), "it is none where predictions are fed back"
+    assert not torch.equal(model.train().loss(repainted).total, recorded), "the recorded stack is an input"
+    assert torch.equal(make(unroll=3).loss(repainted).total, own), "it is none where predictions are fed back"
 
 
 def test_input_noise_paints_the_asked_fraction_of_pixels_only_while_training():

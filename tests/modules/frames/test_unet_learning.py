@@ -35,7 +35,7 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 2 * (1 - i / updates)))
     model.train()
     for _ in range(updates):
-        loss, _, _ = model.loss(store.sample(generator, 64, 3, frame_stack=4))
+        loss = model.loss(store.sample(generator, 64, 3, frame_stack=4)).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -61,7 +61,7 @@ def windows(tmp_path_factory):
 
 def learn(model, batch) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    total, _, _ = model.loss(batch)
+    total = model.loss(batch).total
     total.backward()
     return {"loss": total.detach()} | {name: p.grad.float() for name, p in model.named_parameters()}
 

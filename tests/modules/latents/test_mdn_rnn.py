@@ -69,7 +69,7 @@ def test_the_loss_compares_each_row_with_the_next(batch):
     """With the mean for a draw; nothing is learned across ends, of the closing frames no density is asked."""
     model = mdn_rnn(hidden_size=10).eval()
     model.vae.infer = lambda frames: (VAE.infer(model.vae, frames)[0], torch.full((len(frames), 6), -50.0))
-    _, parts, states = model.loss(batch)
+    _, parts, states, _ = model.loss(batch)
     assert states is None
     z = model.vae.encode(batch)
     states, densities, outcomes = model.encode(batch), [], []
@@ -96,7 +96,7 @@ def test_the_loss_compares_each_row_with_the_next(batch):
 
 def test_z_is_drawn_anew_each_time(batch):
     model = mdn_rnn(hidden_size=10).eval()
-    assert model.loss(batch)[1]["nll"] != model.loss(batch)[1]["nll"]
+    assert model.loss(batch).logs["nll"] != model.loss(batch).logs["nll"]
 
 
 def test_no_gradient_passes_between_the_parts(batch):
@@ -108,9 +108,9 @@ def test_no_gradient_passes_between_the_parts(batch):
     model, alone = mdn_rnn(hidden_size=10), vae()
     alone.load_state_dict(model.vae.state_dict())
     torch.manual_seed(3)
-    together = gradients(model, model.loss(batch)[0])
+    together = gradients(model, model.loss(batch).total)
     torch.manual_seed(3)
-    alone.loss(batch)[0].backward()
+    alone.loss(batch).total.backward()
     assert all(torch.equal(a, p.grad) for a, p in zip(together, alone.parameters(), strict=True))
     model.zero_grad()
     model.memory_loss(batch)[0].backward()
@@ -134,7 +134,7 @@ def test_one_after_the_other(batch):
         assert moved(before[0], model.vae) == (update < 2) == ("vae_kl" in parts)
         assert moved(before[1], model.memory) == (update >= 2) == ("nll" in parts)
     assert model.vae.updates == 2
-    assert {"vae_kl", "nll"} <= model.eval().loss(batch)[1].keys(), "both are measured"
+    assert {"vae_kl", "nll"} <= model.eval().loss(batch).logs.keys(), "both are measured"
 
 
 def test_it_learns_what_actions_do(batch):
@@ -142,10 +142,10 @@ def test_it_learns_what_actions_do(batch):
     model = mdn_rnn({"channels": (16, 32), "foreground_weight": 10.0, "kl_weight": 0.02, "lr": 5e-3}, hidden_size=32)
     model.lr = 5e-3
     model.refit(batch)
-    fresh = model.eval().loss(batch)[1]
+    fresh = model.eval().loss(batch).logs
     model.train()
     learn(model, [batch], 300)
-    parts = model.eval().loss(batch)[1]
+    parts = model.eval().loss(batch).logs
     assert parts["nll"] < fresh["nll"] - 0.1
     assert parts["reward"] < 0.5 * fresh["reward"]
     assert parts["continuation"] < 0.5 * fresh["continuation"]
@@ -157,7 +157,7 @@ def test_a_collapse_is_named(batch):
     assert model.nonfinite_reason() == ""
     with torch.no_grad():
         model.memory.head.bias.fill_(float("nan"))
-    loss, _, _ = model.loss(batch)
+    loss = model.loss(batch).total
     assert loss.isnan()
     assert "the mixture density of the MDN-RNN collapsed" in model.nonfinite_reason()
 

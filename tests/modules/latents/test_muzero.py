@@ -88,7 +88,7 @@ def test_sizes_for_pictures(size, side):
     for _ in SIZES[size].halvings:
         height = -(-height // 2)
     assert model.feature_shape == (SIZES[size].latent, height, height)
-    loss, _, _ = model.loss(pictures(2, spec=spec))
+    loss = model.loss(pictures(2, spec=spec)).total
     loss.backward()
 
 
@@ -151,13 +151,13 @@ def test_the_loss_by_hand():
         total = total + share * 0.3 * targets.value_known[:, k] * support.losses(value, targets.value[:, k])
         total = total + share * alive * (F.cross_entropy(logits, policy, reduction="none") - 0.01 * entropy)
     expected = (total * batch.extras["weight"][:, 0]).mean()
-    loss, parts, _ = model.loss(batch)
+    loss, _, _, priority = model.loss(batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.networks.parameters())
     for mine, other in zip(*(torch.autograd.grad(x, parameters) for x in (loss, expected)), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
     _, value = model.policy(model.features(model.encode(batch)[:, 0]))
-    assert torch.allclose(parts["priority"], (value - targets.value[:, 0]).abs() * ~batch.is_last[:, 0], atol=1e-5)
+    assert torch.allclose(priority, (value - targets.value[:, 0]).abs() * ~batch.is_last[:, 0], atol=1e-5)
 
 
 def test_bootstraps_of_the_search_or_of_the_target_network():
@@ -249,10 +249,10 @@ def test_consistency_pulls_unrolled_latents_towards_what_was_observed():
     representation = list(model.networks.representation.parameters())
     gradients = torch.autograd.grad(losses.sum(), representation, allow_unused=True)
     assert all(gradient is None for gradient in gradients), "what was observed is a fixed goal"
-    before = model.loss(batch)[1]["consistency"]
+    before = model.loss(batch).logs["consistency"]
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(60):
-        loss, parts, _ = model.loss(batch)
+        loss, parts, *_ = model.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -323,7 +323,7 @@ def test_it_learns_a_small_world(options):
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, 2 - 2 * i / updates))
     for _ in range(updates):
-        loss, _, _ = model.loss(play(96))
+        loss = model.loss(play(96)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -37,7 +37,7 @@ def learn(model, batches, updates) -> dict[str, torch.Tensor]:
     """Train as the Trainer does, and return the last parts."""
     optimizer = torch.optim.AdamW(model.parameter_groups())
     for update in range(updates):
-        loss, parts, _ = model.loss(batches[update % len(batches)])
+        loss, parts, *_ = model.loss(batches[update % len(batches)])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

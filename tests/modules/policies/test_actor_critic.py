@@ -44,9 +44,9 @@ def test_before_it_has_learned_anything_ppo_is_the_plain_policy_gradient(model):
     policy, plain = built(PPO, hidden=[8]), built(Reinforce, hidden=[8])
     plain.load_state_dict(policy.state_dict())
     batch = dream(model, policy)
-    loss, parts = policy.loss(batch, model)
+    loss, parts, *_ = policy.loss(batch, model)
     assert parts["clipped"] == 0
-    found, expected = gradients(policy, loss), gradients(plain, plain.loss(batch, model)[0])
+    found, expected, *_ = gradients(policy, loss), gradients(plain, plain.loss(batch, model).total)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
     assert sum(gradient.abs().sum() for gradient in found) > 0.1
 
@@ -61,7 +61,7 @@ def test_clipping_stops_the_gradient_of_what_went_too_far(model):
     now = policy.evaluate(batch, model)[0].log_prob(batch.action).detach()
     ratio = torch.tensor([[too_far], [too_far], [1 / too_far], [1 / too_far]])
     batch = batch.replace(extras={"log_prob": now - ratio.log(), "value": torch.zeros(4, 2)})
-    loss, parts = policy.loss(batch, model)
+    loss, parts, *_ = policy.loss(batch, model)
     assert parts["clipped"] == 1
     loss.backward()
     moved = policy.actor_head.weight.grad.abs().sum(dim=0) > 0
@@ -86,7 +86,7 @@ def test_the_critic_learns_lambda_returns(model, kind):
     batch = dream(model, policy).replace(continuation=torch.ones(40, 7))
     _, values = policy.evaluate(batch, model)
     returns = lambda_returns(batch.reward, batch.continuation, batch.has_successor(), values.detach(), 0.7, 0.6)
-    loss, parts = policy.loss(batch, model)
+    loss, parts, *_ = policy.loss(batch, model)
     error = 0.5 * ((values[:, :-1] - returns) ** 2).mean()
     assert parts["value_loss"].item() == pytest.approx(error.item(), rel=1e-5)
     loss.backward()
@@ -102,7 +102,7 @@ def test_entropy_is_that_of_the_actor(model, kind):
     entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
     losses = []
     for policy.entropy_coefficient in (0.0, 1.0):
-        loss, parts = policy.loss(batch, model)
+        loss, parts, *_ = policy.loss(batch, model)
         assert parts["entropy"].item() == pytest.approx(entropy.item(), rel=1e-5)
         losses.append(loss.item())
     assert losses[0] - losses[1] == pytest.approx(entropy.item(), rel=1e-4)
@@ -121,7 +121,7 @@ def test_reinforce_on_a_bandit_is_the_gradient_of_the_expected_reward(model):
     )
     mean = (probability * reward).sum()
     deviation = (probability * (reward - mean) ** 2).sum().sqrt()
-    policy.loss(batch, model)[0].backward()
+    policy.loss(batch, model).total.backward()
     expected = -probability * (reward - mean) / deviation
     assert torch.allclose(policy.actor_head.bias.grad, expected, atol=1e-4)
     assert torch.allclose(policy.actor_head.weight.grad[:, 4], expected, atol=1e-4)
@@ -132,12 +132,12 @@ def test_rows_count_as_likely_as_they_are_reached(model, kind):
     policy = built(kind)
     batch = dream(model, policy)
     batch.continuation[:, 2] = 0
-    reference = gradients(policy, policy.loss(batch, model)[0])
+    reference = gradients(policy, policy.loss(batch, model).total)
     after = batch.reward + torch.tensor([0.0, 0, 0, 9, 9, 9, 9])
-    found = gradients(policy, policy.loss(batch.replace(reward=after), model)[0])
+    found = gradients(policy, policy.loss(batch.replace(reward=after), model).total)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, reference, strict=True))
     moved = gradients(
-        policy, policy.loss(batch.replace(reward=batch.reward + torch.eye(7)[2] * batch.action), model)[0]
+        policy, policy.loss(batch.replace(reward=batch.reward + torch.eye(7)[2] * batch.action), model).total
     )
     assert not all(torch.allclose(a, b, atol=1e-3) for a, b in zip(moved, reference, strict=True))
 
@@ -193,7 +193,7 @@ def test_a_decision_problem_is_solved_in_dreams(kind, epochs):
         batch = dream(model, policy, num=100)
         for _ in range(epochs):
             optimizer.zero_grad()
-            policy.loss(batch, model)[0].backward()
+            policy.loss(batch, model).total.backward()
             optimizer.step()
     assert before < 0.5 * optimal
     assert worth() > 0.95 * optimal

@@ -41,7 +41,7 @@ def test_targets(double):
     chosen = (online if double else target)[after].argmax(dim=1)
     assert (online.argmax(dim=1) != target.argmax(dim=1)).any()
     expected = reward + DISCOUNT * continuation * target[after].gather(1, chosen[:, None])[:, 0]
-    loss, parts = policy.loss(batch, model)
+    loss, parts, *_ = policy.loss(batch, model)
     assert loss.item() == pytest.approx(F.smooth_l1_loss(online[:, 1], expected).item(), rel=1e-5)
     assert parts["value"].item() == pytest.approx(online[:, 1].mean().item(), rel=1e-5)
 
@@ -61,7 +61,7 @@ def test_targets_of_n_steps():
         ]
     )
     chosen = online[[2, 5, 7, 1], [0, 2, 1, 0]]
-    loss, _ = policy.loss(batch, model)
+    loss = policy.loss(batch, model).total
     assert loss.item() == pytest.approx(F.smooth_l1_loss(chosen, expected).item(), rel=1e-5)
 
 
@@ -71,28 +71,28 @@ def test_rows_that_nothing_follows_do_not_count():
     last = torch.tensor([[False, True, False], [False, False, False]])
     first = torch.tensor([[False, False, True], [False, False, True]])
     batch = batch.replace(is_last=last, is_first=first)
-    reference = policy.loss(batch, model)[0]
+    reference = policy.loss(batch, model).total
     for change in (
         {"reward": batch.reward + 7 * (first.roll(-1, 1))},
         {"action": (batch.action + first.roll(-1, 1)) % 3},
     ):
-        assert policy.loss(batch.replace(**change), model)[0] == reference
-    assert policy.loss(batch.replace(reward=batch.reward + 7), model)[0] != reference
+        assert policy.loss(batch.replace(**change), model).total == reference
+    assert policy.loss(batch.replace(reward=batch.reward + 7), model).total != reference
 
 
 def test_dreamed_rows_count_as_likely_as_they_are_reached():
     model, policy = MDP(), built(double=False)
     dream = rows([[2, 5, 7]], [[0, 1, 2]], [[1.0, 2.0, 0.0]], [[0.25, 0.5, 1.0]], [[False, False, True]])
-    single = [policy.loss(dream[:, t : t + 2], model)[0].item() for t in (0, 1)]
-    assert policy.loss(dream, model)[0].item() == pytest.approx((single[0] + 0.25 * single[1]) / 1.25, rel=1e-5)
+    single = [policy.loss(dream[:, t : t + 2], model).total.item() for t in (0, 1)]
+    assert policy.loss(dream, model).total.item() == pytest.approx((single[0] + 0.25 * single[1]) / 1.25, rel=1e-5)
 
 
 def test_rewards_may_be_clipped():
     model, policy = MDP(), built(clip_rewards=True)
     batch = rows([[2, 5]], [[0, 1]], [[-4.0, 0.0]])
-    assert policy.loss(batch, model)[0] == policy.loss(batch.replace(reward=batch.reward.sign()), model)[0]
+    assert policy.loss(batch, model).total == policy.loss(batch.replace(reward=batch.reward.sign()), model).total
     policy.clip_rewards = False
-    assert policy.loss(batch, model)[0] != policy.loss(batch.replace(reward=batch.reward.sign()), model)[0]
+    assert policy.loss(batch, model).total != policy.loss(batch.replace(reward=batch.reward.sign()), model).total
 
 
 def test_dueling_networks_split_value_and_advantage():
@@ -198,7 +198,7 @@ def learn(policy: QLearning, updates: int, batch, model) -> None:
     optimizer = torch.optim.AdamW(policy.parameter_groups())
     for _ in range(updates):
         optimizer.zero_grad()
-        policy.loss(batch(), model)[0].backward()
+        policy.loss(batch(), model).total.backward()
         optimizer.step()
         policy.updated()
 

@@ -62,7 +62,7 @@ def test_evaluation_learns_nothing():
     policy = built(TabularQ()).eval()
     model = Tabular(3)
     model.build_from(Spec((1,), 1, 2))
-    loss, parts = policy.loss(corridor(), model)
+    loss, parts, *_ = policy.loss(corridor(), model)
     assert loss is None
     assert parts["td_error"] == 0.5
     assert not policy.table.any()
@@ -122,7 +122,7 @@ def test_environments_learn_as_one_plain_learner_each(kappa):
             observation=torch.from_numpy(np.stack([observation, after.observation], 1)),
         )
         model.rehearsed.clear()
-        _, _, states = model.loss(batch)
+        states = model.loss(batch).states
         policy.loss(batch.replace(state=states), model)
 
         moved = np.flatnonzero(~is_last)
@@ -170,7 +170,7 @@ def test_planning_finds_the_optimal_values():
     model, policy = Tabular(cells), TabularQ(discount=0.95, step_size=1.0, planning_steps=6_000)
     model.build_from(Spec((1,), 1, 4))
     policy.build(model.feature_shape, 4)
-    _, _, encoded = model.loss(batch)
+    encoded = model.loss(batch).states
     policy.loss(batch.replace(state=encoded)[:1], model)
 
     optimal = np.zeros((cells, 4))

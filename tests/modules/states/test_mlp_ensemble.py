@@ -63,7 +63,7 @@ def learn(model, batch, updates: int, batch_size: int = 128) -> MLPEnsemble:
     for update in range(updates):
         for group in optimizer.param_groups:
             group["lr"] = model.lr * (1 - update / updates)
-        total, *_ = model.loss(batch[torch.randint(batch.shape[0], (batch_size,))])
+        total = model.loss(batch[torch.randint(batch.shape[0], (batch_size,))]).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -73,7 +73,7 @@ def learn(model, batch, updates: int, batch_size: int = 128) -> MLPEnsemble:
 def gradients(model, batch) -> list[torch.Tensor]:
     torch.manual_seed(1)
     model.zero_grad()
-    model.loss(batch)[0].backward()
+    model.loss(batch).total.backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -96,7 +96,7 @@ def test_shapes_types_and_what_is_carried(sampling):
     batch = linear_world(5)
     width = 3 + (sampling == "dream")
     assert (model.state_shape, model.feature_shape) == ((width,), (3,))
-    total, parts, states = model.loss(batch)
+    total, parts, states, _ = model.loss(batch)
     assert (total.shape, states.shape, states.requires_grad) == ((), (5, 2, width), False)
     assert all(torch.isfinite(value) and not value.requires_grad for value in parts.values())
     initial = model.initial(5)
@@ -219,7 +219,7 @@ def test_mistakes_are_told():
 
 def test_the_noisy_world_is_learned(learned):
     validation_windows = linear_world(1000)
-    _, parts, _ = learned.loss(validation_windows)
+    parts = learned.loss(validation_windows).logs
     # what noise leaves to be explained: the third number never changes, so it does not count
     state, after = validation_windows.observation[:, 0], validation_windows.observation[:, 1]
     bound = ((TORCH_RNG / (after - state).std(dim=0))[:2] ** 2).mean().sqrt()
@@ -296,7 +296,7 @@ def test_bfloat16():
     model, batch = make(), linear_world(64)
     model.refit(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        total, *_ = model.loss(batch)
+        total = model.loss(batch).total
         state = model.encode(batch)[:, 0]
         after = model.step(state, batch.action[:, 0])
     total.backward()

@@ -36,7 +36,7 @@ def fit(hidden_size: int, updates: int) -> tuple[MLPEnsemble, dict[str, float]]:
     model.refit(batch)
     learn(model, batch, updates, batch_size=64).eval()
     with torch.no_grad():
-        _, parts, _ = model.loss(validation_windows)
+        parts = model.loss(validation_windows).logs
     return model, {name: value.item() for name, value in parts.items()}
 
 

@@ -64,13 +64,13 @@ def test_what_was_seen_last_is_predicted():
 def test_the_loss_is_the_share_of_wrong_predictions():
     model = table()
     seen = window((0, RIGHT, 0.0), (0, RIGHT, 0.0), (1, RIGHT, 0.0), (2, LEFT, 0.0))
-    _, parts, states = model.loss(seen)
+    _, parts, states, _ = model.loss(seen)
     # Never tried, then told to stay and moved, then never tried.
     assert parts["loss"] == 1
     assert states.tolist() == [[0, 0, 1, 2]]
-    _, parts, _ = model.loss(seen)
+    parts = model.loss(seen).logs
     assert parts["loss"] == pytest.approx(2 / 3)
-    _, parts, _ = model.loss(window((1, RIGHT, 1.0), (2, LEFT, 0.0)))
+    parts = model.loss(window((1, RIGHT, 1.0), (2, LEFT, 0.0))).logs
     assert parts["loss"] == 1, "the reward was another"
 
 
@@ -81,7 +81,7 @@ def test_opening_an_episode_is_no_transition():
     model.loss(batch)
     assert model.tried.nonzero().tolist() == [[0, RIGHT]]
     assert model.clock.tolist() == [1]
-    _, parts, _ = model.loss(batch[:, 1:])
+    parts = model.loss(batch[:, 1:]).logs
     assert parts["loss"] == 0
     assert model.clock.tolist() == [1]
 
@@ -89,7 +89,7 @@ def test_opening_an_episode_is_no_transition():
 def test_evaluation_learns_nothing():
     model = table().eval()
     before = copy.deepcopy(model).state_dict()
-    _, parts, _ = model.loss(window((0, RIGHT, 1.0), (1, RIGHT, 0.0)))
+    parts = model.loss(window((0, RIGHT, 1.0), (1, RIGHT, 0.0))).logs
     assert parts["loss"] == 1
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items() if name != "_extra_state")
 

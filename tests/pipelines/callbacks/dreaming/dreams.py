@@ -3,9 +3,10 @@
 import lightning
 import torch
 
-from modules.agent import Agent, Rounds
+from modules.agent import Agent
 from modules.policies.actor_critic import Reinforce
-from modules.world_model import Step
+from modules.rounds import Rounds
+from modules.world_model import Loss, Step
 from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.mbpo import Mbpo
 from tests.fakes import DotWorld, PerfectModel
@@ -19,7 +20,7 @@ class Known(PerfectModel):
 
     def loss(self, batch):
         loss = (self.one - 2) ** 2
-        return loss, {"loss": loss.detach()}, None
+        return Loss(loss, {"loss": loss.detach()})
 
     def step(self, state, action):
         after, reward, continuation = super().step(state, action)

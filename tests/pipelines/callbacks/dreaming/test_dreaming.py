@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from modules.agent import Agent, Rounds
+from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
+from modules.rounds import Rounds
 from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.dyna import Dyna
 from pipelines.callbacks.dreaming.mbpo import Mbpo

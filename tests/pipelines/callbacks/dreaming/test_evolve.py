@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from datamodules.control import ControlReplay
-from modules.agent import Agent, Rounds
+from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
 from modules.policies.linear import LinearController
+from modules.rounds import Rounds
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.dreaming.evolve import Evolve
 from pipelines.callbacks.housekeeping.random_state import RandomState

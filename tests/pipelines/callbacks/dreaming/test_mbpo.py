@@ -4,7 +4,7 @@ import lightning
 import pytest
 import torch
 
-from modules.agent import Rounds
+from modules.rounds import Rounds
 from pipelines.callbacks.dreaming.dyna import Dyna
 from pipelines.callbacks.dreaming.mbpo import Mbpo
 from tests.fakes import DotWorld

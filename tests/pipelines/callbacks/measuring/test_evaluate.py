@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from datamodules.control import ControlReplay
-from modules.agent import Agent, Rounds
+from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
 from modules.policies.q_learning import QLearning
+from modules.rounds import Rounds
 from pipelines.acting.actors import RandomActor
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.measuring.evaluate import Evaluate

@@ -1,0 +1,207 @@
+"""The one place that knows the Lightning Trainer: what it trains, whether a world model alone or an agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from modules.batch import Batch
+from modules.errors import UserError
+from modules.imagination import imagine
+from modules.rounds import Rounds, Turn
+
+if TYPE_CHECKING:
+    from modules.policies.policy import Policy
+    from modules.world_model import WorldModel
+
+CAPABILITIES = frozenset({"step", "reward", "decode", "gradient"})
+
+
+class Spec(NamedTuple):
+    """The shapes of a world: all that networks need to be built."""
+
+    observation_shape: tuple[int, ...]
+    """(C, H, W) of a single frame, or (D,) of a vector."""
+    frame_stack: int
+    """Frames in an observation; 1 for vectors."""
+    num_actions: int
+
+
+class Loss(NamedTuple):
+    """What a model or a policy computes from a batch."""
+
+    total: Tensor | None
+    """() to minimise; None where nothing is learned by gradient descent."""
+    logs: dict[str, Tensor]
+    """Scalars to log, detached."""
+    states: Tensor | None = None
+    """(B, T, *state_shape): the states that `encode` would give, detached, where the loss computed them anyway."""
+    priority: Tensor | None = None
+    """(B,): what each window has still to teach, for prioritised replay."""
+
+
+class Learner(lightning.LightningModule):
+    """Trains a world model, and a policy beside it where it has one, by one loss and one optimizer.
+
+    Subclasses say what `world_model` and `policy` are, and compute `learn`. No method here is called for a world model
+    that is part of an agent: only the agent's own are.
+    """
+
+    world_model: WorldModel
+    """The world model that learns."""
+    policy: Policy | None
+    """The policy that acts: an agent's, or a world model's own such as MuZero's; None where there is none."""
+    rounds = Rounds(model_updates=1, policy_updates=0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec: Spec | None = None
+
+    @property
+    def turn(self) -> Turn:
+        """The place in the rounds of the update that is being made, or, between two updates, of the next one."""
+        return self.rounds.at(self.trainer.global_step)
+
+    @property
+    def trained_policy(self) -> Policy | None:
+        """The policy that has a loss of its own; None where the world model's loss trains it, or there is none."""
+        return None
+
+    def require_policy(self) -> Policy:
+        """Return the policy that acts.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.policy is None:
+            raise UserError(
+                "a policy is needed, an Agent's or a world model's own such as MuZero's: "
+                f"{type(self).__name__} has none"
+            )
+        return self.policy
+
+    def learn(self, batch: dict[str, Batch]) -> Loss:
+        """Return the loss of the parts whose turn it is, on real and dreamed rows."""
+        raise NotImplementedError
+
+    # Building.
+
+    def configure_model(self) -> None:
+        """Build the networks from the datamodule's spec, once.
+
+        Raises:
+            UserError: several processes would have no gradients to share.
+        """
+        if self.spec is not None:
+            return
+        self.build_from(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+        if self.trainer.world_size > 1 and not any(parameter.requires_grad for parameter in self.parameters()):
+            raise UserError("processes share gradients, and nothing here learns by them: set trainer.devices to 1")
+
+    def build_from(self, spec: Spec) -> None:
+        """Build for a world; checkpoints keep its spec."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Check the declared capabilities."""
+        model = self.world_model
+        unknown = model.capabilities - CAPABILITIES
+        assert not unknown, f"{type(model).__name__} declares unknown capabilities {sorted(unknown)}"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the world's spec beside the weights."""
+        if self.spec is not None:
+            checkpoint["spec"] = dict(self.spec._asdict())
+
+    # Training.
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor | None:
+        """Learn from a batch, and log where the loggers write."""
+        loss = self.learn(batch)
+        if loss.priority is not None:
+            self.trainer.datamodule.update_priorities(batch["real"], loss.priority)  # type: ignore[attr-defined]
+        # Lightning's bookkeeping costs a millisecond per value: only where its loggers write.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log_dict(loss.logs, batch_size=1)
+            if loss.total is not None:
+                self.log("loss", loss.total.detach(), prog_bar=True, logger=False, batch_size=1)
+        return loss.total
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and count the update for the parts that learned: before any callback plays, evaluates or saves."""
+        turn = self.turn
+        super().optimizer_step(*args, **kwargs)
+        if turn.model:
+            self.world_model.updated()
+        if turn.policy and self.trained_policy is not None:
+            self.trained_policy.updated()
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over the groups of all parts; the world model's learning rate follows its schedule."""
+        model, policy = self.world_model, self.trained_policy
+        model_groups = model.parameter_groups()
+        policy_groups = [] if policy is None else policy.parameter_groups()
+        # Without anything to descend, as with tables, the optimizer only counts.
+        optimizer = model.make_optimizer([*model_groups, *policy_groups])
+        factor = model.learning_rate_factor(self.trainer)
+        factors = [factor] * len(model_groups) + [lambda update: 1.0] * len(policy_groups)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip each part by its own norm: the world model's by the Trainer's value, the policy by its own."""
+        policy = self.trained_policy
+        parts: list[tuple[nn.Module, float | None]] = [
+            (part, gradient_clip_val) for part in self.world_model.gradient_parts()
+        ]
+        if policy is not None:
+            if gradient_clip_algorithm not in (None, "norm"):
+                raise UserError(
+                    "an agent's parts are clipped by their norms: trainer.gradient_clip_algorithm must be norm"
+                )
+            parts.append((policy, policy.gradient_clip_val))
+        if len(parts) == 1 or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for part, limit in parts:
+            if limit:
+                nn.utils.clip_grad_norm_(list(part.parameters()), limit)
+
+    # Measuring.
+
+    def validation_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+        """Measure the world model's loss on validation rows."""
+        self._measure(batch, "validation")
+
+    def test_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+        """Measure the world model's loss on validation rows."""
+        self._measure(batch, "test")
+
+    def _measure(self, batch: dict[str, Batch], stage: str) -> None:
+        logs = self.world_model.loss(batch["real"]).logs
+        self.log_dict(prefixed(stage, logs), batch_size=batch["real"].shape[0], sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Tensor]:
+        """Dream from the first row of validation windows on, with the actions that were really taken.
+
+        Returns:
+            action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, where the model decodes, frame
+            (B, T - 1, *observation_shape) in [0, 1].
+        """
+        model, real = self.world_model, batch["real"]
+        dream = imagine(model, None, model.encode(real[:, :1])[:, 0], real.shape[1] - 1, actions=real.action[:, :-1])
+        assert dream.state is not None
+        predictions = {name: getattr(dream, name)[:, :-1] for name in ("action", "reward", "continuation")}
+        if "decode" in model.capabilities:
+            predictions["frame"] = torch.stack([model.decode(state) for state in dream.state.unbind(1)[1:]], dim=1)
+        return predictions
+
+
+def prefixed(prefix: str, logs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return logs under the name of the part that they are of."""
+    return {f"{prefix}/{name}": value for name, value in logs.items()}
