@@ -109,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `dreamcade fit` wrote")
-    format_version = checkpoint.get("format_version", 0)
+    format_version = checkpoint.get("format_version", FORMAT_VERSION)
     if format_version != FORMAT_VERSION:
         older = isinstance(format_version, int) and format_version < FORMAT_VERSION
         way = "train it again, or use the commit that wrote it" if older else "install a newer one"

@@ -45,8 +45,6 @@ class DreamStarts(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put them into the checkpoint, where there are any by now."""
-        if (store := Run(trainer).data.store) is not None:
-            self._take(store)
         if self.kept is not None:
             checkpoint["dream_starts"] = self.kept
 

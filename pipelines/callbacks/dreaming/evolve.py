@@ -112,7 +112,7 @@ class Evolve(Callback):
         if not isinstance(pl_module, Agent) or not isinstance(pl_module.policy, LinearController):
             raise UserError(
                 "Evolve needs an Agent whose policy is modules.policies.linear.LinearController: got "
-                f"{type(getattr(pl_module, 'policy', pl_module)).__name__}"
+                f"{type(getattr(pl_module, 'policy', None) or pl_module).__name__}"
             )
         if self.world == "real":
             if not Run(trainer).store.writable:

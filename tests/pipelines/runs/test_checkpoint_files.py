@@ -92,9 +92,12 @@ def test_one_from_before_there_were_seals_is_read(tmp_path):
         read(tmp_path / "old.ckpt")
 
 
-def test_a_newer_format_is_refused(tmp_path):
+def test_another_format_is_refused(tmp_path):
     path = small(tmp_path / "a.ckpt", format_version=checkpoint_files.FORMAT_VERSION + 1, version="9.0")
-    with pytest.raises(UserError, match=r"format 2, of dreamcade 9.0: .* up to 1, install a newer one"):
+    with pytest.raises(UserError, match=r"format 3, of dreamcade 9.0, .* reads format 2, install a newer one"):
+        read(path)
+    path = small(tmp_path / "b.ckpt", format_version=1, version="0.1.0", commit="0b4fc46")
+    with pytest.raises(UserError, match=r"format 1, .* commit 0b4fc46: .* train it again, or use the commit"):
         read(path)
 
 
@@ -102,8 +105,8 @@ def test_it_says_where_it_comes_from(agent):
     kept = read(agent / "run" / LAST)
     assert kept["format_version"] == checkpoint_files.FORMAT_VERSION
     assert (kept["version"], kept["commit"]) == (version(), commit())
-    assert kept["game"] == "CartPole-v1"
-    assert kept["protocol"] == {"name": "gymnasium", "max_episode_steps": 500}
+    assert kept["world"] == "CartPole-v1"
+    assert kept["description"]["protocol"] == {"name": "gymnasium", "max_episode_steps": 500}
     assert kept["config"] == yaml.safe_load((agent / "run" / "config.yaml").read_text()) | {"ckpt_path": None}
 
 

@@ -12,6 +12,7 @@ from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
 from modules.world_model import Spec
 from pipelines.callbacks.dreaming.dream_starts import DreamStarts, unpack
+from pipelines.dreams.environment import DreamVectorEnv
 from pipelines.runs import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -28,7 +29,10 @@ def data(pong):
 
 def save(callback: DreamStarts, data) -> dict:
     checkpoint: dict = {}
-    callback.on_save_checkpoint(SimpleNamespace(datamodule=data, world_size=1), None, checkpoint)
+    trainer = SimpleNamespace(datamodule=data)
+    if data is not None:
+        callback.on_train_batch_end(trainer, None)
+    callback.on_save_checkpoint(trainer, None, checkpoint)
     return checkpoint
 
 
@@ -67,15 +71,14 @@ def test_they_are_taken_once_there_are_enough(tmp_path):
         return store
 
     def first_rows(opens: list[bool]) -> list[int] | None:
-        kept = save(callback, SimpleNamespace(store=store(opens), name="counting", description={}, real_steps=0)).get(
-            "dream_starts"
-        )
+        kept = save(callback, SimpleNamespace(store=store(opens))).get("dream_starts")
         return None if kept is None else kept["observation"][:, 0, 0].int().tolist()
 
     callback = DreamStarts(num=2, rows=2)
     assert save(callback, None) == {}
     assert first_rows([True]) is None, "no window of two rows"
     assert first_rows([True, False, False]) == [0]
+    assert first_rows([False, False, False, False, False, False, False]) == [0], "the ring has overwritten it since"
     assert first_rows([True, False, True, False]) == [0, 2]
     assert first_rows([False, True, False, True, False]) == [0, 2], "taken again"
     resumed = DreamStarts(num=2, rows=2)
@@ -87,3 +90,11 @@ def test_they_are_taken_once_there_are_enough(tmp_path):
 def test_bad_arguments():
     with pytest.raises(UserError, match="at least 1"):
         DreamStarts(num=0)
+
+
+def test_a_debug_run_of_any_experiment_opens_as_a_dream(run, tmp_path):
+    """Its small store has overwritten every episode's first row when the first checkpoint is written."""
+    arguments = ["--config", "configs/experiment/unet.yaml", "--config", "configs/debug.yaml", "--model.size", "debug"]
+    assert run("fit", *arguments, "--trainer.default_root_dir", tmp_path / "run").code == 0
+    dreams = DreamVectorEnv(checkpoint=tmp_path / "run" / LAST)
+    assert dreams.reset(seed=0)[0].shape == (1, 4, 84, 84)

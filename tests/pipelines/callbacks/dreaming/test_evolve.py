@@ -31,10 +31,10 @@ class Stop(lightning.Callback):
         self.evolve, self.generations = evolve, generations
         evaluate_population = evolve.evaluate_population
 
-        def counted(trainer, *arguments):
+        def counted(run, *arguments):
             if len(evolve.history) == self.generations - 1:
-                trainer._signal_connector.received_sigterm = True
-            return evaluate_population(trainer, *arguments)
+                run.trainer._signal_connector.received_sigterm = True
+            return evaluate_population(run, *arguments)
 
         evolve.evaluate_population = counted
 
