@@ -27,10 +27,12 @@ from pipelines.callbacks.housekeeping.guard import last_checkpoint
 from pipelines.callbacks.housekeeping.save_config import SaveConfig
 from pipelines.callbacks.learning.pretrained import Pretrained
 from pipelines.callbacks.measuring.prediction_writer import PredictionWriter
+from pipelines.callbacks.order import in_order
 from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, fail
 from pipelines.runs import checkpoint_files, checkpoints
 from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.spelling import explain
+from pipelines.training.plan import plan
 from pipelines.training.stopping import Stopping
 
 RUNS = Path("runs")
@@ -85,11 +87,20 @@ class TrainerCLI(LightningCLI):
             "--init_fresh", type=bool, default=False, help="leave weights fresh that do not fit, and list them"
         )
 
+        parser.add_argument(
+            "--print_plan",
+            action="store_true",
+            help="print what the run would do before, in and after every update, in order, and do nothing",
+        )
+
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         _check_accelerator(config.trainer.accelerator)
+        if config.print_plan:
+            config.trainer.logger = False  # nothing is made, not even a folder
+            return
         # A run's own config.yaml, which says what it began with, may be given as well.
         if any(re.match(r"--init_from(=|$)", word) for word in sys.argv):
             if self.subcommand != "fit":
@@ -132,16 +143,19 @@ class TrainerCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = SealedCheckpointIO()
         if (path := self._get(self.config, "init_from")) is not None:
-            # First: others play and evaluate with these weights.
-            trainer.callbacks.insert(0, Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
+            trainer.callbacks.append(Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
         self.progress = _Began()
         self.stopping = Stopping(trainer)
         trainer.callbacks += [self.progress, self.stopping]  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        trainer.callbacks = in_order(trainer.callbacks)  # type: ignore[attr-defined]
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if self._get(self.config, "print_plan"):
+            print(plan(self.trainer.callbacks, self.model))  # type: ignore[attr-defined]
+            return
         path = self._get(self.config, "ckpt_path")
         self._lock(Path(self.trainer.default_root_dir))
         try:
@@ -250,6 +264,7 @@ class _Began(Callback):
     began = False
 
     def on_train_batch_end(self, *args: Any) -> None:
+        """Note that the run trains: what fails from now on is not the checkpoint's fault."""
         self.began = True
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]

@@ -46,7 +46,7 @@ class Evolve(Callback):
     In reality every vector plays an episode instead of each dream; these real steps count, but nobody stores them, and
     the mean of the search acts without an election.
 
-    Figures of every generation lie in evolution.csv and evolution.png. List it before `Evaluate`.
+    Figures of every generation lie in evolution.csv and evolution.png.
 
     Args:
         generations: in a round.
@@ -63,6 +63,8 @@ class Evolve(Callback):
         limit: real steps of all kinds after which nothing evolves in reality; null sets no limit.
         start: checkpoint with the controller that the first round starts from; null starts from zeros.
     """
+
+    runs_before = ("Evaluate",)
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class Pretrained(Callback):
             refuses.
     """
 
+    runs_before = ("Collect", "Evaluate", "Evolve", "Refit", "Reanalyse")  # who play, judge and search by these weights
+
     def __init__(self, checkpoint: Path, part: str | None = None, fresh: bool = False) -> None:
         self.checkpoint = checkpoint
         self.part = part

@@ -19,8 +19,8 @@ from pipelines.search.search import Search
 class Evaluate(Callback):
     """Plays whole episodes under the evaluation variant of the protocol, and keeps every return with its seed.
 
-    It evaluates at the end of rounds, with the real steps that the policy has learned from by then: list it before
-    `Collect`. What it measures lies in the run's evaluations.jsonl, which `dreamcade report` reads.
+    It evaluates at the end of rounds, with the real steps that the policy has learned from by then. What it measures
+    lies in the run's evaluations.jsonl, which `dreamcade report` reads.
 
     Args:
         every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
@@ -31,6 +31,8 @@ class Evaluate(Callback):
         search: plan every move, and play the best one.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
     """
+
+    runs_before = ("Collect",)
 
     def __init__(
         self,
