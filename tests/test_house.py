@@ -75,3 +75,29 @@ def test_the_wheel_holds_the_four_packages_and_no_more():
     assert not wheel, "includes beside the packages"
     assert all((ROOT / package / "__init__.py").exists() for package in PACKAGES)
     assert "Private :: Do Not Upload" in project["project"]["classifiers"]
+
+
+def internal_imports(file: Path) -> set[str]:
+    """Return the project's modules that a file imports anywhere, but for those that only types need."""
+    tree = ast.parse(file.read_text())
+    typed = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typed and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            found |= {name for name in names if (ROOT / (name.replace(".", "/") + ".py")).exists()}
+    return found
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py"]
+    graph = {".".join(file.relative_to(ROOT).with_suffix("").parts): internal_imports(file) for file in files}
+    assert sum(map(len, graph.values())) > 300
+    while leaves := {name for name, imported in graph.items() if not imported & graph.keys()}:
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert graph == {}, f"a circle of imports among {sorted(graph)}"
