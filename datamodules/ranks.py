@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed
+
+T = TypeVar("T")
 
 
 def run_seed() -> int:
@@ -34,7 +37,7 @@ class RankGenerator:
     def start(self, rank: int) -> np.random.Generator:
         """Return it, where the checkpoint left it if there was one."""
         self.generator = generator(rank, self.purpose)
-        restored = self._restored[rank % len(self._restored)]
+        restored = of_rank(self._restored, rank)
         if restored is not None:
             self.generator.bit_generator.state = restored
         return self.generator
@@ -46,6 +49,11 @@ class RankGenerator:
     def load_state_dict(self, states: list[dict[str, Any] | None]) -> None:
         """Remember the states until the run starts."""
         self._restored = states
+
+
+def of_rank(states: Sequence[T], rank: int) -> T:
+    """Return a rank's own of the states that `gather` gave a checkpoint, which may be of fewer ranks."""
+    return states[rank % len(states)]
 
 
 def gather(state: Any) -> list[Any]:

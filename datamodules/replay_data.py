@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.collector import Collector
 from datamodules.environments.environment import VectorEnvironment
-from datamodules.ranks import gather, generator, run_seed
+from datamodules.ranks import gather, generator, of_rank, run_seed
 from datamodules.replay.priorities import Priorities, Prioritised
 from datamodules.replay.store import ReplayStore
 from modules.batch import Batch
@@ -376,7 +376,7 @@ class ReplayData(LightningDataModule, ABC):
         """
         assert self.store is not None
         ranks = state_dict["ranks"]
-        state = ranks[self.rank % len(ranks)]
+        state = of_rank(ranks, self.rank)
         self.generator.bit_generator.state = state["generator"]
         self.unstored_steps = state.get("unstored_steps", 0)
         if self.store.writable:

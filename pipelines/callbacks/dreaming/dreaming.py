@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules.ranks import RankGenerator, gather
+from datamodules.ranks import RankGenerator, gather, of_rank
 from datamodules.replay.dream_store import DreamStore
 from datamodules.replay_data import ReplayData
 from modules.agent import Agent
@@ -116,7 +116,7 @@ class Dreaming(Callback):
             )
         self.generator = self.rank_generator.start(trainer.global_rank)
         if self.restored is not None:
-            self.store.load_state_dict(self.restored[trainer.global_rank % len(self.restored)], pl_module.device)
+            self.store.load_state_dict(of_rank(self.restored, trainer.global_rank), pl_module.device)
             self.restored = None
 
     def on_train_batch_start(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from lightning import LightningModule, Trainer
 
-from datamodules.ranks import gather
+from datamodules.ranks import gather, of_rank
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
@@ -63,7 +63,7 @@ class Mbpo(Dreaming):
                 f"not {pl_module.policy_learns_from}"
             )
         if self.left is not None:
-            self.pending = [np.array(minibatch) for minibatch in self.left[trainer.global_rank % len(self.left)]]
+            self.pending = [np.array(minibatch) for minibatch in of_rank(self.left, trainer.global_rank)]
             self.left = None
 
     def launch_due(self, update: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules.ranks import gather
+from datamodules.ranks import gather, of_rank
 
 
 class RandomState(Callback):
@@ -20,7 +20,7 @@ class RandomState(Callback):
         """Put the generators back, after all that a start draws from them."""
         if self.restored is None:
             return
-        state = self.restored[trainer.global_rank % len(self.restored)]
+        state = of_rank(self.restored, trainer.global_rank)
         torch.set_rng_state(state["cpu"])
         if pl_module.device.type == "cuda" and state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], pl_module.device)
