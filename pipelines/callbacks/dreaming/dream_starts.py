@@ -34,6 +34,8 @@ class DreamStarts(Callback):
         self.num = num
         self.rows = rows
         self.kept: dict[str, Tensor] | None = None
+        self._looked_at = 0
+        """Rows of the store when it was last searched."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what was played before the first update."""
@@ -54,8 +56,9 @@ class DreamStarts(Callback):
 
     def _take(self, store: ReplayStore) -> None:
         have = 0 if self.kept is None else len(self.kept["action"])
-        if have >= self.num:
+        if have >= self.num or store.rows == self._looked_at:
             return
+        self._looked_at = store.rows
         # Another process may be overwriting an existing store: then the next batch tries again.
         with suppress(UserError):
             env, start = store.episode_starts(self.rows)
