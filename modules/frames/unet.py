@@ -129,8 +129,7 @@ class UNet(WorldModel):
             return  # what the network paints would mean other levels
         assert batch.observation is not None
         self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.levels))
-        if self.updates == 0:
-            self.outcomes.start(batch)
+        self.outcomes.start(batch)
 
     def horizon(self) -> int:
         """Return the steps that the model is trained on its own predictions by now."""
