@@ -34,6 +34,9 @@ class Agent(Learner):
         rounds: number of updates of either part in a round.
     """
 
+    world_model: WorldModel
+    policy: Policy
+
     def __init__(
         self,
         world_model: WorldModel,
@@ -50,7 +53,6 @@ class Agent(Learner):
     @property
     def trained_policy(self) -> Policy:
         """The policy."""
-        assert self.policy is not None
         return self.policy
 
     def build_from(self, spec: Spec) -> None:

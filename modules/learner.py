@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -12,10 +12,6 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import imagine
 from modules.rounds import Rounds, Turn
-
-if TYPE_CHECKING:
-    from modules.policies.policy import Policy
-    from modules.world_model import WorldModel
 
 CAPABILITIES = frozenset({"step", "reward", "decode", "gradient"})
 
@@ -50,10 +46,10 @@ class Learner(lightning.LightningModule):
     that is part of an agent: only the agent's own are.
     """
 
-    world_model: WorldModel
-    """The world model that learns."""
-    policy: Policy | None
-    """The policy that acts: an agent's, or a world model's own such as MuZero's; None where there is none."""
+    world_model: Any
+    """The `WorldModel` that learns."""
+    policy: Any
+    """The `Policy` that acts: an agent's, or a world model's own such as MuZero's; None where there is none."""
     rounds = Rounds(model_updates=1, policy_updates=0)
 
     def __init__(self) -> None:
@@ -66,11 +62,11 @@ class Learner(lightning.LightningModule):
         return self.rounds.at(self.trainer.global_step)
 
     @property
-    def trained_policy(self) -> Policy | None:
+    def trained_policy(self) -> Any:
         """The policy that has a loss of its own; None where the world model's loss trains it, or there is none."""
         return None
 
-    def require_policy(self) -> Policy:
+    def require_policy(self) -> Any:
         """Return the policy that acts.
 
         Raises:

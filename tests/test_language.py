@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(file for folder in ("modules", "datamodules", "pipelines") for file in (ROOT / folder).rglob("*.py"))
-LEANING = re.compile(r"(of|the same|likewise|and|as in|as for|its?|they|them|those|these|this|that|such|ditto|to|in)\b", re.I)
+LEANING = re.compile(
+    r"(of|the same|likewise|and|as in|as for|its?|they|them|those|these|this|that|such|ditto|to|in)\b", re.I
+)
 """Beginnings of texts that lean on what a reader of `--help` does not see."""
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
 from modules.learner import Learner
+from modules.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Run:
         learner = self.trainer.lightning_module
         assert isinstance(learner, Learner), f"{type(learner).__name__} is no Learner"
         return learner
+
+    @property
+    def model(self) -> WorldModel:
+        """The world model that is trained, by itself or as an agent's."""
+        model: WorldModel = self.learner.world_model
+        return model
 
     @property
     def data(self) -> ReplayData:

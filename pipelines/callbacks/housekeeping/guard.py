@@ -44,7 +44,7 @@ class Guard(Callback):
         torch.save({kind: vars(rows.to("cpu")) for kind, rows in self.batch.items()}, path)
         last = last_checkpoint(trainer)
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
-        wrong = Run(trainer).learner.world_model.nonfinite_reason() or f"the loss is {loss.item()}"
+        wrong = Run(trainer).model.nonfinite_reason() or f"the loss is {loss.item()}"
         raise UserError(
             f"{wrong} at update {trainer.global_step}: try a smaller learning rate or "
             f"trainer.gradient_clip_val; the batch is {path}, {kept}"

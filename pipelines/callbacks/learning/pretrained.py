@@ -51,7 +51,7 @@ class Pretrained(Callback):
                 self._copy(trainer, pl_module, weights)
             return
         run = Run(trainer)
-        model: WorldModel = run.learner.world_model
+        model: WorldModel = run.model
         if self.part is not None:
             part = getattr(model, self.part, None)
             if not isinstance(part, WorldModel):

@@ -68,7 +68,7 @@ class DreamVideo(Callback):
 
     def film(self, run: Run) -> None:
         """Dream and write the files."""
-        model = run.learner.world_model
+        model = run.model
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"dream_video films pictures: {type(model).__name__} predicts vectors")
         batch = run.data.validation_windows(self.context + self.horizon, 32)

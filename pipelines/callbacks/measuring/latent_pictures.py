@@ -65,7 +65,7 @@ class LatentPictures(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a VAE."""
-        vae_of(Run(trainer).learner.world_model)
+        vae_of(Run(trainer).model)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
@@ -87,7 +87,7 @@ class LatentPictures(Callback):
 
     def draw(self, run: Run) -> None:
         """Write the pictures."""
-        model = run.learner.world_model
+        model = run.model
         vae = vae_of(model)
         batch = run.data.validation_windows(self.context + max(self.horizons), 64).to(run.learner.device)
         with run.precision(), torch.random.fork_rng():

@@ -68,7 +68,7 @@ class PredictionReport(Callback):
 
     def measure(self, run: Run) -> list[dict[str, float]]:
         """Return a row per horizon up to the last of the table."""
-        model = run.learner.world_model
+        model = run.model
         if not {"step", "decode"} <= model.capabilities:
             raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
         if model.spec is None or len(model.spec.observation_shape) != 3:
