@@ -35,6 +35,7 @@ from datamodules.collector import Collector
 from datamodules.environments.atari import AtariEnvironments
 from datamodules.replay.store import ReplayStore
 from modules.frames.unet import UNet
+from modules.optimization import Optimization
 from pipelines.acting.actors import RandomActor
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.console import CONFIGS
@@ -140,7 +141,7 @@ def measure(store: Path, folder: Path, model: dict[str, Any], batch_size: int, b
     settings = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]
     loggers, callbacks = settings.pop("logger"), settings.pop("callbacks")
     lightning.seed_everything(0, verbose=False)
-    networks = [UNet(**model, lr=1e-3, weight_decay=1e-4, warmup=50) for _ in range(2)]
+    networks = [UNet(**model, optimization=Optimization(1e-3, 1e-4, warmup=50)) for _ in range(2)]
     data = [AtariReplay(path=store, batch_size=batch_size, sequence_length=3) for _ in range(2)]
     turns = TakeTurns(bare_loop(networks[1], data[1]))
     trainer = Trainer(**{
