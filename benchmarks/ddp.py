@@ -56,7 +56,8 @@ def rates(ranks: int, updates: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         times, config = Path(folder) / "times.csv", Path(folder) / "config.yaml"
         content = yaml.safe_load((CONFIGS / "experiment" / "unet.yaml").read_text())
-        content["data"]["init_args"] |= {"num_envs": ENVS, "num_validation_envs": 0, "size": [42, 42], "batch_size": 4}
+        content["data"]["init_args"] |= {"envs": {"training": ENVS}, "size": [42, 42]}
+        content["data"]["init_args"]["sampling"]["batch_size"] = 4
         content["data"]["init_args"]["num_threads"] = 1
         content["model"]["init_args"]["size"] = "debug"
         collect = {"prefill": 1000, "steps_per_update": STEPS_PER_UPDATE}

@@ -18,7 +18,7 @@ import training
 from pipelines.evaluation.statistics import probability_of_improvement
 
 REAL_STEPS = (500, 1000, 1500, 2000)
-SETTINGS = {"ensemble__dyna_q": (), "dqn_cartpole": ("data.batch_size=256",)}
+SETTINGS = {"ensemble__dyna_q": (), "dqn_cartpole": ("data.sampling.batch_size=256",)}
 
 
 def main() -> None:

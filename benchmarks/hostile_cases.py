@@ -33,7 +33,12 @@ AGENT: dict[str, Any] = {
     },
     "data": {
         "class_path": "datamodules.control.ControlReplay",
-        "init_args": {"id": "CartPole-v1", "num_envs": 2, "batch_size": 8, "capacity": 200},
+        "init_args": {
+            "id": "CartPole-v1",
+            "envs": {"training": 2},
+            "sampling": {"batch_size": 8},
+            "storage": {"capacity": 200},
+        },
     },
     "trainer": {
         "accelerator": "cpu",
@@ -267,7 +272,7 @@ def named_classes() -> Iterator[Case]:
         "hidden": ("config", "model", "init_args", "policy", "init_args", "hidden"),
         "rounds": ("config", "model", "init_args", "rounds"),
         "data": ("config", "data"),
-        "prioritised": ("config", "data", "init_args", "prioritised"),
+        "prioritised": ("config", "data", "init_args", "sampling", "prioritised"),
     }
     for name in names:
         for place, path in keys.items():

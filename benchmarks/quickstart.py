@@ -114,8 +114,8 @@ def facts(folder: Path) -> dict[str, Any]:
         "game": data["game"],
         "protocol": data["protocol"],
         "seed": config["seed_everything"],
-        "env_steps": rows * data["num_envs"],
-        "held_out_env_steps": rows * data["num_validation_envs"],
+        "env_steps": rows * data["envs"]["training"],
+        "held_out_env_steps": rows * data["envs"]["validation"],
         "updates": checkpoint["global_step"],
     }
 

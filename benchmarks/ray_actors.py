@@ -26,6 +26,7 @@ import torch
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.ranks import generator
+from datamodules.settings import Envs, Storage
 from modules.agent import Agent
 from modules.identity import IdentityModel
 from modules.policies.q_learning import QLearning
@@ -64,7 +65,7 @@ def players(num_actors: int, data: AtariReplay) -> Players:
 def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[torch.Tensor]]:
     """Return real steps per second, and every row of the store."""
     with tempfile.TemporaryDirectory() as folder:
-        data = AtariReplay(game="Pong", num_envs=NUM_ENVS, num_validation_envs=0, capacity=NUM_ENVS * rows, seed=0)
+        data = AtariReplay(game="Pong", envs=Envs(NUM_ENVS), storage=Storage(NUM_ENVS * rows), seed=0)
         data.store = data.create(Path(folder) / "store")
         if num_actors:
             connect(None, num_actors)

@@ -54,7 +54,7 @@ class Meter(lightning.Callback):
 def configuration(experiment: str, meter: Path) -> str:
     """Return the experiment at debug size, for ever, with a meter."""
     content = yaml.safe_load((CONFIGS / "experiment" / f"{experiment}.yaml").read_text())
-    content["data"]["init_args"] |= {"capacity": 2000, "num_envs": 2}
+    content["data"]["init_args"] |= {"storage": {"capacity": 2000}, "envs": {"training": 2}}
     content["model"]["init_args"]["rounds"] = {"model_updates": 1, "policy_updates": 1, "together": True}
     content["trainer"] |= {"max_steps": 10**7, "limit_train_batches": 500}
     for callback in content["trainer"]["callbacks+"]:

@@ -34,6 +34,7 @@ from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.environments.atari import AtariEnvironments
 from datamodules.replay.store import ReplayStore
+from datamodules.settings import Sampling
 from modules.frames.unet import UNet
 from modules.optimization import Optimization
 from pipelines.acting.actors import RandomActor
@@ -120,7 +121,7 @@ def choose_batch_size(store: Path, model: dict[str, Any], wanted: float) -> int:
     """Return the number of windows that brings a bare update nearest to `wanted` ms of processor time."""
     times: dict[int, float] = {}
     for batch_size in range(1, 9):
-        train = bare_loop(UNet(**model), AtariReplay(path=store, batch_size=batch_size, sequence_length=3))
+        train = bare_loop(UNet(**model), AtariReplay(path=store, sampling=Sampling(batch_size, sequence_length=3)))
         train(5)
         begin = clocks()[1]
         train(20)
@@ -142,7 +143,7 @@ def measure(store: Path, folder: Path, model: dict[str, Any], batch_size: int, b
     loggers, callbacks = settings.pop("logger"), settings.pop("callbacks")
     lightning.seed_everything(0, verbose=False)
     networks = [UNet(**model, optimization=Optimization(1e-3, 1e-4, warmup=50)) for _ in range(2)]
-    data = [AtariReplay(path=store, batch_size=batch_size, sequence_length=3) for _ in range(2)]
+    data = [AtariReplay(path=store, sampling=Sampling(batch_size, sequence_length=3)) for _ in range(2)]
     turns = TakeTurns(bare_loop(networks[1], data[1]))
     trainer = Trainer(**{
         **settings,

@@ -36,6 +36,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from trainer_overhead import BLOCK, ROWS, WARM, TakeTurns, fill, instantiate
 
 from datamodules.atari import AtariReplay
+from datamodules.settings import Sampling
 from modules.batch import Batch
 from modules.latents.mdn_rnn import MDNRNN
 from modules.latents.vae import VAE
@@ -181,7 +182,7 @@ def overhead(store: Path, folder: Path, blocks: int) -> dict[str, float]:
     loggers, callbacks = settings.pop("logger"), settings.pop("callbacks")
     lightning.seed_everything(0, verbose=False)
     networks = [MDNRNN(VAE(num_frames=8)) for _ in range(2)]
-    data = [AtariReplay(path=store, frame_stack=1, batch_size=4, sequence_length=LENGTH) for _ in range(2)]
+    data = [AtariReplay(path=store, frame_stack=1, sampling=Sampling(4, LENGTH)) for _ in range(2)]
     data[1].setup("fit")
     networks[1].build_from(data[1].spec)
     optimizer = torch.optim.AdamW(networks[1].parameter_groups())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
-from datamodules.replay.priorities import Prioritised
 from datamodules.replay_data import ReplayData
+from datamodules.settings import Envs, Sampling, Storage
 from modules.errors import UserError
 
 
@@ -21,23 +21,8 @@ class AtariReplay(ReplayData):
     Args:
         game: in any usual spelling; null takes that of the store at `path`.
         protocol: "atari100k" or "machado2018"; null takes that of the store at `path`.
-        num_envs: environments that are played for training, each with an environment of its own.
-        num_validation_envs: environments whose environments are held out for validation; 0 holds out nothing.
         size: height and width of a frame.
         color: "grey" or "rgb".
-        frame_stack: frames in an observation.
-        batch_size: windows in a batch, per rank.
-        sequence_length: rows of a window.
-        cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
-        capacity: training rows that the store keeps; the oldest make room for new ones.
-        validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
-        path: folder of an existing store.
-        recent: training windows are drawn from the last so many rows of every environment; null draws from all. With
-            `sequence_length` these are the newest rows alone, for on-policy learning.
-        extras: float32 columns that actors leave beside their actions, such as log_prob and value.
-        seed: of environments and sampling; null takes `seed_everything`.
-        prioritised: draw training windows by what they have to teach; null draws uniformly.
-        frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
         num_threads: of the emulators; 0 for one per environment, at most one per core.
     """
 
@@ -45,40 +30,17 @@ class AtariReplay(ReplayData):
         self,
         game: str | None = None,
         protocol: Literal["atari100k", "machado2018"] | None = None,
-        num_envs: int = 8,
-        num_validation_envs: int = 1,
         size: tuple[int, int] = (84, 84),
         color: Literal["grey", "rgb"] = "grey",
         frame_stack: int = 4,
-        batch_size: int = 16,
-        sequence_length: int = 16,
-        cross_episodes: bool = True,
-        capacity: int = 100_000,
-        validation_batches: int = 16,
-        path: Path | None = None,
-        recent: int | None = None,
-        extras: tuple[str, ...] = (),
-        seed: int | None = None,
-        prioritised: Prioritised | None = None,
-        frames_on_device: bool = False,
         num_threads: int = 0,
+        envs: Envs = Envs(training=8, validation=1),
+        sampling: Sampling = Sampling(),
+        storage: Storage = Storage(),
+        path: Path | None = None,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(
-            num_envs=num_envs,
-            num_validation_envs=num_validation_envs,
-            frame_stack=frame_stack,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            cross_episodes=cross_episodes,
-            capacity=capacity,
-            validation_batches=validation_batches,
-            path=path,
-            recent=recent,
-            extras=extras,
-            seed=seed,
-            prioritised=prioritised,
-            frames_on_device=frames_on_device,
-        )
+        super().__init__(frame_stack, envs, sampling, storage, path, seed)
         if num_threads < 0:
             raise UserError(f"data.num_threads must not be negative: got {num_threads}")
         self.num_threads = num_threads

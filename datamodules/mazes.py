@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.environments.mazes import MazeEnvironments
 from datamodules.replay_data import ReplayData
+from datamodules.settings import Envs, Sampling, Storage
 from modules.batch import Batch
 from modules.errors import UserError
 
@@ -37,52 +38,29 @@ class MazeReplay(ReplayData):
 
     Args:
         maze: "dyna", "blocking" or "shortcut"; null takes that of the store at `path`.
-        num_envs: mazes that are played for training, each with an environment and states of its own.
-        num_validation_envs: mazes whose environments are held out; what tables learn in one environment says nothing of
-            others.
         change_at: steps of an environment after which its maze changes; null takes the book's.
         max_steps: of an episode, which is truncated then; null sets no limit.
-        batch_size: windows in a batch that is drawn.
-        capacity: training rows that the store keeps; the oldest make room for new ones.
-        validation_batches: held-out batches per validation.
-        path: folder of an existing store.
-        seed: of sampling; null takes `seed_everything`.
     """
 
     def __init__(
         self,
         maze: str | None = "dyna",
-        num_envs: int = 30,
-        num_validation_envs: int = 0,
         change_at: int | None = None,
         max_steps: int | None = None,
-        batch_size: int = 30,
-        capacity: int = 10_000,
-        validation_batches: int = 16,
+        envs: Envs = Envs(training=30),
+        sampling: Sampling = Sampling(batch_size=30, sequence_length=2),
+        storage: Storage = Storage(capacity=10_000),
         path: Path | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(
-            num_envs=num_envs,
-            num_validation_envs=num_validation_envs,
-            frame_stack=1,
-            batch_size=batch_size,
-            sequence_length=2,
-            cross_episodes=True,
-            capacity=capacity,
-            validation_batches=validation_batches,
-            path=path,
-            recent=None,
-            extras=(),
-            seed=seed,
-        )
+        super().__init__(1, envs, sampling, storage, path, seed)
         self.maze = maze
         self.change_at = change_at
         self.max_steps = max_steps
         if path is None and maze is None:
             raise UserError("data.maze or data.path is needed: a maze to play, or a store to read")
         if maze is not None:
-            self.training_environment(num_envs, 0)
+            self.training_environment(envs.training, 0)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -95,7 +73,7 @@ class MazeReplay(ReplayData):
         """Return what the description of a store says of this maze."""
         if self.maze is None:
             return {"environment": "maze"}
-        return self.training_environment(self.num_envs, 0).description
+        return self.training_environment(self.envs.training, 0).description
 
     def training_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
         """Make mazes; a seed makes no difference."""

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from datamodules.collector import Collector
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import gather, generator, of_rank, run_seed
-from datamodules.replay.priorities import Priorities, Prioritised
+from datamodules.replay.priorities import Priorities
 from datamodules.replay.store import ReplayStore
+from datamodules.settings import Envs, Sampling, Storage
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.world_model import Spec
@@ -51,21 +52,12 @@ class ReplayData(LightningDataModule, ABC):
     besides is the same everywhere.
 
     Args:
-        num_envs: environments that are played for training, each with an environment of its own.
-        num_validation_envs: environments whose environments are held out for validation; 0 holds out nothing.
         frame_stack: frames in an observation; 1 for vectors.
-        batch_size: windows in a batch, per rank.
-        sequence_length: rows of a window.
-        cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
-        capacity: training rows that the store keeps; the oldest make room for new ones.
-        validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
-        path: folder of an existing store.
-        recent: training windows are drawn from the last so many rows of every environment; null draws from all. With
-            `sequence_length` these are the newest rows alone, for on-policy learning.
-        extras: float32 columns that actors leave beside their actions, such as log_prob and value.
-        seed: of environments and sampling; null takes `seed_everything`.
-        prioritised: draw training windows by what they have to teach; null draws uniformly.
-        frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
+        envs: environments that are played.
+        sampling: windows that batches are made of.
+        storage: rows that the run's own store keeps.
+        path: folder of an existing store to read; null plays, into a store in the run's own folder.
+        seed: seed of environments and sampling; null takes `seed_everything`.
     """
 
     num_threads = 0
@@ -73,36 +65,18 @@ class ReplayData(LightningDataModule, ABC):
 
     def __init__(
         self,
-        num_envs: int,
-        num_validation_envs: int,
         frame_stack: int,
-        batch_size: int,
-        sequence_length: int,
-        cross_episodes: bool,
-        capacity: int,
-        validation_batches: int,
+        envs: Envs,
+        sampling: Sampling,
+        storage: Storage,
         path: Path | None,
-        recent: int | None,
-        extras: tuple[str, ...],
         seed: int | None,
-        prioritised: Prioritised | None = None,
-        frames_on_device: bool = False,
     ) -> None:
         super().__init__()
-        self.num_envs = num_envs
-        self.num_validation_envs = num_validation_envs
         self.frame_stack = frame_stack
-        self.batch_size = batch_size
-        self.sequence_length = sequence_length
-        self.cross_episodes = cross_episodes
-        self.capacity = capacity
-        self.validation_batches = validation_batches
+        self.envs, self.sampling, self.storage = envs, sampling, storage
         self.path = path
-        self.recent = recent
-        self.extras = tuple(extras)
         self.seed = seed
-        self.prioritised = prioritised
-        self.frames_on_device = frames_on_device
         self.rank = 0
         self.unstored_steps = 0
         """Real steps of this rank that were played beside the store, and learned from."""
@@ -111,17 +85,8 @@ class ReplayData(LightningDataModule, ABC):
         """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
-        if sequence_length < 2:
-            raise UserError(
-                f"data.sequence_length must be at least 2, a row and the one after it: got {sequence_length}"
-            )
-        for name in ("num_envs", "frame_stack", "batch_size", "capacity", "validation_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} must be at least 1: got {getattr(self, name)}")
-        if num_validation_envs < 0:
-            raise UserError(f"data.num_validation_envs must not be negative: got {num_validation_envs}")
-        if recent is not None and recent < sequence_length:
-            raise UserError(f"data.recent must be at least data.sequence_length, {sequence_length} rows: got {recent}")
+        if frame_stack < 1:
+            raise UserError(f"data.frame_stack must be at least 1: got {frame_stack}")
 
     # Which world.
 
@@ -161,16 +126,16 @@ class ReplayData(LightningDataModule, ABC):
             assert self.trainer is not None
             path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
             self.store = self.open(path, writable=True) if path.exists() else self.create(path)
-        if self.frames_on_device and self.trainer and self.trainer.strategy.root_device.type != "cpu":
+        if self.storage.frames_on_device and self.trainer and self.trainer.strategy.root_device.type != "cpu":
             self.store.keep_frames_on(self.trainer.strategy.root_device)
 
     def open(self, path: Path, writable: bool = False) -> ReplayStore:
         """Open a store, which must be of this world and have the extra columns."""
         store = ReplayStore.open(path, writable=writable, expect=self.expected())
-        if missing := [name for name in self.extras if name not in store.extras]:
+        if missing := [name for name in self.storage.extras if name not in store.extras]:
             store.close()
             held = ", ".join(store.extras) or "none"
-            raise UserError(f"data.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
+            raise UserError(f"data.storage.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
         return store
 
     def create(self, path: Path, spare: int = RESUME_MARGIN) -> ReplayStore:
@@ -183,11 +148,12 @@ class ReplayData(LightningDataModule, ABC):
             observation_dtype=np.float32 if vectors else np.uint8,
             num_actions=environment.num_actions,
             num_envs=environment.num_envs,
-            num_validation_envs=self.num_validation_envs,
-            capacity=-(-self.capacity // self.num_envs),
+            num_validation_envs=self.envs.validation,
+            capacity=-(-self.storage.capacity // self.envs.training),
             spare=spare,
             extras={
-                name: ("float32", (environment.num_actions,) if name == "search_policy" else ()) for name in self.extras
+                name: ("float32", (environment.num_actions,) if name == "search_policy" else ())
+                for name in self.storage.extras
             },
             description=environment.description,
         )
@@ -196,7 +162,7 @@ class ReplayData(LightningDataModule, ABC):
     def environment(self) -> VectorEnvironment:
         """The environments, training ones first."""
         seed = int(generator(self.rank, "environment", self.seed).integers(2**31))
-        return self.training_environment(self.num_envs + self.num_validation_envs, seed)
+        return self.training_environment(self.envs.training + self.envs.validation, seed)
 
     @cached_property
     def collector(self) -> Collector | None:
@@ -211,7 +177,8 @@ class ReplayData(LightningDataModule, ABC):
     def priorities(self) -> Priorities | None:
         """What training windows have to teach; None where they are drawn uniformly."""
         assert self.store is not None
-        return None if self.prioritised is None else Priorities(self.store, self.prioritised)
+        settings = self.sampling.prioritised
+        return None if settings is None else Priorities(self.store, settings)
 
     @property
     def spec(self) -> Spec:
@@ -259,18 +226,19 @@ class ReplayData(LightningDataModule, ABC):
         """
         assert self.store is not None
         if recent is None and envs == "training":
-            recent = self.recent
+            recent = self.sampling.recent
+        source = source or self.generator
+        batch_size = batch_size or self.sampling.batch_size
+        sequence_length = sequence_length or self.sampling.sequence_length
         if self.priorities is not None and envs == "training":
-            return self._sample_prioritised(
-                source or self.generator, batch_size or self.batch_size, sequence_length or self.sequence_length, recent
-            )
+            return self._sample_prioritised(source, batch_size, sequence_length, recent)
         return self.store.sample(
-            source or self.generator,
-            batch_size or self.batch_size,
-            sequence_length or self.sequence_length,
+            source,
+            batch_size,
+            sequence_length,
             frame_stack=self.frame_stack,
             envs=envs,
-            cross_episodes=self.cross_episodes,
+            cross_episodes=self.sampling.cross_episodes,
             recent=recent,
         )
 
@@ -279,7 +247,7 @@ class ReplayData(LightningDataModule, ABC):
     ) -> Batch:
         assert self.store is not None
         assert self.priorities is not None
-        env, start, weight = self.priorities.draw(source, batch_size, length, self.cross_episodes, recent)
+        env, start, weight = self.priorities.draw(source, batch_size, length, self.sampling.cross_episodes, recent)
         batch = self.store.gather(env, start, length, self.frame_stack)
         row = torch.from_numpy(start)[:, None] + torch.arange(length)
         num_training_envs = self.store.num_envs - self.store.num_validation_envs
@@ -320,10 +288,10 @@ class ReplayData(LightningDataModule, ABC):
         """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
-            raise UserError(f"{self.store.path} holds out nothing: set data.num_validation_envs to 1 or more")
+            raise UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more")
         sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
         env, start = self.store.windows(sequence_length, "validation")
-        num_windows = min(num_windows, self.validation_batches * self.batch_size)
+        num_windows = min(num_windows, self.sampling.validation_batches * self.sampling.batch_size)
         pick = np.linspace(0, len(env) - 1, min(2 * num_windows, len(env))).round().astype(np.int64)
         batch = self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
@@ -331,8 +299,10 @@ class ReplayData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
-        if self.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
-            raise UserError("data.recent needs a whole number for trainer.limit_train_batches: Lightning draws ahead")
+        if self.sampling.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
+            raise UserError(
+                "data.sampling.recent needs a whole number for trainer.limit_train_batches: Lightning draws ahead"
+            )
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -340,7 +310,7 @@ class ReplayData(LightningDataModule, ABC):
         assert self.store is not None
         if self.store.num_validation_envs == 0:
             return []
-        return DataLoader(Windows(self, self.validation_batches), batch_size=None, num_workers=0)
+        return DataLoader(Windows(self, self.sampling.validation_batches), batch_size=None, num_workers=0)
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
         """As for validation."""

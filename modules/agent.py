@@ -84,12 +84,13 @@ class Agent(Learner):
                 f"{type(policy).__name__} learns by gradients through the world model: "
                 f"{type(model).__name__} cannot be differentiated"
             )
-        columns = getattr(self.trainer.datamodule, "extras", policy.extras)  # type: ignore[attr-defined]
+        storage = getattr(self.trainer.datamodule, "storage", None)  # type: ignore[attr-defined]
+        columns = policy.extras if storage is None else storage.extras
         absent = [name for name in policy.extras if name not in columns]
         if stage == "fit" and source != "dream" and absent:
             raise UserError(
                 f"{type(policy).__name__} learns from what its own actor leaves in real rows: "
-                f"set data.extras to [{', '.join(policy.extras)}]"
+                f"set data.storage.extras to [{', '.join(policy.extras)}]"
             )
 
     def learn(self, batch: dict[str, Batch]) -> Loss:

@@ -21,8 +21,13 @@ FOREIGN_CLASSES = (
 
 @cache
 def classes() -> dict[str, list[str]]:
-    """Return the parameters of every class of the project by its class_path, without importing anything."""
+    """Return the parameters of every class of the project by its class_path, without importing anything.
+
+    The fields of a dataclass follow the name of the parameter that takes it: sampling.batch_size.
+    """
     found: dict[str, list[str]] = {path: [] for path in FOREIGN_CLASSES}
+    fields: dict[str, list[str]] = {}
+    arguments: dict[str, list[ast.arg]] = {}
     for folder in ("modules", "datamodules", "pipelines"):
         for path in sorted((PROJECT / folder).rglob("*.py")):
             if path.parent.name == "layers":
@@ -32,7 +37,14 @@ def classes() -> dict[str, list[str]]:
                 if not isinstance(node, ast.ClassDef):
                     continue
                 inits = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
-                found[f"{module}.{node.name}"] = [a.arg for f in inits for a in f.args.args[1:]]
+                arguments[f"{module}.{node.name}"] = [a for f in inits for a in f.args.args[1:]]
+                if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+                    fields[node.name] = [ast.unparse(f.target) for f in node.body if isinstance(f, ast.AnnAssign)]
+    for owner, taken in arguments.items():
+        found[owner] = [argument.arg for argument in taken]
+        for argument in taken:
+            kind = ast.unparse(argument.annotation).removesuffix(" | None") if argument.annotation else ""
+            found[owner] += [f"{argument.arg}.{name}" for name in fields.get(kind, ())]
     return found
 
 
@@ -50,8 +62,10 @@ def explain(message: str, keys: Iterable[str]) -> str:
         return f"unknown key {match[1]}, the nearest is {nearest(match[1], keys)}"
     if match := re.search(r"Option '([\w.]+)' is not accepted", line):
         *_, name = match[1].split(".")
-        known = {parameter for parameters in classes().values() for parameter in parameters}
-        return f"unknown key {match[1]!r}, the nearest is {nearest(name, known)!r}"
+        # By their last words; a parameter goes before a field, but for a key that was given without its group.
+        known = sorted({key for keys in classes().values() for key in keys}, key=lambda key: "." not in key)
+        by_name = {key.rpartition(".")[2]: key for key in known if key != name}
+        return f"unknown key {match[1]!r}, the nearest is {by_name[nearest(name, by_name)]!r}"
     if match := re.search(r"given class_path '([^']+)'|dot import path string: (\S+)", line):
         path = match[1] or match[2]
         return f"there is no class {path}, the nearest is {_nearest_class(path)}"

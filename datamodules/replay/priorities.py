@@ -29,7 +29,7 @@ class Prioritised:
     def __post_init__(self) -> None:
         if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 1 and self.epsilon > 0):
             raise UserError(
-                "data.prioritised needs alpha and beta from 0 to 1 and epsilon above 0: "
+                "data.sampling.prioritised needs alpha and beta from 0 to 1 and epsilon above 0: "
                 f"got {self.alpha}, {self.beta} and {self.epsilon}"
             )
 

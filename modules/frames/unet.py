@@ -147,7 +147,7 @@ class UNet(WorldModel):
         """
         if batch.shape[1] < 3:
             raise UserError(
-                f"the UNet learns from windows of at least 3 rows: data.sequence_length is {batch.shape[1]}"
+                f"the UNet learns from windows of at least 3 rows: data.sampling.sequence_length is {batch.shape[1]}"
             )
         states = self.encode(batch)
         horizon = min(self.horizon(), batch.shape[1] - 2)

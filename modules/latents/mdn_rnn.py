@@ -138,7 +138,7 @@ class MDNRNN(WorldModel):
     def loss(self, batch: Batch) -> Loss:
         """Return the losses of the parts whose turn it is, in one sum."""
         if batch.shape[1] < 2:
-            raise UserError("MDNRNN learns from windows of at least 2 rows: data.sequence_length is 1")
+            raise UserError("MDNRNN learns from windows of at least 2 rows: data.sampling.sequence_length is 1")
         vae, memory = self.learns()
         losses: list[Tensor] = []
         parts: dict[str, Tensor] = {}

@@ -48,7 +48,7 @@ class MuZero(WorldModel):
         augment: shift pictures by up to 4 pixels and change their brightness while training.
         value_prefix: steps over which rewards are summed and predicted as a sum, 5 in EfficientZero; 0 predicts each.
         off_policy_correction: real steps of age for which a value target sums one reward less, 30,000 in EfficientZero;
-            0 does not correct. It needs data.prioritised.
+            0 does not correct. It needs data.sampling.prioritised.
         entropy_weight: of a bonus for the policy's entropy.
         clip_rewards: learn from rewards clipped to [-1, 1].
         compile: compile the networks with torch.compile.
@@ -260,17 +260,19 @@ class MuZero(WorldModel):
         needed = self.unroll + self.n_step + 1
         if batch.shape[1] < needed:
             raise UserError(
-                f"MuZero learns from windows of unroll + n_step + 1 = {needed} rows: data.sequence_length is "
+                f"MuZero learns from windows of unroll + n_step + 1 = {needed} rows: data.sampling.sequence_length is "
                 f"{batch.shape[1]}"
             )
         columns = ["search_policy", *(["root_value"] if self.bootstrap == "root_value" else [])]
         if missing := [name for name in columns if name not in batch.extras]:
             raise UserError(
-                f"MuZero learns from what a search found: data.extras must name {missing[0]}, and Collect needs search"
+                f"MuZero learns from what a search found: data.storage.extras must name {missing[0]}, and Collect "
+                "needs search"
             )
         if self.off_policy_correction and "age" not in batch.extras:
             raise UserError(
-                "model.off_policy_correction needs the age of rows: set data.prioritised, with alpha 0 if need be"
+                "model.off_policy_correction needs the age of rows: set data.sampling.prioritised, with alpha 0 if "
+                "need be"
             )
 
     @torch.no_grad()

@@ -185,7 +185,7 @@ class MLPEnsemble(WorldModel):
         be read. Outside training every member sees every transition.
         """
         if batch.shape[1] < 2:
-            raise UserError("MLPEnsemble learns from windows of at least 2 rows: data.sequence_length is 1")
+            raise UserError("MLPEnsemble learns from windows of at least 2 rows: data.sampling.sequence_length is 1")
         rows = self.transitions(batch)
         index = self.every(rows)
         parts = self.losses(rows.take(torch.randint_like(index, index.shape[1]) if self.training else index))

@@ -82,7 +82,7 @@ class Player:
 
     def __init__(self, spec: PlayerSpec, running: dict[str, Any] | None, states: dict[str, Any]) -> None:
         self.module, self.actors = spec.module, spec.actors
-        self.num_envs, self.rows, self.extras = spec.num_envs, spec.stream, spec.data.extras
+        self.num_envs, self.rows, self.extras = spec.num_envs, spec.stream, spec.data.storage.extras
         self.played: list[Row] = []
         spec.data.num_threads = 1
         torch.set_num_threads(1)

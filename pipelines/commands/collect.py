@@ -12,6 +12,7 @@ from rich.console import Console
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.ranks import generator
+from datamodules.settings import Envs, Storage
 from pipelines.acting.actors import RandomActor
 from pipelines.commands.parser import Parser
 from pipelines.display.progress import counter
@@ -44,11 +45,10 @@ def collect(
     data = AtariReplay(
         game=game,
         protocol=protocol,
-        num_envs=num_envs,
-        num_validation_envs=num_validation_envs,
         size=size,
         color=color,
-        capacity=steps,
+        envs=Envs(num_envs, num_validation_envs),
+        storage=Storage(capacity=steps),
         seed=seed,
     )
     store = data.create(path, spare=0)

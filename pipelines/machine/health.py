@@ -112,7 +112,7 @@ def disk(runs: Path, free: int | None = None) -> Iterator[Finding]:
         yield Finding(
             True,
             f"{free / GIB:.1f} GiB of disk are free for {runs}, {DISK / GIB:.0f} are safe for a default run: "
-            "remove old runs, or lower --data.capacity",
+            "remove old runs, or lower --data.storage.capacity",
         )
 
 
@@ -122,7 +122,7 @@ def memory(free: int | None) -> Iterator[Finding]:
         yield Finding(
             True,
             f"{free / GIB:.1f} GiB of memory are free, {MEMORY / GIB:.0f} are safe for a default run: "
-            "end other programs, or lower --data.batch_size",
+            "end other programs, or lower --data.sampling.batch_size",
         )
 
 

@@ -5,6 +5,7 @@ import torch
 from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.control import ControlReplay
+from datamodules.settings import Envs, Storage
 from modules.errors import UserError
 from modules.world_model import Spec
 from pipelines.acting.actors import RandomActor
@@ -24,7 +25,7 @@ def record(data, path, num_rows: int) -> None:
 @pytest.fixture
 def cartpole(tmp_path):
     path = tmp_path / "cartpole"
-    record(ControlReplay(id="CartPole-v1", num_envs=2, num_validation_envs=1, capacity=300, seed=3), path, 150)
+    record(ControlReplay(id="CartPole-v1", envs=Envs(2, 1), storage=Storage(300), seed=3), path, 150)
     return path
 
 
@@ -48,7 +49,7 @@ def test_windows_are_what_was_played(cartpole):
 
 
 def test_the_same_seed_plays_the_same(cartpole, tmp_path):
-    options = {"id": "CartPole-v1", "num_envs": 2, "num_validation_envs": 1, "capacity": 300}
+    options = {"id": "CartPole-v1", "envs": Envs(2, 1), "storage": Storage(300)}
     batches = []
     for seed in (3, 4):
         record(ControlReplay(**options, seed=seed), tmp_path / str(seed), 150)
@@ -70,15 +71,15 @@ def test_evaluation_plays_the_world_of_the_store(cartpole):
 
 @pytest.mark.parametrize("protocol", ["atari100k", "machado2018"])
 def test_evaluation_of_atari_plays_the_game_and_protocol_of_the_store(tmp_path, protocol):
-    options = {"protocol": protocol, "size": (42, 40), "color": "rgb", "num_envs": 1, "num_validation_envs": 0}
-    record(AtariReplay(game="Ms. Pac-Man", capacity=20, **options), tmp_path / "s", 20)
-    data = AtariReplay(path=tmp_path / "s", sequence_length=4)
+    options = {"protocol": protocol, "size": (42, 40), "color": "rgb", "envs": Envs(1)}
+    record(AtariReplay(game="Ms. Pac-Man", storage=Storage(20), **options), tmp_path / "s", 20)
+    data = AtariReplay(path=tmp_path / "s")
     data.setup("fit")
     assert data.name == "ms_pacman"
     environment = data.evaluation_environment(2, seed=1)
     assert environment.reset().shape == (2, 3, 42, 40)
     assert environment.description == data.store.description | {"variant": "evaluation"}
-    assert data.sample().observation.shape == (16, 4, 12, 42, 40)
+    assert data.sample().observation.shape == (16, 16, 12, 42, 40)
     environment.close()
 
 
@@ -87,8 +88,6 @@ def test_evaluation_of_atari_plays_the_game_and_protocol_of_the_store(tmp_path, 
     [
         ({}, ["data.id", "data.path"]),
         ({"id": "Cartpole-v1"}, ["Cartpole-v1", "CartPole-v1"]),
-        ({"id": "CartPole-v1", "batch_size": 0}, ["data.batch_size", "at least 1"]),
-        ({"id": "CartPole-v1", "recent": 1}, ["data.recent", "data.sequence_length"]),
     ],
     ids=str,
 )

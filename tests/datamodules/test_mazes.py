@@ -4,6 +4,7 @@ import torch
 
 from datamodules.collector import Collector
 from datamodules.mazes import MazeReplay
+from datamodules.settings import Envs, Sampling, Storage
 from modules.errors import UserError
 from modules.world_model import Spec
 from pipelines.acting.actors import RandomActor
@@ -12,7 +13,7 @@ from pipelines.acting.actors import RandomActor
 @pytest.fixture
 def data(tmp_path):
     """Four environments that are played at random, one of them held out."""
-    data = MazeReplay(num_envs=3, num_validation_envs=1, max_steps=7, capacity=300)
+    data = MazeReplay(max_steps=7, envs=Envs(3, 1), storage=Storage(300))
     data.generator = np.random.default_rng(0)
     data.store = data.create(tmp_path / "mazes")
     yield data
@@ -43,7 +44,7 @@ def test_stores_are_read_at_random(data):
     for _ in range(30):
         collector.step(RandomActor(4, np.random.default_rng(0)))
     data.store.close()
-    read = MazeReplay(maze=None, path=data.store.path, batch_size=5)
+    read = MazeReplay(maze=None, path=data.store.path, sampling=Sampling(5, sequence_length=2))
     read.setup("fit")
     assert read.name == "dyna maze"
     assert next(iter(read.train_dataloader()))["real"].shape == (5, 2)

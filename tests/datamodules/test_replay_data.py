@@ -1,5 +1,7 @@
 """What all datamodules of replayed experience share, on DotWorld."""
 
+from dataclasses import fields
+
 import lightning
 import numpy as np
 import pytest
@@ -7,33 +9,29 @@ import torch
 
 from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
+from datamodules.settings import Envs, Sampling, Storage
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 from pipelines.callbacks.measuring.prediction_report import PredictionReport
 from tests.datamodules.replay.test_store import check, fill, make
 from tests.fakes import DotWorld
 
-DEFAULTS = {
-    "num_envs": 3,
-    "num_validation_envs": 0,
-    "frame_stack": 1,
-    "batch_size": 6,
-    "sequence_length": 4,
-    "cross_episodes": True,
-    "capacity": 300,
-    "validation_batches": 2,
-    "path": None,
-    "recent": None,
-    "extras": (),
-    "seed": 0,
-}
+DEFAULTS = {"training": 3, "batch_size": 6, "sequence_length": 4, "capacity": 300, "validation_batches": 2}
 
 
 class DotReplay(ReplayData):
+    """Takes the fields of `Envs`, `Sampling` and `Storage` side by side."""
+
     name = "dot"
 
-    def __init__(self, **options) -> None:
-        super().__init__(**DEFAULTS | options)
+    def __init__(self, frame_stack=1, path=None, **options) -> None:
+        options = DEFAULTS | options
+        groups = [
+            group(**{field.name: options.pop(field.name) for field in fields(group) if field.name in options})
+            for group in (Envs, Sampling, Storage)
+        ]
+        assert not options, options
+        super().__init__(frame_stack, *groups, path, seed=0)
 
     def expected(self):
         return {"game": "dot"}
@@ -77,7 +75,7 @@ def begin(tmp_path):
 
 
 def test_recent_rows_alone(begin):
-    data = begin(60, recent=20, extras=("log_prob",), num_validation_envs=1)
+    data = begin(60, recent=20, extras=("log_prob",), validation=1)
     rows = data.sample(500).extras["log_prob"]
     assert set(rows[:, 0].tolist()) == set(range(40, 57))
     assert set(data.sample(500, recent=4).extras["log_prob"][:, 0].tolist()) == {56}
@@ -163,7 +161,7 @@ class Nothing(lightning.LightningModule):
 
 def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     data = begin(20)
-    with pytest.raises(UserError, match=r"holds out nothing: set data\.num_validation_envs"):
+    with pytest.raises(UserError, match=r"holds out nothing: set data\.envs\.validation"):
         data.validation_windows(4, 2)
     trainer = lightning.Trainer(
         default_root_dir=tmp_path,
@@ -204,10 +202,13 @@ def test_sampling_goes_on_where_it_stopped(begin, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_envs": 0}, "data.num_envs must be at least 1"),
-        ({"num_validation_envs": -1}, "data.num_validation_envs must not be negative"),
-        ({"sequence_length": 1}, "data.sequence_length must be at least 2"),
-        ({"recent": 3}, "data.recent must be at least data.sequence_length, 4 rows: got 3"),
+        ({"training": 0}, "data.envs.training must be at least 1"),
+        ({"batch_size": 0}, "data.sampling.batch_size must be at least 1"),
+        ({"capacity": 0}, "data.storage.capacity must be at least 1"),
+        ({"frame_stack": 0}, "data.frame_stack must be at least 1"),
+        ({"validation": -1}, "data.envs.validation must be at least 0: got -1"),
+        ({"sequence_length": 1}, "data.sampling.sequence_length must be at least 2"),
+        ({"recent": 3}, "data.sampling.recent must be at least data.sampling.sequence_length, 4 rows: got 3"),
     ],
     ids=str,
 )

@@ -30,10 +30,10 @@ MBPO = {
     "Refit.num_windows": 16,
     "Mbpo.horizon": {"start": 4, "end": 4},
     "Mbpo.num_dreams": 6,
-    "data.batch_size": 8,
+    "data.sampling.batch_size": 8,
     **{f"model.{name}": value for name, value in ENSEMBLE.items()},
 }
-DQN = {"Evaluate.final_episodes": 2, "Collect.prefill": 30, "data.batch_size": 8, "policy.hidden": [8]}
+DQN = {"Evaluate.final_episodes": 2, "Collect.prefill": 30, "data.sampling.batch_size": 8, "policy.hidden": [8]}
 PPO = DQN | {
     "Collect.prefill": 104,
     "agent.rounds": {"model_updates": 0, "policy_updates": 4},
@@ -86,7 +86,11 @@ def small(tmp_path):
                 callbacks[:] = [c for c in callbacks if not c["class_path"].endswith(f".{place}")]
             else:
                 part = {"model": "world_model", "policy": "policy"}.get(place)
-                (agent[part].setdefault("init_args", {}) if part else places[place])[argument] = value
+                where = agent[part].setdefault("init_args", {}) if part else places[place]
+                *groups, argument = argument.split(".")
+                for group in groups:
+                    where = where.setdefault(group, {})
+                where[argument] = value
         content["trainer"] = {"accelerator": "cpu", "log_every_n_steps": 1, "logger": [], "callbacks+": callbacks}
         content["trainer"]["logger"] = [{"class_path": "pipelines.runs.loggers.CSVLogger"}]
         path = tmp_path / f"{name}_small.yaml"
@@ -267,8 +271,8 @@ def test_a_wrong_argument(train, tmp_path, changes, words):
 
 
 def test_ppo_on_rows_that_it_did_not_play(train):
-    outcome = train("ppo_cartpole", PPO | {"data.extras": [], "Collect.random_prefill": True}, 2)
-    assert outcome.refused("PPO", "data.extras", "log_prob, value")
+    outcome = train("ppo_cartpole", PPO | {"data.storage.extras": [], "Collect.random_prefill": True}, 2)
+    assert outcome.refused("PPO", "data.storage.extras", "log_prob, value")
 
 
 # Many processes.

@@ -25,6 +25,9 @@ PROJECT = Path(__file__).resolve().parents[2]
         (["--data.protocol", "atari100"], ["atari100", "atari100k"]),
         (["--data.gaem", "Pong"], ["gaem", "game"]),
         (["--model.lrr", "3"], ["lrr", "lr"]),
+        (["--model.lr", "3"], ["lr", "optimization.lr"]),
+        (["--data.batch_size", "3"], ["batch_size", "sampling.batch_size"]),
+        (["--data.sampling.batch_sise", "3"], ["batch_sise", "batch_size"]),
         (["--model.size", "smal"], ["smal", "small"]),
         (["--model", "modules.frames.unet.UNett"], ["UNett", "modules.frames.unet.UNet"]),
         (["--model", "Unet"], ["Unet", "modules.frames.unet.UNet"]),
@@ -36,10 +39,10 @@ PROJECT = Path(__file__).resolve().parents[2]
         ),
         (["--config", "configs/experiment/unett.yaml"], ["unett", "configs/experiment/unet.yaml"]),
         (["--trainer.accelerator", "gpu"], ["gpu", "no GPU is available"]),
-        (["--data.num_envs", "0"], ["num_envs", "at least 1"]),
-        (["--data.sequence_length", "1"], ["sequence_length", "at least 2"]),
-        (["--data.sequence_length", "400"], ["prefill", "fewer than a window needs"]),
-        (["--data.capacity", "1000000000000"], ["GiB"]),
+        (["--data.envs.training", "0"], ["data.envs.training", "at least 1"]),
+        (["--data.sampling.sequence_length", "1"], ["sequence_length", "at least 2"]),
+        (["--data.sampling.sequence_length", "400"], ["prefill", "fewer than a window needs"]),
+        (["--data.storage.capacity", "1000000000000"], ["GiB"]),
         (["--data.path", "nowhere"], ["nowhere"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--ckpt_path", "last"], ["no run to go on with"]),
@@ -51,7 +54,8 @@ def test_a_wrong_argument(fit, tmp_path, arguments, words):
         pytest.skip("this machine has a GPU")
     assert fit(*arguments).refused(*words)
     assert not list(tmp_path.rglob("*.ckpt"))
-    assert not list(tmp_path.rglob("rows.bin")) or "--data.sequence_length" in arguments, "room was taken on disk"
+    late = "--data.sampling.sequence_length" in arguments
+    assert late or not list(tmp_path.rglob("rows.bin")), "room was taken on disk"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,7 @@ def test_a_store_of_another_game_or_protocol(fit, pong):
 
 
 def test_a_sequence_longer_than_the_store(fit, pong):
-    assert fit("--data.path", pong, "--data.sequence_length", 200).refused("200", "128 rows")
+    assert fit("--data.path", pong, "--data.sampling.sequence_length", 200).refused("200", "128 rows")
 
 
 @pytest.mark.parametrize("name", ["observation.bin", "rows.bin", "head.bin", "meta.json"])

@@ -36,7 +36,7 @@ def dqn(folder: Path, max_steps: int, prefill: int = 300) -> list[str]:
     collect["init_args"] = {"prefill": prefill, "steps_per_update": 4.0}
     path = folder.parent / f"dqn{prefill}.yaml"
     path.write_text(yaml.safe_dump(config))
-    debug = ["--config", PROJECT / "configs/debug.yaml", "--data.capacity", 100_000]
+    debug = ["--config", PROJECT / "configs/debug.yaml", "--data.storage.capacity", 100_000]
     steps = ["--trainer.max_steps", max_steps, "--trainer.limit_train_batches", 100_000]
     return [*map(str, ["fit", "--config", path, *debug, *OFTEN, *steps, "--trainer.default_root_dir", folder])]
 
@@ -238,7 +238,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("left", [0, 20_000, 200_000])
 def test_a_full_disk(run, small_disk, left):
     folder = small_disk / "run"
-    arguments = [*dqn(folder, 4), "--data.capacity", 400]
+    arguments = [*dqn(folder, 4), "--data.storage.capacity", 400]
     assert run(*arguments).code == 0
     kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".bin"]
     before = {path: path.read_bytes() for path in kept}

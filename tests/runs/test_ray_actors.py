@@ -15,6 +15,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from datamodules.replay.store import ReplayStore
+from datamodules.settings import Envs
 from modules.errors import UserError
 from pipelines.callbacks.acting.ray_actors import RayActors
 from pipelines.runs import checkpoints
@@ -55,7 +56,7 @@ def play(run, folder, *more):
     """CartPole in three environments and a held-out one."""
     outcome = run(
         *("fit", "--config", "configs/experiment/dqn_cartpole.yaml", "--trainer.default_root_dir", folder),
-        *("--data.num_envs", 3, "--data.num_validation_envs", 1, "--trainer.max_steps", UPDATES),
+        *("--data.envs.training", 3, "--data.envs.validation", 1, "--trainer.max_steps", UPDATES),
         *("--trainer.logger", "pipelines.runs.loggers.CSVLogger", "--trainer.log_every_n_steps", 1, *more),
     )
     assert outcome.code == 0, outcome.err
@@ -134,7 +135,7 @@ def test_bad_input(run, arguments, words):
 
 
 def test_several_ranks():
-    data = SimpleNamespace(num_envs=2, num_validation_envs=0)
+    data = SimpleNamespace(envs=Envs(2))
     with pytest.raises(UserError, match=r"set trainer\.devices to 1, not 2"):
         RayActors(1).setup(SimpleNamespace(world_size=2, datamodule=data), None, "fit")
 

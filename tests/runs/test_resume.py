@@ -53,7 +53,7 @@ def experiment(name: str) -> list[str]:
     learns = model.get("rounds", {}).get("policy_updates")  # 0 where it evolves, which takes whole rounds
     rounds = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2"] if learns else []
     room = (
-        ["--data.capacity", "8192"] if name.startswith("simple") else []
+        ["--data.storage.capacity", "8192"] if name.startswith("simple") else []
     )  # a round plays more than debug's store keeps
     return ["fit", "--config", str(path), "--config", str(CONFIGS / "debug.yaml"), *small(path), *rounds, *room]
 

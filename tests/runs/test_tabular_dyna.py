@@ -12,7 +12,7 @@ QUIET = ("--trainer.logger", "false")
 
 def envs(num: int) -> tuple[object, ...]:
     return (
-        *("--model.world_model.init_args.num_envs", num, "--data.num_envs", num),
+        *("--model.world_model.init_args.num_envs", num, "--data.envs.training", num),
         *("--trainer.callbacks.prefill", 2 * num, "--trainer.callbacks.steps_per_update", num),
     )
 
@@ -30,7 +30,7 @@ def test_planning_learns_the_maze_in_few_episodes(run, tmp_path):
     """Episodes 2 to 10 take some 370 steps with n = 5, some 2300 without planning, and never less than 126."""
     folder = tmp_path / "run"
     outcome = run(
-        *("fit", "--config", CONFIG, *envs(10), "--data.capacity", 20_000, *QUIET),
+        *("fit", "--config", CONFIG, *envs(10), "--data.storage.capacity", 20_000, *QUIET),
         *("--trainer.default_root_dir", folder, "--trainer.max_steps", 1700, "--trainer.limit_train_batches", 1700),
     )
     assert outcome.code == 0, outcome.err

@@ -21,8 +21,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 LAST = Path("checkpoints") / "last.ckpt"
 VAE = ("--model.world_model.vae", "modules.latents.vae.VAE", "--model.world_model.vae.channels", "[4,4,4]")
 SMALL = (
-    *("--model.world_model.vae.channels", "[4,4,4]", "--model.rounds.model_updates", 2, "--data.num_envs", 2),
-    *("--data.batch_size", 2, "--data.sequence_length", 8, "--data.capacity", 600, "--data.validation_batches", 2),
+    *("--model.world_model.vae.channels", "[4,4,4]", "--model.rounds.model_updates", 2, "--data.envs.training", 2),
+    *("--data.sampling", "{batch_size: 2, sequence_length: 8, validation_batches: 2}", "--data.storage.capacity", 600),
 )
 
 
@@ -53,7 +53,7 @@ def test_whatever_uses_a_world_model_uses_this_one(run, tmp_path, experiment):
     outcome = run(
         *("fit", "--config", f"configs/experiment/{experiment}.yaml", "--config", "configs/debug.yaml"),
         *("--model.world_model", MODEL, *VAE, "--model.world_model.hidden_size", 16, "--data.size", "[42,42]"),
-        *("--model.rounds.model_updates", 1, "--model.rounds.policy_updates", 1, "--data.batch_size", 2),
+        *("--model.rounds.model_updates", 1, "--model.rounds.policy_updates", 1, "--data.sampling.batch_size", 2),
         *("--trainer.default_root_dir", folder),
     )
     assert outcome.code == 0, outcome.err
@@ -106,8 +106,8 @@ def test_pictures(evolve, tmp_path):
 def test_a_vae_by_itself(run, tmp_path):
     """It trains, validates, and a policy may learn from what it sees."""
     folder = tmp_path / "run"
-    arguments = ("--config", "configs/experiment/vae.yaml", "--config", "configs/debug.yaml", "--data.batch_size", 4)
-    options = (*arguments, "--model.channels", "[4,4,4]")
+    arguments = ("--config", "configs/experiment/vae.yaml", "--config", "configs/debug.yaml")
+    options = (*arguments, "--data.sampling.batch_size", 4, "--model.channels", "[4,4,4]")
     outcome = run("fit", *options, "--trainer.default_root_dir", folder)
     assert outcome.code == 0, outcome.err
     assert {path.stem for path in folder.glob("*.png")} == {"reconstructions", "samples", "traversals"}

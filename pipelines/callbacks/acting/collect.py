@@ -77,12 +77,13 @@ class Collect(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not data.store.writable:
             return
-        self.start = min(self.prefill, data.capacity)
-        needed = data.num_envs * data.sequence_length
+        self.start = min(self.prefill, data.storage.capacity)
+        num_envs, length = data.envs.training, data.sampling.sequence_length
+        needed = num_envs * length
         if self.start < needed:
             raise UserError(
-                f"a prefill of {self.start} steps is fewer than a window needs: {data.num_envs} environments times "
-                f"{data.sequence_length} rows are {needed}"
+                f"a prefill of {self.start} steps is fewer than a window needs: {num_envs} environments times {length} "
+                f"rows are {needed}"
             )
         away = next((callback for callback in trainer.callbacks if isinstance(callback, RayActors)), None)  # type: ignore[attr-defined]
         parts = 1 if away is None else away.num_actors
@@ -126,14 +127,15 @@ class Collect(Callback):
         elif isinstance(pl_module, Agent):
             actor = PolicyActor(pl_module.world_model, pl_module.require_policy(), source("policy"))
             columns = {"log_prob", "value"}
-        if unknown := [name for name in data.extras if name not in columns]:
+        wanted = data.storage.extras
+        if unknown := [name for name in wanted if name not in columns]:
             raise UserError(
-                f"data.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value, a search's are "
-                "search_policy and root_value"
+                f"data.storage.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value, a "
+                "search's are search_policy and root_value"
             )
-        if self.random_prefill and data.extras:
+        if self.random_prefill and wanted:
             raise UserError(
-                f"the columns {', '.join(data.extras)} are left by who plays: set random_prefill of Collect to false"
+                f"the columns {', '.join(wanted)} are left by who plays: set random_prefill of Collect to false"
             )
         return {"prefill": prefill if self.random_prefill else actor, "play": actor}
 
@@ -154,7 +156,7 @@ class Collect(Callback):
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule, show: bool = False) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        num_envs = data.num_envs
+        num_envs = data.envs.training
         assert self.players is not None
 
         def plan(updates: int) -> list[CollectChunk]:

@@ -49,7 +49,8 @@ class RayActors(Callback):
         """Find the cluster, or start one."""
         if stage != "fit":
             return
-        envs = trainer.datamodule.num_envs + trainer.datamodule.num_validation_envs  # type: ignore[attr-defined]
+        played = trainer.datamodule.envs  # type: ignore[attr-defined]
+        envs = played.training + played.validation
         if self.num_actors > envs:
             raise UserError(f"{self.num_actors} Ray actors have nothing to play: there are {envs} environments")
         if trainer.world_size > 1:

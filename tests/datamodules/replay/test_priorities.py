@@ -118,7 +118,7 @@ def test_windows_of_one_episode_and_of_recent_rows(tmp_path):
 
 
 def test_a_batch_says_where_it_is_from(begin):
-    data = begin(50, num_validation_envs=1, extras=())
+    data = begin(50, validation=1, extras=())
     batch = data.sample()
     env, row, age = (batch.extras[name] for name in ("env", "row", "age"))
     assert env.dtype == row.dtype == torch.int64
@@ -176,6 +176,6 @@ def test_uniform_draws_are_what_they_were(begin):
 
 @pytest.mark.parametrize("settings", [{"alpha": -1.0}, {"beta": 1.5}, {"epsilon": 0.0}])
 def test_mistakes_get_one_line(settings):
-    with pytest.raises(UserError, match=r"data\.prioritised needs alpha and beta from 0 to 1") as raised:
+    with pytest.raises(UserError, match=r"data\.sampling\.prioritised needs alpha and beta from 0 to 1") as raised:
         Prioritised(**settings)
     assert "\n" not in str(raised.value)

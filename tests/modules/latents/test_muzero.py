@@ -197,7 +197,7 @@ def test_rewards_may_be_clipped():
 def test_old_rows_bootstrap_earlier():
     batch = play(3, rows=8)
     model = make(n_step=4, unroll=3, off_policy_correction=100, bootstrap="root_value")
-    with pytest.raises(UserError, match=r"set data\.prioritised"):
+    with pytest.raises(UserError, match=r"set data\.sampling\.prioritised"):
         model.loss(batch)
     age = torch.tensor([50.0, 150.0, 9999.0])[:, None].expand(3, 8)
     value = model.targets(batch.replace(extras=batch.extras | {"age": age})).value
@@ -357,11 +357,11 @@ def refusal(action) -> str:
 
 
 def test_mistakes_get_one_line():
-    assert "data.sequence_length is 5" in refusal(lambda: make().loss(play(2, rows=5)))
+    assert "data.sampling.sequence_length is 5" in refusal(lambda: make().loss(play(2, rows=5)))
     bare = play(2).replace(extras={})
-    assert "data.extras must name search_policy" in refusal(lambda: make().loss(bare))
+    assert "data.storage.extras must name search_policy" in refusal(lambda: make().loss(bare))
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
-    assert "data.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
+    assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
     assert "unroll and n_step of at least 1" in refusal(lambda: make(unroll=0))
     assert "discount must lie between 0 and 1" in refusal(lambda: make(discount=1.1))
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))

@@ -57,10 +57,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_too_little_room(tmp_path):
     assert not list(health.disk(tmp_path, free=3 * GIB))
-    only(health.disk(tmp_path / "runs", free=GIB), "1.0 GiB of disk", "2 are safe", "--data.capacity")
+    only(health.disk(tmp_path / "runs", free=GIB), "1.0 GiB of disk", "2 are safe", "--data.storage.capacity")
     assert not list(health.memory(None))
     assert not list(health.memory(8 * GIB))
-    only(health.memory(GIB), "1.0 GiB of memory", "--data.batch_size")
+    only(health.memory(GIB), "1.0 GiB of memory", "--data.sampling.batch_size")
     only(health.shared_memory(gpus=2, size=GIB // 16), "/dev/shm", "--shm-size")
     only(health.shared_memory(gpus=0, size=GIB // 16), "/dev/shm", wrong=False)
     assert not list(health.shared_memory(tmp_path / "nowhere", gpus=2))

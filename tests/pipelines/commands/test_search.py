@@ -36,7 +36,7 @@ def muzero(tmp_path_factory):
 def unet(tmp_path_factory):
     """A UNet with a Q-network that was evaluated with and without planning."""
     folder = tmp_path_factory.mktemp("runs") / "unet"
-    small = ("--model.world_model.size", "debug", "--data.size", "[42, 42]", "--data.capacity", "64")
+    small = ("--model.world_model.size", "debug", "--data.size", "[42, 42]", "--data.storage.capacity", "64")
     return fit(folder, "unet__search_small", *small)
 
 

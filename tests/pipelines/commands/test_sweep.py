@@ -47,7 +47,7 @@ def test_mistakes_are_found_before_anything_runs(run, tmp_path, file):
 
 
 def test_a_sweep_whose_trials_all_fail(run, tmp_path, file):
-    file.write_text(yaml.safe_dump(CONTENT | {"parameters": {"data.capacity": {"values": [-1]}}}))
+    file.write_text(yaml.safe_dump(CONTENT | {"parameters": {"data.storage.capacity": {"values": [-1]}}}))
     outcome = run("sweep", file, "--count", 1, "--folder", tmp_path / "sweep")
     assert outcome.refused("every trial failed", "capacity")
     with (tmp_path / "sweep" / "results.csv").open(newline="") as found:

@@ -31,7 +31,12 @@ AGENT = {
     },
     "data": {
         "class_path": "datamodules.control.ControlReplay",
-        "init_args": {"id": "CartPole-v1", "num_envs": 2, "batch_size": 8, "capacity": 200},
+        "init_args": {
+            "id": "CartPole-v1",
+            "envs": {"training": 2},
+            "sampling": {"batch_size": 8},
+            "storage": {"capacity": 200},
+        },
     },
     "trainer": {
         "accelerator": "cpu",

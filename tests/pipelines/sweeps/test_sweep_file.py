@@ -38,7 +38,7 @@ def test_every_method_and_early_stopping_have_a_file():
     [
         ("model.policy.lrr", ["unknown key model.policy.lrr", "model.policy.lr"]),
         ("model.lr", ["unknown key model.lr", "model.policy.lr"]),
-        ("data.batch_siz", ["unknown key data.batch_siz", "data.batch_size"]),
+        ("data.batch_siz", ["unknown key data.batch_siz", "data.sampling.batch_size"]),
         ("trainer.callbacks.prefil", ["unknown key trainer.callbacks.prefil", "trainer.callbacks.prefill"]),
         ("modell.policy.lr", ["modell.policy.lr", "model.policy.lr"]),
     ],
@@ -57,7 +57,7 @@ def test_a_wrong_key_in_one_of_them(tmp_path, key, words):
 def test_a_value_that_the_command_line_refuses(sweep):
     found = sweep(
         command=["dreamcade", "fit", "--config", "configs/experiment/dqn_cartpole.yaml", "${args}"],
-        parameters={"data.batch_size": {"values": [32, 64, 0.5]}},
+        parameters={"data.sampling.batch_size": {"values": [32, 64, 0.5]}},
     )
     with pytest.raises(UserError, match=r"batch_size.*0\.5"):
         found.check()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.control import ControlReplay
+from datamodules.settings import Envs, Sampling, Storage
 from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
@@ -59,8 +60,8 @@ def run(folder, evolve, updates=2, module=None, *callbacks, ckpt_path=None, **da
         enable_model_summary=False,
         callbacks=[RandomState(), evolve, *callbacks, Collect(prefill=40)],
     )
-    options = {"id": "CartPole-v1", "num_envs": 2, "batch_size": 4, "capacity": 100, "seed": 5} | data
-    datamodule = ControlReplay(**options)
+    options = {"id": "CartPole-v1", "envs": Envs(2), "storage": Storage(100), "seed": 5} | data
+    datamodule = ControlReplay(sampling=Sampling(4, 2), **options)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     finally:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datamodules.control import ControlReplay
+from datamodules.settings import Sampling, Storage
 from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
@@ -34,7 +35,8 @@ def run(folder, evaluate, updates=3, policy=None, rounds=None, steps_per_update=
         enable_model_summary=False,
         callbacks=[evaluate, Collect(prefill=20, steps_per_update=steps_per_update)],
     )
-    trainer.fit(agent, datamodule=ControlReplay(id="CartPole-v1", num_envs=1, batch_size=8, capacity=100, seed=5))
+    data = ControlReplay(id="CartPole-v1", sampling=Sampling(8, 2), storage=Storage(100), seed=5)
+    trainer.fit(agent, datamodule=data)
     return agent
 
 
