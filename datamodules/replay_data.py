@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ class Windows(IterableDataset):
         generator = np.random.default_rng(run_seed())
         for _ in range(self.num_batches):
             yield {"real": self.data.sample(envs="validation", source=generator)}
+
+
+class Running(Protocol):
+    """Who plays the environments."""
+
+    def running(self) -> list[dict[str, Any]] | None:
+        """Return how the running episodes stand, one state for each player; None where they cannot go on."""
+        ...
 
 
 class ReplayData(LightningDataModule, ABC):
@@ -199,8 +207,8 @@ class ReplayData(LightningDataModule, ABC):
         return self.training_environment(self.num_envs + self.num_validation_envs, seed)
 
     @cached_property
-    def collector(self) -> Collector | None:
-        """What fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
+    def collector(self) -> Running | None:
+        """Who fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
         assert self.store is not None
         if not self.store.writable:
             return None
@@ -229,6 +237,18 @@ class ReplayData(LightningDataModule, ABC):
     def real_steps(self) -> int:
         """All real steps of this rank that something was learned from: `env_steps` and those that nobody stored."""
         return self.env_steps + self.unstored_steps
+
+    def limit_threads(self, num_threads: int) -> None:
+        """Let environments that have threads use so many."""
+        self.num_threads = num_threads
+
+    def play_by(self, players: Running) -> None:
+        """Leave the environments to others, who tell checkpoints how the running episodes stand."""
+        self.__dict__["collector"] = players
+
+    def forget_running(self) -> None:
+        """Open new episodes, instead of those that were running in the checkpoint that the run goes on from."""
+        self.running = None
 
     def count_unstored(self, steps: int) -> None:
         """Count real steps of this rank that were played beside the store, and learned from."""

@@ -93,6 +93,22 @@ class Batch:
         return ~self.is_last[:, :-1] & ~self.is_first[:, 1:]
 
 
+def push(stacked: Tensor, newest: Tensor, is_first: Tensor) -> Tensor:
+    """Drop the oldest frame of every stack and append the newest; where an episode opens, repeat its first frame.
+
+    It gives what `stack` gives, frame by frame.
+
+    Args:
+        stacked: (B, n * C, H, W), oldest frame first.
+        newest: (B, C, H, W).
+        is_first: (B,) bool: the newest frame opens an episode.
+    """
+    channels = newest.shape[1]
+    repeated = newest.repeat(1, stacked.shape[1] // channels, *[1] * (newest.ndim - 2))
+    rolled = torch.cat([stacked[:, channels:], newest], dim=1)
+    return torch.where(is_first.view(-1, *[1] * (newest.ndim - 1)), repeated, rolled)
+
+
 def stack(frames: Tensor, is_first: Tensor, num_frames: int) -> Tensor:
     """Stack each frame on the ones before it, repeating an episode's first frame where there are none.
 

@@ -59,6 +59,25 @@ class VectorEnvironment(ABC):
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64, each in [0, num_actions)."""
 
+    def legal_actions(self) -> np.ndarray | None:
+        """Return which actions are legal now, (N, num_actions) bool; None where all of them always are."""
+        return None
+
+    def mover(self) -> np.ndarray | None:
+        """Return which player moves now, (N,) int64; None where there is one player."""
+        return None
+
+    def clone(self) -> np.ndarray:
+        """Return the present moments (N,), objects from which true rules go on.
+
+        Raises:
+            UserError: these environments cannot be cloned.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be cloned, as planning in the true rules needs: expected environments such "
+            "as datamodules.environments.emulator.AtariEmulators"
+        )
+
     def state_dict(self) -> dict[str, Any] | None:
         """Return plain data from which the present moment can be reached again; None where it cannot."""
         return None

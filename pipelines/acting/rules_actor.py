@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.collector import Actor, Moment
 from datamodules.environments.emulator import AtariEmulators
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
@@ -15,7 +16,7 @@ from pipelines.search.rules import Gumbel
 from pipelines.search.search import Result, Search
 
 
-class RulesActor:
+class RulesActor(Actor):
     """A search in the emulator from wherever the games of an environment are: nothing is learned, nothing is observed.
 
     It leaves the columns search_policy (N, A) and root_value (N,) float32.
@@ -66,15 +67,15 @@ class RulesActor:
         """What the last search found."""
         self._played = np.zeros(0, np.int64)
 
-    def act(
-        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Search from the environment's present moments, and play what that found (N,) int64."""
+        is_first, legal_actions = moment.is_first, moment.legal_actions
+        assert moment.clone is not None
         tree = None
         if self.reuse and self.found is not None:
             tree = self.found.tree.advance(np.where(is_first, -1, self._played))
         found = self.search.run(
-            self.environment.clone(),
+            moment.clone(),
             self.dynamics,
             self.evaluate,
             legal=legal_actions,
@@ -82,10 +83,10 @@ class RulesActor:
             tree=tree,
         )
         self.found = found
-        self._played = self._choose(found, is_first, legal_actions)
+        self._played = self._choose(found, moment)
         return self._played, {"search_policy": found.policy, "root_value": found.value}
 
-    def _choose(self, found: Result, is_first: np.ndarray, legal_actions: np.ndarray | None) -> np.ndarray:
+    def _choose(self, found: Result, moment: Moment) -> np.ndarray:
         """Return actions (N,), drawn where values are exactly alike: mostly, nothing was found."""
         if isinstance(self.search.rule, Gumbel):
             return found.action
@@ -94,7 +95,7 @@ class RulesActor:
         best = np.take_along_axis(found.q, found.action[:, None], axis=1)
         alike = found.q == best
         drawn = np.where(alike, self.generator.random(alike.shape), -1.0).argmax(axis=1)
-        wandering, _ = self.wander.act(found.q, is_first, legal_actions)
+        wandering, _ = self.wander.act(moment)
         return np.where((alike | np.isnan(found.q)).all(axis=1), wandering, drawn)
 
     def state_dict(self) -> dict[str, Any]:
