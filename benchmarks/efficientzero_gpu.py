@@ -93,7 +93,8 @@ def configuration(options: argparse.Namespace) -> Path:
         entry["class_path"].rpartition(".")[2]: entry["init_args"] for entry in content["trainer"]["callbacks+"]
     }
     for arguments in callbacks.values():
-        arguments["search"]["init_args"]["stop"]["simulations"] = options.simulations
+        search = arguments.get("search") or arguments["actor"]["init_args"]["search"]
+        search["init_args"]["stop"]["simulations"] = options.simulations
     callbacks["Evaluate"] |= {"every": options.evaluate_every, "final_episodes": options.episodes}
     callbacks["Reanalyse"]["fraction"] = options.reanalysed
     path = options.folder / "experiment.yaml"

@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=10, help="of rollouts, in decisions")
     parser.add_argument("--exploration", type=float, default=0.7)
     parser.add_argument("--discount", type=float, default=0.99)
-    parser.add_argument("--life_loss_reward", type=float, default=-1.0)
-    parser.add_argument("--persistence", type=float, default=None, help="of rollouts that hold their actions")
+    parser.add_argument("--actor.life_loss_reward", type=float, default=-1.0)
+    parser.add_argument("--actor.persistence", type=float, default=None, help="of rollouts that hold their actions")
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"settings": vars(options) | {"protocol": "atari100k", "frame_skip": 4, "seeds": SEEDS}}

@@ -16,6 +16,7 @@ import os
 import signal
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[to
         if num_actors:
             connect(None, num_actors)
         playing = players(num_actors, data)
-        chunks = [CollectChunk("play", end, 1.0) for end in [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]]
+        chunks = [CollectChunk("play", end, Fraction(0)) for end in [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]]
         victim = 0
         if isinstance(playing, RayPlayers) and kill:
             victim = ray.get(playing._players[1].__ray_call__.remote(lambda player: os.getpid()))

@@ -37,7 +37,7 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
         elif words[0] == "evaluate":
             words += ["--episodes", "2", "--max_steps", "50"]
         elif words[0] == "plan":
-            words += ["--search.stop.simulations", "3", "--max_steps", "6"]
+            words += ["--actor.search.stop.simulations", "3", "--max_steps", "6"]
         elif words[0] == "sweep":
             read(find(words[1])).check()
             continue

@@ -59,25 +59,6 @@ class VectorEnvironment(ABC):
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64, each in [0, num_actions)."""
 
-    def legal_actions(self) -> np.ndarray | None:
-        """Return which actions are legal now, (N, num_actions) bool; None where all of them always are."""
-        return None
-
-    def mover(self) -> np.ndarray | None:
-        """Return which player moves now, (N,) int64; None where there is one player."""
-        return None
-
-    def clone(self) -> np.ndarray:
-        """Return the present moments (N,), objects from which true rules go on.
-
-        Raises:
-            UserError: these environments cannot be cloned.
-        """
-        raise UserError(
-            f"{type(self).__name__} cannot be cloned, as planning in the true rules needs: expected environments such "
-            "as datamodules.environments.emulator.AtariEmulators"
-        )
-
     def state_dict(self) -> dict[str, Any] | None:
         """Return plain data from which the present moment can be reached again; None where it cannot."""
         return None
@@ -85,6 +66,28 @@ class VectorEnvironment(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
         """Go on from the moment where `state_dict` was taken, and return its observations (N, *observation_shape)."""
         raise NotImplementedError
+
+    def legal_actions(self) -> np.ndarray | None:
+        """Return which actions (N, A) bool are legal now; None where all always are.
+
+        Every action is legal at the observation that closes an episode: it is ignored.
+        """
+        return None
+
+    def mover(self) -> np.ndarray | None:
+        """Return whose turn it is (N,) int64, players numbered from 0; None where one player plays alone."""
+        return None
+
+    def clone(self) -> np.ndarray:
+        """Return the present moments (N,), objects from which the rules of this world go on.
+
+        Raises:
+            UserError: this world cannot be cloned.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be cloned, and nobody can plan in its true rules: play a world that can, "
+            "such as datamodules.environments.emulator.AtariEmulators"
+        )
 
     @abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.collector import Actor, Moment
+from datamodules.acting import Actor, Moment
 from modules.batch import push
 from modules.errors import UserError
 from modules.imagination import evaluating
@@ -126,13 +126,10 @@ class ModelActor(Actor):
         assert self.model.spec is not None
         newest = torch.from_numpy(moment.observation).to(self.model.device)
         first = torch.from_numpy(moment.is_first).to(self.model.device)
-        stack = self.model.spec.frame_stack
-        if stack == 1:
-            return newest, first
-        if self.observation is None:
-            self.observation = newest.repeat(1, stack, *[1] * (newest.ndim - 2))
-        self.observation = push(self.observation, newest, first)
-        return self.observation, first
+        stacked = push(self.observation, newest, first, self.model.spec.frame_stack)
+        if self.model.spec.frame_stack > 1:
+            self.observation = stacked
+        return stacked, first
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state, and what was observed and done last."""
@@ -215,13 +212,13 @@ class SearchActor(ModelActor):
         self.greedy = greedy
         self.exploration = exploration
         self.temperature = 0.0
-        self.advance(Fraction(0))
+        self.follow(Fraction(0))
         self.evaluate = NetworkEvaluator(model, policy)
         self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
         """What the last search found."""
 
-    def advance(self, progress: Fraction) -> None:
+    def follow(self, progress: Fraction) -> None:
         """Draw moves at the temperature of this part of the run; a Gumbel search draws by its own noise as ever."""
         if not self.greedy and not isinstance(self.search.rule, Gumbel):
             self.temperature = self.exploration.temperature(progress)

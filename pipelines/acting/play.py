@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from datamodules.collector import Actor
+from datamodules.acting import Actor
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import VectorEnvironment
 from modules.errors import UserError
@@ -166,7 +166,7 @@ class RulesPlay(Play):
         )
         rollouts = Rollouts(dynamics, self.rollout_depth, self.search.discount, generator=stage.source("rollouts"))
         source = stage.source("search")
-        return RulesActor(environment, dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
+        return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
 
     def limited(self, simulations: int) -> RulesPlay:
         """Return the same with at most so many simulations per search."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
-from datamodules.collector import Actor, Collector
+from datamodules.acting import Actor
+from datamodules.collector import Collector
 
 
 class CollectChunk(NamedTuple):
@@ -43,7 +44,7 @@ class Players(Protocol):
 def act_with(actors: dict[str, Actor], chunk: CollectChunk) -> Actor:
     """Return who plays a chunk, as far on with its schedules as the run is then."""
     actor = actors[chunk.actor]
-    actor.advance(chunk.progress)
+    actor.follow(chunk.progress)
     return actor
 
 

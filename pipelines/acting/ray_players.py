@@ -15,7 +15,8 @@ import numpy as np
 import ray
 import torch
 
-from datamodules.collector import Actor, Collector
+from datamodules.acting import Actor
+from datamodules.collector import Collector
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 from modules.learner import Learner

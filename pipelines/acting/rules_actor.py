@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.collector import Actor, Moment
-from datamodules.environments.emulator import AtariEmulators
+from datamodules.acting import Actor, Moment
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 from pipelines.search.contract import Evaluate
@@ -17,13 +16,12 @@ from pipelines.search.search import Result, Search
 
 
 class RulesActor(Actor):
-    """A search in the emulator from wherever the games of an environment are: nothing is learned, nothing is observed.
+    """A search in the true rules, from wherever the games are: nothing is learned, and nothing is observed.
 
     It leaves the columns search_policy (N, A) and root_value (N,) float32.
 
     Args:
-        environment: that is played; all N games are searched as one batch.
-        dynamics: of that environment.
+        dynamics: rules of the environment that is played; all N games are searched as one batch.
         search: how it plans.
         evaluate: judges its states: rollouts, a network, or a mix of both.
         generator: of the noise and the draws.
@@ -36,9 +34,10 @@ class RulesActor(Actor):
         UserError: for `reuse` or the search's `bounds` under sticky actions, where what follows is not known for sure.
     """
 
+    wants_clone = True
+
     def __init__(
         self,
-        environment: AtariEmulators,
         dynamics: EmulatorDynamics,
         search: Search,
         evaluate: Evaluate,
@@ -48,37 +47,35 @@ class RulesActor(Actor):
         persistence: float | None = None,
     ) -> None:
         if not dynamics.deterministic:
-            name = environment.protocol.name
+            name = dynamics.protocol.name
             if search.bounds is not None:
                 raise UserError(f"bounds prove outcomes, but protocol {name} has sticky actions: set bounds to null")
             if reuse:
                 raise UserError(
                     f"a tree cannot be reused under the sticky actions of protocol {name}: set reuse to false"
                 )
-        self.environment = environment
         self.dynamics = dynamics
         self.search = search
         self.evaluate = evaluate
         self.generator = generator
         self.reuse = reuse
         self.temperature = temperature
-        self.wander = RandomActor(environment.num_actions, generator, persistence)
+        self.wander = RandomActor(dynamics.num_actions, generator, persistence)
         self.found: Result | None = None
         """What the last search found."""
         self._played = np.zeros(0, np.int64)
 
     def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Search from the environment's present moments, and play what that found (N,) int64."""
-        is_first, legal_actions = moment.is_first, moment.legal_actions
+        """Search from the present moments of the true world, and play what that found (N,) int64."""
         assert moment.clone is not None
         tree = None
         if self.reuse and self.found is not None:
-            tree = self.found.tree.advance(np.where(is_first, -1, self._played))
+            tree = self.found.tree.advance(np.where(moment.is_first, -1, self._played))
         found = self.search.run(
-            moment.clone(),
+            moment.clone,
             self.dynamics,
             self.evaluate,
-            legal=legal_actions,
+            legal=moment.legal_actions,
             generator=self.generator,
             tree=tree,
         )

@@ -42,11 +42,11 @@ class Film:
         self.score = np.zeros(num_envs)
         self.progress, self.task = progress, task
 
-    def watch(self, move: Move) -> None:
+    def add(self, move: Move) -> None:
         """Take in a move."""
-        if move.playing[0] and len(self.frames) < FILMED:
+        if move.counts[0] and len(self.frames) < FILMED:
             self.frames.append(move.after.observation[0].transpose(1, 2, 0))
-        self.score += move.after.reward * move.playing
+        self.score += move.after.reward * move.counts
         self.progress.update(self.task, advance=1, score=f"{self.score.mean():,.1f}")
 
 
@@ -88,7 +88,7 @@ def plan(
     with Progress(*columns, TextColumn("score {task.fields[score]}")) as progress:
         task = progress.add_task(f"planning in {title}", total=max_steps, unit="decisions", score="0")
         film = Film(episodes, progress, task)
-        played = play(environment, player, max_steps, watch=film.watch)
+        played = play(environment, player, max_steps, watch=film.add)
     description = environment.description
     settings = {key: value for key in ("mode", "difficulty") if (value := description[key]) is not None}
     evaluation = Evaluation(

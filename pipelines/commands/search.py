@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from datamodules.collector import Playing
+from datamodules.acting import Playing
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import generator
 from modules.errors import UserError
@@ -103,11 +103,11 @@ def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tenso
         The model's state there, (1, *state_shape).
     """
     game = Playing(environment)
-    actions, _ = actor.act(game.moment)
+    actions, _ = actor.act(game.moment(actor))
     step = 0
-    while step < steps or game.is_last[0]:
+    while step < steps or game.closed[0]:
         game.step(actions)
-        actions, _ = actor.act(game.moment)
+        actions, _ = actor.act(game.moment(actor))
         step += 1
     assert actor.state is not None
     return actor.state

@@ -191,8 +191,8 @@ class DreamVectorEnv(VectorEnv):
         """Drop the oldest frame of every stack, or the whole vector, and append what the model decodes."""
         if self.frames:
             newest = (newest.clamp(0, 1) * 255).round().byte()
-        goes_on = torch.zeros(self.num_envs, dtype=torch.bool)
-        self._observation = push(torch.from_numpy(self._observation), newest.cpu(), goes_on).numpy()
+        stack = self._observation.shape[1] // self.channels
+        self._observation = push(torch.from_numpy(self._observation), newest.cpu(), None, stack).numpy()
 
     def _mask(self, mask: Any) -> np.ndarray:
         if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (self.num_envs,) and mask.any()):

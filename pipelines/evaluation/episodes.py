@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from datamodules.collector import Actor, Playing
+from datamodules.acting import Actor, Playing
 from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
@@ -26,8 +26,8 @@ class Move(NamedTuple):
 
     actor: Any
     """Who made it."""
-    playing: np.ndarray
-    """(N,) bool: the first episode of the environment was still going on."""
+    counts: np.ndarray
+    """(N,) bool: the episode that is evaluated was still going on."""
     seconds: float
     """Time that the actor took."""
     after: Transition
@@ -54,22 +54,22 @@ def play(
         watch: called with every move.
     """
     num_envs = environment.num_envs
-    game = Playing(environment)
-    playing = np.ones(num_envs, bool)
+    playing = Playing(environment)
+    counts = np.ones(num_envs, bool)
     returns, lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
-    while playing.any() and (max_steps is None or lengths.max() < max_steps):
+    while counts.any() and (max_steps is None or lengths.max() < max_steps):
         start = time.perf_counter()
-        actions, _ = actor.act(game.moment)
+        actions, _ = actor.act(playing.moment(actor))
         seconds = time.perf_counter() - start
-        after = game.step(actions)
-        watch(Move(actor, playing, seconds, after))
-        returns += after.reward * playing
-        lengths += playing
-        advance(int((playing & game.is_last).sum()))
-        playing = playing & ~game.is_last
+        after = playing.step(actions)
+        watch(Move(actor, counts, seconds, after))
+        returns += after.reward * counts
+        lengths += counts
+        advance(int((counts & playing.closed).sum()))
+        counts = counts & ~playing.closed
     return [
         {"seed": int(seed), "return": float(total), "length": int(length), "finished": not unfinished}
-        for seed, total, length, unfinished in zip(environment.seeds, returns, lengths, playing, strict=True)
+        for seed, total, length, unfinished in zip(environment.seeds, returns, lengths, counts, strict=True)
     ]
 
 

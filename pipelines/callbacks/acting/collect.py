@@ -10,7 +10,8 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.collector import Actor, Collector
+from datamodules.acting import Actor
+from datamodules.collector import Collector
 from datamodules.ranks import gather, generator, of_rank
 from modules.errors import UserError
 from modules.learner import Learner

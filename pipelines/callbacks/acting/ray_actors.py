@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules.collector import Actor
+from datamodules.acting import Actor
 from datamodules.ranks import generator
 from modules.errors import UserError
 from modules.learner import Learner

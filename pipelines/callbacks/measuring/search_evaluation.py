@@ -88,7 +88,7 @@ class Findings:
 
     def add(self, move: Move) -> None:
         """Take in a move of a search actor."""
-        found, playing = move.actor.found, move.playing
+        found, playing = move.actor.found, move.counts
         assert found is not None
         change = divergence(found.policy, found.prior)
         columns = (
