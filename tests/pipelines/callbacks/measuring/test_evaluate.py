@@ -1,5 +1,7 @@
 """Evaluations against plain Gymnasium, and against the plain rules of DotWorld."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import lightning
 import numpy as np
@@ -147,10 +149,9 @@ def test_it_goes_on_where_it_stopped():
     assert again.evaluated_at == 37
 
 
-def test_a_model_without_a_policy_is_refused(tmp_path):
-    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
+def test_a_model_without_a_policy_is_refused():
     with pytest.raises(UserError, match="PerfectModel has none"):
-        Evaluate().on_fit_start(trainer, PerfectModel())
+        Evaluate().on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
 
 
 @pytest.mark.parametrize("options", [{"every": -1}, {"episodes": 0}, {"final_episodes": 0}], ids=str)
