@@ -21,9 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train a world model of Pong and look at its dreams: minutes on two cores
 	$(BIN)/dreamcade fit --config configs/quickstart.yaml
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## ruff, codespell and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 test: lint ## lint, then every test but the slow ones, two files at a time
