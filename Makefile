@@ -17,7 +17,7 @@ install: $(INSTALLED) ## create .venv with the pinned packages
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "dreamcade needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] + ": set PYTHON=/path/to/another")'
 ifneq ($(UV),)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 else
 	$(PYTHON) -m venv $(VENV)
