@@ -1,5 +1,7 @@
-# `make demo` and `make test` need Python 3.11 to 3.13 and make, nothing else.
+# `make demo` and `make test` need Python 3.11 to 3.13 and make, nothing else. Where there is uv, it installs the same
+# packages quicker; `make UV=` leaves it aside.
 PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -14,16 +16,22 @@ install: $(INSTALLED) ## create .venv with the pinned packages
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "dreamcade needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] + ": set PYTHON=/path/to/another")'
+ifneq ($(UV),)
+	$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+else
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+endif
 	@touch $@
 
 demo: $(INSTALLED) ## train a world model of Pong and look at its dreams: minutes on two cores
 	$(BIN)/dreamcade fit --config configs/quickstart.yaml
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## ruff, codespell and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 test: lint ## lint, then every test but the slow ones, two files at a time
