@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import Transition
 from datamodules.ranks import generator
-from modules.errors import UserError
+from modules.errors import check_range
 from pipelines.acting.rules_actor import RulesActor
 from pipelines.commands.parser import Parser
-from pipelines.console import CONFIGS, find_config
+from pipelines.console import CONFIGS, check_folder, check_seed, find_config
 from pipelines.display.films import write_mp4
 from pipelines.display.progress import Rate
 from pipelines.evaluation.episodes import play, tell
@@ -90,10 +90,12 @@ def plan(
         out: folder of the result and the film; runs/<name of the config>/<n> unless given.
         name: of the experiment in a report.
     """
-    if episodes < 1:
-        raise UserError(f"--episodes must be at least 1: got {episodes}")
-    if max_steps is not None and max_steps < 1:
-        raise UserError(f"--max_steps must be at least 1: got {max_steps}")
+    check_range("--episodes", episodes, 1)
+    check_range("--max_steps", max_steps, 1)
+    check_range("--rollout_depth", rollout_depth, 1)
+    check_range("--life_loss_reward", life_loss_reward)
+    check_seed("--seed", seed)
+    check_folder("--out", out)
     environment = Watched(game, episodes, protocol, "evaluation", (210, 160), "rgb", seed, mode, difficulty)
     dynamics = EmulatorDynamics(
         environment,

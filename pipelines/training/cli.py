@@ -28,11 +28,12 @@ from pipelines.callbacks.housekeeping.save_config import SaveConfig
 from pipelines.callbacks.learning.pretrained import Pretrained
 from pipelines.callbacks.measuring.prediction_writer import PredictionWriter
 from pipelines.callbacks.order import in_order
-from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, fail
+from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, check_folder, check_seed, expand_home, fail
 from pipelines.runs import checkpoint_files, checkpoints
 from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.spelling import explain
 from pipelines.training.plan import plan
+from pipelines.training.refusals import check_precision, refusing
 from pipelines.training.stopping import Stopping
 
 RUNS = Path("runs")
@@ -74,6 +75,17 @@ class TrainerCLI(LightningCLI):
                 seed_everything_default=0,
             )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and let ~ stand for the home folder in whatever it names."""
+        super().parse_arguments(parser, args)
+        self.config = expand_home(self.config)
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):  # true draws a seed, false sets none
+            check_seed("seed_everything", seed)
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
         pass
@@ -110,6 +122,7 @@ class TrainerCLI(LightningCLI):
         if config.init_from is not None and config.ckpt_path is None:
             checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
+        check_folder("trainer.default_root_dir", folder)
         checkpoints.check_links(folder)
         if folder.exists():  # a new one is made once nothing can be refused any more
             self._lock(folder)
@@ -140,7 +153,10 @@ class TrainerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
-        trainer = super().instantiate_trainer(**kwargs)
+        config = self._get(self.config, "trainer")
+        with refusing(config):
+            trainer = super().instantiate_trainer(**kwargs)
+        check_precision(trainer.precision)
         trainer.strategy.checkpoint_io = SealedCheckpointIO()
         if (path := self._get(self.config, "init_from")) is not None:
             trainer.callbacks.append(Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
@@ -159,7 +175,7 @@ class TrainerCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         self._lock(Path(self.trainer.default_root_dir))
         try:
-            with self.stopping if subcommand == "fit" else nullcontext():
+            with self.stopping if subcommand == "fit" else nullcontext(), refusing():
                 super()._run_subcommand(subcommand)
         except DeadEnvironmentError as error:
             raise UserError(f"{error}; {_advice(self.trainer)}") from error

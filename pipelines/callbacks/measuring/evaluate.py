@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
 from modules.agent import Agent, policy_of, world_model
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.acting.actors import SearchActor
 from pipelines.evaluation.episodes import evaluate, tell
 from pipelines.evaluation.results import FILE, Evaluation, append, human_normalized, read
@@ -49,6 +49,7 @@ class Evaluate(Callback):
                 "evaluate needs every of at least 0, episodes of at least 1 and epsilon from 0 to 1: "
                 f"got {every}, {min(episodes, final_episodes)} and {epsilon}"
             )
+        check_range("Evaluate.max_steps", max_steps, 1)
         self.every = every
         self.episodes = episodes
         self.final_episodes = final_episodes
