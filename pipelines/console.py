@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 
 from modules.errors import UserError, check_range, nearest
@@ -79,7 +80,10 @@ def find_config(before: str, argument: str) -> str:
     option, _, value = argument.partition("=")
     if option in ("-c", "--config") and value:
         return f"{option}={find_config(option, value)}"
-    if before not in ("-c", "--config") or Path(argument).exists():
+    if before not in ("-c", "--config"):
+        return argument
+    if Path(argument).exists():
+        _check_config(Path(argument))
         return argument
     name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
     folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "trainer")
@@ -88,3 +92,14 @@ def find_config(before: str, argument: str) -> str:
         names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
         fail(f"there is no config {argument}, the nearest is {nearest(f'configs/{name}', names)}")
     return str(found[0])
+
+
+def _check_config(path: Path) -> None:
+    """Fail where a file holds no keys: the parser would not say which file it means."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+        return
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}"
+        fail(f"{path} {what}: a configuration has keys, such as trainer: {{max_steps: 1000}}")

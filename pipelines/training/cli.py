@@ -32,8 +32,10 @@ from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, check_folder, check_
 from pipelines.runs import checkpoint_files, checkpoints
 from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.spelling import explain
+from pipelines.training import changes
+from pipelines.training.changes import Resumed
 from pipelines.training.plan import plan
-from pipelines.training.refusals import check_precision, refusing
+from pipelines.training.refusals import check, refusing, without_switched_off
 from pipelines.training.stopping import Stopping
 
 RUNS = Path("runs")
@@ -151,18 +153,21 @@ class TrainerCLI(LightningCLI):
             if logger.init_args.get("save_dir", "") is None:
                 logger.init_args.save_dir = folder
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(without_switched_off(config), callbacks)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
         config = self._get(self.config, "trainer")
         with refusing(config):
             trainer = super().instantiate_trainer(**kwargs)
-        check_precision(trainer.precision)
+        check(trainer)
         trainer.strategy.checkpoint_io = SealedCheckpointIO()
         if (path := self._get(self.config, "init_from")) is not None:
             trainer.callbacks.append(Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
         self.progress = _Began()
         self.stopping = Stopping(trainer)
-        trainer.callbacks += [self.progress, self.stopping]  # type: ignore[attr-defined]
+        trainer.callbacks += [Resumed(), self.progress, self.stopping]  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         trainer.callbacks = in_order(trainer.callbacks)  # type: ignore[attr-defined]
@@ -174,6 +179,7 @@ class TrainerCLI(LightningCLI):
             return
         path = self._get(self.config, "ckpt_path")
         self._lock(Path(self.trainer.default_root_dir))
+        changed = [] if path is None or subcommand != "fit" else self._changes(path)
         try:
             with self.stopping if subcommand == "fit" else nullcontext(), refusing():
                 super()._run_subcommand(subcommand)
@@ -185,7 +191,22 @@ class TrainerCLI(LightningCLI):
             full = isinstance(error, OSError) and error.errno in NO_ROOM
             if path is None or self.progress.began or full:
                 raise
-            raise UserError(f"{path} cannot be gone on from: {brief(error)}") from error
+            model = changes.said([change for change in changed if change[0].startswith("model.")])
+            why = f" with {model}" if model else ""
+            raise UserError(f"{path} cannot be gone on from{why}: {brief(error)}") from error
+
+    def _changes(self, path: str) -> list[changes.Change]:
+        """Return what is set otherwise than in the run that is gone on with, and say it.
+
+        Raises:
+            UserError: something is that cannot be.
+        """
+        (saved,) = (each for each in self.trainer.callbacks if isinstance(each, SaveConfig))  # type: ignore[attr-defined]
+        found = changes.changes(checkpoint_files.read(Path(path)).get("config") or {}, saved.plain())
+        changes.check(found, path)
+        if found:
+            rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {changes.said(found)}", file=sys.stderr)
+        return found
 
     def _lock(self, folder: Path) -> None:
         """Keep other runs from the folder for as long as this one lives."""

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 
 from modules.errors import UserError
 
+UNSUITED: dict[type[Callback], str] = {
+    WeightAveraging: "leaves averaged weights in the last checkpoint, which a run cannot go on from: leave it out",
+    StochasticWeightAveraging: "leaves averaged weights in the last checkpoint, which a run cannot go on from: "
+    "leave it out",
+    LearningRateFinder: "needs one learning rate for everything, and every part here has its own: set each part's lr",
+    BatchSizeFinder: "would play and learn before the run begins: set the batch size of the data",
+}
+"""Callbacks of Lightning that would do something else here than they say, and why."""
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+CHECKS = ("lightning.pytorch.callbacks.", "lightning.pytorch.loops.", "lightning.pytorch.tuner.")
 REFUSALS = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, KeyError)
 """What Lightning raises where it refuses a setting. Other exceptions, and these from anybody's else code, are bugs."""
 
@@ -21,9 +40,9 @@ def refusing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Turn what Lightning itself refuses within into a UserError, and let everything else pass.
 
     Args:
-        settings: the Trainer's arguments, where the Trainer is made within: the one whose value the refusal quotes is
-            named as the key at fault. None where the Trainer runs, when only a refusal by a check of Lightning's
-            callbacks is the user's mistake.
+        settings: the Trainer's arguments, where the Trainer is made within: the first that the refusal names is the
+            key at fault. None where the Trainer runs, when only what a callback, a loop or the tuner of Lightning's
+            raises itself is the user's mistake.
     """
     try:
         yield
@@ -31,29 +50,50 @@ def refusing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
         raise UserError(_line(error, settings)) from error
     except REFUSALS as error:
         module = _raised_in(error)
-        if settings is None and module.startswith("lightning.pytorch.callbacks."):
-            raise UserError(f"{module.rpartition('.')[2]}: {_said(error)}") from error
+        if settings is None and module.startswith(CHECKS):
+            raise UserError(_said(error)) from error
         if settings is not None and module.startswith("lightning."):
             raise UserError(_line(error, settings)) from error
         raise
 
 
-def check_precision(precision: str) -> None:
-    """Raise a UserError unless batches, which keep their types, can be learned from at a precision."""
-    if precision not in PRECISIONS:
+def check(trainer: Trainer) -> None:
+    """Raise a UserError where a Trainer was told what no run here can do, before anything is played."""
+    if trainer.precision not in PRECISIONS:
         raise UserError(
-            f"trainer.precision is {precision}: expected one of {', '.join(PRECISIONS)}, weights are always float32"
+            f"trainer.precision is {trainer.precision}: expected one of {', '.join(PRECISIONS)}, weights stay float32"
         )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for kind, reason in UNSUITED.items():
+            if isinstance(callback, kind):
+                raise UserError(f"trainer.callbacks: {type(callback).__name__} {reason}")
+    every, batches = trainer.val_check_interval, trainer.limit_train_batches
+    if (
+        isinstance(every, int)
+        and isinstance(batches, int)
+        and trainer.check_val_every_n_epoch is not None
+        and every > batches
+    ):
+        raise UserError(
+            f"trainer.val_check_interval is {every}: expected at most trainer.limit_train_batches, the {batches} updates "
+            "of an epoch; or set trainer.check_val_every_n_epoch to null, so that all updates are counted"
+        )
+
+
+def without_switched_off(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the Trainer's arguments without the callbacks that enable_progress_bar or enable_checkpointing forbid.
+
+    configs/base.yaml brings some of either kind.
+    """
+    switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    off = tuple(kind for switch, kind in switches.items() if settings.get(switch) is False)
+    return settings | {"callbacks": [each for each in settings["callbacks"] or [] if not isinstance(each, off)]}
 
 
 def _line(error: Exception, settings: Mapping[str, Any] | None) -> str:
     said = _said(error)
-    quoted = [
-        name
-        for name, value in (settings or {}).items()
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and f"{value!r}" in said
-    ]
-    return f"trainer.{quoted[0]} is {settings[quoted[0]]}: {said}" if settings and quoted else said
+    named = next((word for word in re.findall(r"\w+", said) if word in (settings or {})), None)
+    return said if settings is None or named is None else f"trainer.{named} is {settings[named]}: {said}"
 
 
 def _said(error: Exception) -> str:

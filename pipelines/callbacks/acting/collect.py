@@ -17,6 +17,7 @@ from modules.errors import UserError
 from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
 from pipelines.acting.players import CollectChunk, LocalPlayers, Players
 from pipelines.callbacks.acting.ray_actors import RayActors
+from pipelines.callbacks.progress import part_of_run
 from pipelines.display.progress import counter
 from pipelines.search.search import Search
 
@@ -166,7 +167,7 @@ class Collect(Callback):
             if due <= rows:
                 return []
             prefill = math.ceil(min(self.start, target) / num_envs)
-            part = min(len(self.temperatures) * updates // max(1, trainer.max_steps), len(self.temperatures) - 1)
+            part = part_of_run(trainer, updates, len(self.temperatures))
             ends = {*range(rows + CHUNK_ROWS, due, CHUNK_ROWS), prefill, due}
             return [
                 CollectChunk("prefill" if end <= prefill else "play", end, self.temperatures[part])

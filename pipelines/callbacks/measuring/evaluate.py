@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
@@ -96,6 +97,7 @@ class Evaluate(Callback):
             figures["evaluate/human_normalized"] = normalized
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if final:
             tell(evaluation, Path(trainer.default_root_dir))
 
