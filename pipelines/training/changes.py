@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_only
 
 from modules.errors import UserError
 from pipelines.callbacks.run import Run
@@ -60,6 +62,8 @@ class Resumed(Callback):
     def __init__(self) -> None:
         self.patience: dict[EarlyStopping, int] = {}
         self.resumed = False
+        self.said = ""
+        """What changed since the checkpoint, to be printed once everything is restored."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember what callbacks were made with."""
@@ -73,8 +77,10 @@ class Resumed(Callback):
             return
         for callback, patience in self.patience.items():
             callback.patience = patience
-        for counters in (trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_progress.total):
-            counters.completed = counters.processed
+        if self.said:
+            rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {self.said}", file=sys.stderr)
+        epochs: Any = trainer.fit_loop.epoch_progress
+        epochs.current.completed, epochs.total.completed = epochs.current.processed, epochs.total.processed
         learner = Run(trainer).learner
         policy = learner.trained_policy
         named = [*learner.world_model.parameter_groups(), *([] if policy is None else policy.parameter_groups())]

@@ -165,9 +165,9 @@ class TrainerCLI(LightningCLI):
         trainer.strategy.checkpoint_io = SealedCheckpointIO()
         if (path := self._get(self.config, "init_from")) is not None:
             trainer.callbacks.append(Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
-        self.progress = _Began()
+        self.progress, self.resumed = _Began(), Resumed()
         self.stopping = Stopping(trainer)
-        trainer.callbacks += [Resumed(), self.progress, self.stopping]  # type: ignore[attr-defined]
+        trainer.callbacks += [self.resumed, self.progress, self.stopping]  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         trainer.callbacks = in_order(trainer.callbacks)  # type: ignore[attr-defined]
@@ -196,7 +196,7 @@ class TrainerCLI(LightningCLI):
             raise UserError(f"{path} cannot be gone on from{why}: {brief(error)}") from error
 
     def _changes(self, path: str) -> list[changes.Change]:
-        """Return what is set otherwise than in the run that is gone on with, and say it.
+        """Return what is set otherwise than in the run that is gone on with; it is said once the run goes on.
 
         Raises:
             UserError: something is that cannot be.
@@ -204,8 +204,7 @@ class TrainerCLI(LightningCLI):
         (saved,) = (each for each in self.trainer.callbacks if isinstance(each, SaveConfig))  # type: ignore[attr-defined]
         found = changes.changes(checkpoint_files.read(Path(path)).get("config") or {}, saved.plain())
         changes.check(found, path)
-        if found:
-            rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {changes.said(found)}", file=sys.stderr)
+        self.resumed.said = changes.said(found)
         return found
 
     def _lock(self, folder: Path) -> None:

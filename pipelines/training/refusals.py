@@ -75,8 +75,8 @@ def check(trainer: Trainer) -> None:
         and every > batches
     ):
         raise UserError(
-            f"trainer.val_check_interval is {every}: expected at most trainer.limit_train_batches, the {batches} updates "
-            "of an epoch; or set trainer.check_val_every_n_epoch to null, so that all updates are counted"
+            f"trainer.val_check_interval is {every}: expected at most trainer.limit_train_batches, the {batches} "
+            "updates of an epoch; or set trainer.check_val_every_n_epoch to null, so that all updates are counted"
         )
 
 
