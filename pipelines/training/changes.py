@@ -56,7 +56,7 @@ class Resumed(Callback):
     """Lets the configuration rule over what a checkpoint put back, and the Trainer's counters stand where they stood.
 
     An optimizer's state brings the learning rates and weight decays of before, and a Lightning callback its patience.
-    A checkpoint of a last update that ends an epoch makes Lightning count one update and one epoch too many.
+    A checkpoint of a last update that ends an epoch makes Lightning count one update too many, and an empty epoch.
     """
 
     def __init__(self) -> None:
@@ -81,6 +81,9 @@ class Resumed(Callback):
             rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {self.said}", file=sys.stderr)
         epochs: Any = trainer.fit_loop.epoch_progress
         epochs.current.completed, epochs.total.completed = epochs.current.processed, epochs.total.processed
+        epoch = trainer.fit_loop.epoch_loop
+        if epochs.current.processed == epochs.current.started and epoch._num_ready_batches_reached():
+            epoch.restarting = False  # or Lightning would go on with the epoch that is over: an empty one
         learner = Run(trainer).learner
         policy = learner.trained_policy
         named = [*learner.world_model.parameter_groups(), *([] if policy is None else policy.parameter_groups())]

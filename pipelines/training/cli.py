@@ -35,7 +35,7 @@ from pipelines.spelling import explain
 from pipelines.training import changes
 from pipelines.training.changes import Resumed
 from pipelines.training.plan import plan
-from pipelines.training.refusals import check, refusing, without_switched_off
+from pipelines.training.refusals import check, check_nulls, refusing, without_switched_off
 from pipelines.training.stopping import Stopping
 
 RUNS = Path("runs")
@@ -111,6 +111,7 @@ class TrainerCLI(LightningCLI):
         """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
+        check_nulls(config)
         _check_accelerator(config.trainer.accelerator)
         if config.print_plan:
             config.trainer.logger = False  # nothing is made, not even a folder

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
+from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
@@ -20,6 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from modules.errors import UserError
+from pipelines.runs.checkpoints import OWN
 
 UNSUITED: dict[type[Callback], str] = {
     WeightAveraging: "leaves averaged weights in the last checkpoint, which a run cannot go on from: leave it out",
@@ -78,6 +82,42 @@ def check(trainer: Trainer) -> None:
             f"trainer.val_check_interval is {every}: expected at most trainer.limit_train_batches, the {batches} "
             "updates of an epoch; or set trainer.check_val_every_n_epoch to null, so that all updates are counted"
         )
+
+
+def check_nulls(config: Any, key: str = "", hints: Mapping[str, Any] | None = None) -> None:
+    """Raise a UserError where a setting is null that its class does not take: the parser lets those of classes pass.
+
+    Args:
+        config: what was parsed, or a part of it.
+        key: where that lies, as on the command line.
+        hints: types of its settings, where they are those of one of our classes.
+    """
+    if isinstance(config, list):
+        for each in config:
+            check_nulls(each, key)
+    if not isinstance(config, Namespace):
+        return
+    path = str(config.get("class_path", ""))
+    for name, value in vars(config).items():
+        where = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+        hint = (hints or {}).get(name, Any)
+        if value is None and hint is not Any and type(None) not in (hint, *get_args(hint)):
+            raise UserError(f"{where} is null: expected {getattr(hint, '__name__', hint)}")
+        if name == "init_args" and path.partition(".")[0] in OWN:
+            module, _, made = path.rpartition(".")
+            check_nulls(value, where, _hints(getattr(importlib.import_module(module), made)))
+        else:
+            parts = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+            check_nulls(value, where, _hints(parts[0]) if parts else None)
+
+
+def _hints(made: Any) -> dict[str, Any]:
+    """Return the types of a class's arguments, those that it hands on to its parents included."""
+    found: dict[str, Any] = {}
+    for parent in reversed(made.__mro__):
+        if "__init__" in vars(parent) and parent.__module__.partition(".")[0] in OWN:
+            found |= get_type_hints(parent.__init__)
+    return found
 
 
 def without_switched_off(settings: dict[str, Any]) -> dict[str, Any]:

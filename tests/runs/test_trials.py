@@ -1,6 +1,7 @@
 """What failed when it was tried as a new user would: each gets one clear line, or does what it says."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import gymnasium
@@ -13,6 +14,7 @@ from pipelines import cli
 from pipelines.runs import checkpoints
 
 DQN = ("fit", "--config", "configs/experiment/dqn_cartpole.yaml", "--config", "configs/debug.yaml")
+LAST = Path("checkpoints/last.ckpt")
 CALLBACK = "--trainer.callbacks+=lightning.pytorch.callbacks."
 
 
@@ -56,8 +58,6 @@ def again(run, short, tmp_path):
     def again(*arguments: object):
         folder = tmp_path / "again"
         if not folder.exists():
-            import shutil
-
             shutil.copytree(short, folder)
         return run(*DQN, "--trainer.default_root_dir", folder, "--ckpt_path", "last", *arguments)
 
@@ -68,14 +68,14 @@ def again(run, short, tmp_path):
     ("arguments", "words"),
     [
         (["--model.policy.lr", -1], ["QLearning.lr", "at least 0", "-1"]),
-        (["--model.policy.lr", "nan"], ["QLearning.lr", "at least 0", "nan"]),
+        (["--model.policy.lr", ".nan"], ["QLearning.lr", "at least 0", "nan"]),
         (["--model.policy.gradient_clip_val", -1], ["gradient_clip_val", "at least 0"]),
         (["--model.policy.discount", 1.5], ["QLearning.discount", "from 0 to 1", "1.5"]),
         (["--seed_everything", -1], ["seed_everything", "from 0 to 4294967295", "-1"]),
         (["--seed_everything", 2**32], ["seed_everything", "from 0 to 4294967295", str(2**32)]),
         (["--data.seed", -1], ["data.seed", "at least 0", "-1"]),
         (["--data.capacity", "null"], ["data.capacity", "null"]),
-        (["--model.policy.hidden", "null"], ["model.policy.hidden", "null"]),
+        (["--model.policy.n_step", "null"], ["n_step", "int"]),
         (["--trainer.devices", "abc"], ["trainer.devices", "abc"]),
         (["--trainer.strategy", "foo"], ["trainer.strategy", "foo"]),
         (["--trainer.accelerator", "foo"], ["trainer.accelerator", "foo", "cpu"]),
@@ -119,7 +119,7 @@ def test_a_configuration_without_keys(run, tmp_path, content):
     [
         (["--max_steps", 0], ["--max_steps", "at least 1", "0"]),
         (["--epsilon", 2], ["--epsilon", "from 0 to 1", "2"]),
-        (["--epsilon", "nan"], ["--epsilon", "from 0 to 1", "nan"]),
+        (["--epsilon", ".nan"], ["--epsilon", "from 0 to 1", "nan"]),
         (["--episodes", 0], ["--episodes", "at least 1"]),
         (["--simulations", -1], ["--simulations", "at least 0"]),
         (["--seed", -1], ["--seed", "from 0"]),
@@ -127,7 +127,7 @@ def test_a_configuration_without_keys(run, tmp_path, content):
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
 def test_an_evaluation_that_cannot_be(run, short, tmp_path, arguments, words):
-    last = short / "checkpoints" / "last.ckpt"
+    last = short / LAST
     assert run("evaluate", last, "--out", tmp_path / "out", *arguments).refused(*words)
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_an_evaluation_that_cannot_be(run, short, tmp_path, arguments, words):
 def test_an_output_that_is_no_folder(run, short, pong, tmp_path, there):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    out, last = tmp_path / there, short / "checkpoints" / "last.ckpt"
+    out, last = tmp_path / there, short / LAST
     commands = [
         ("evaluate", last, "--out", out),
         ("plan", "--out", out),
@@ -157,7 +157,7 @@ def test_an_output_that_is_no_folder(run, short, pong, tmp_path, there):
 def test_a_seed_that_no_generator_takes(run, short, command):
     given = {
         "collect": ["--game", "pong", "--path", "store"],
-        "search": [short / "checkpoints" / "last.ckpt"],
+        "search": [short / LAST],
         "report": [short],
         "sweep": ["cartpole_grid"],
     }
@@ -201,7 +201,7 @@ def test_an_environment_that_fails_at_once(run, tmp_path):
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_nothing_is_held_out(run, short, command):
-    outcome = run(command, *DQN[1:], "--ckpt_path", short / "checkpoints" / "last.ckpt")
+    outcome = run(command, *DQN[1:], "--ckpt_path", short / LAST)
     assert outcome.refused("holds out nothing", "data.num_validation_envs")
 
 
@@ -214,7 +214,7 @@ def test_stopping_and_keeping_by_the_return(run, tmp_path):
     stop = (f"{CALLBACK}EarlyStopping", "--trainer.callbacks.monitor", "evaluate/return")
     outcome = run(*DQN, "--trainer.default_root_dir", tmp_path / "run", *keep, *stop)
     assert outcome.code == 0, outcome.err
-    states = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    states = torch.load(tmp_path / "run" / LAST, weights_only=True)["callbacks"]
     (kept,) = (state for name, state in states.items() if "evaluate/return" in name and "ModelCheckpoint" in name)
     assert Path(kept["best_model_path"]).name == "best.ckpt"
     assert kept["best_model_score"] > 0
@@ -234,7 +234,7 @@ def test_what_can_change_on_the_way_does(again, tmp_path):
     assert outcome.code == 0, outcome.err
     line = "changed since the checkpoint: trainer.max_steps 4 -> 8, model.policy.lr 0.0005 -> 0.1"
     assert line in outcome.err
-    _, kept = checkpoints.load(tmp_path / "again" / "checkpoints" / "last.ckpt")
+    _, kept = checkpoints.load(tmp_path / "again" / LAST)
     (group,) = (group for group in kept["optimizer_states"][0]["param_groups"] if group["params"])
     assert (group["lr"], group["initial_lr"]) == (0.1, 0.1)
     assert 0.1 in kept["lr_schedulers"][0]["base_lrs"]
@@ -263,13 +263,14 @@ def test_what_cannot_change_on_the_way_is_refused(again, tmp_path, arguments, wo
 def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):
     assert run(*DQN, "--trainer.default_root_dir", tmp_path / "straight", "--trainer.max_steps", 10).code == 0
     assert again("--trainer.max_steps", 10).code == 0
-    straight, extended = (
-        [
-            (row["step"], row["epoch"])
-            for row in csv.DictReader((tmp_path / name / "metrics.csv").open())
-            if row["epoch"]
-        ]
-        for name in ("straight", "again")
-    )
-    assert [step for step, _ in straight] == [str(step) for step in range(10)]
+    straight, extended = (logged(tmp_path / name) for name in ("straight", "again"))
+    assert straight == [(str(step), str(step // 4)) for step in range(10)]
     assert extended == straight
+    one, other = (checkpoints.load(tmp_path / name / LAST)[1]["state_dict"] for name in ("straight", "again"))
+    assert all(not isinstance(value, torch.Tensor) or torch.equal(value, other[name]) for name, value in one.items())
+
+
+def logged(folder: Path) -> list[tuple[str, str]]:
+    """The step and the epoch of every row that the learner logged."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [(row["step"], row["epoch"]) for row in csv.DictReader(file) if row["epoch"]]
