@@ -20,7 +20,7 @@ from datamodules.ranks import gather, generator, of_rank, run_seed
 from datamodules.replay.priorities import Priorities, Prioritised
 from datamodules.replay.store import ReplayStore
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.world_model import Spec
 
 RESUME_MARGIN = 2048
@@ -126,6 +126,7 @@ class ReplayData(LightningDataModule, ABC):
         for name in ("num_envs", "frame_stack", "batch_size", "capacity", "validation_batches"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} must be at least 1: got {getattr(self, name)}")
+        check_range("data.seed", seed, 0)
         if num_validation_envs < 0:
             raise UserError(f"data.num_validation_envs must not be negative: got {num_validation_envs}")
         if recent is not None and recent < sequence_length:
@@ -168,7 +169,7 @@ class ReplayData(LightningDataModule, ABC):
         else:
             assert self.trainer is not None
             path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
-            self.store = self.open(path, writable=True) if path.exists() else self.create(path)
+            self.store = self._reopen(path) if path.exists() else self.create(path)
         if self.frames_on_device and self.trainer and self.trainer.strategy.root_device.type != "cpu":
             self.store.keep_frames_on(self.trainer.strategy.root_device)
 
@@ -179,6 +180,22 @@ class ReplayData(LightningDataModule, ABC):
             store.close()
             held = ", ".join(store.extras) or "none"
             raise UserError(f"data.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
+        return store
+
+    def _reopen(self, path: Path) -> ReplayStore:
+        """Open the run's own store, which goes on with as many environments as it began with."""
+        store = self.open(path, writable=True)
+        held = {
+            "num_envs": store.num_envs - store.num_validation_envs,
+            "num_validation_envs": store.num_validation_envs,
+        }
+        for name, number in held.items():
+            if getattr(self, name) != number:
+                store.close()
+                raise UserError(
+                    f"data.{name} is {getattr(self, name)}, but {path} was begun with {number}: a run goes on with as "
+                    "many environments as it has"
+                )
         return store
 
     def create(self, path: Path, spare: int = RESUME_MARGIN) -> ReplayStore:
@@ -340,7 +357,7 @@ class ReplayData(LightningDataModule, ABC):
         """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
-            raise UserError(f"{self.store.path} holds out nothing: set data.num_validation_envs to 1 or more")
+            raise self._nothing_held_out()
         sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
         env, start = self.store.windows(sequence_length, "validation")
         num_windows = min(num_windows, self.validation_batches * self.batch_size)
@@ -349,6 +366,10 @@ class ReplayData(LightningDataModule, ABC):
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
         return batch[opens[:: max(1, len(opens) // num_windows)][:num_windows]]
 
+    def _nothing_held_out(self) -> UserError:
+        assert self.store is not None
+        return UserError(f"{self.store.path} holds out nothing: set data.num_validation_envs to 1 or more in a new run")
+
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
         if self.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
@@ -356,9 +377,15 @@ class ReplayData(LightningDataModule, ABC):
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any."""
+        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any.
+
+        Raises:
+            UserError: nothing is held out, and the run is there for nothing but to measure that.
+        """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
+            if self.trainer and self.trainer.state.fn != "fit":
+                raise self._nothing_held_out()
             return []
         return DataLoader(Windows(self, self.validation_batches), batch_size=None, num_workers=0)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.learner import Learner, Loss, Spec, prefixed
 
 
@@ -51,6 +51,8 @@ class WorldModel(Learner):
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, warmup: int = 0, decay: bool = False) -> None:
         super().__init__()
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup", warmup)):
+            check_range(f"{type(self).__name__}.{name}", value, 0)
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup = warmup

@@ -20,6 +20,8 @@ from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError, nearest
 
+SMALLEST = 11
+"""Pixels of a frame's side, at least: the window of the structural similarity that predictions are measured by."""
 # Loading one of these kills the process: they have no single-player form.
 UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
@@ -127,15 +129,21 @@ def resolve(
         protocol = PROTOCOLS[_choice("protocol", protocol, PROTOCOLS)]
     _choice("variant", variant, ("training", "evaluation"))
     _choice("color", color, ("grey", "rgb"))
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(
-            f"size must be two positive numbers of pixels, (height, width), for example (84, 84): got {size!r}"
-        )
+    check_size(size)
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1: got {num_envs}")
     if seed < 0:
         raise UserError(f"seed must not be negative: got {seed}")
     return game, protocol
+
+
+def check_size(size: tuple[int, ...]) -> None:
+    """Raise a UserError unless frames of this size, (height, width), can be learned from and measured."""
+    if len(size) != 2 or not all(isinstance(side, int) and side >= SMALLEST for side in size):
+        raise UserError(
+            f"size must be two numbers of pixels of at least {SMALLEST}, height and width such as [84, 84]: "
+            f"got {list(size)}"
+        )
 
 
 class Episodes(NamedTuple):

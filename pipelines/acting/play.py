@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.acting import Actor
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import VectorEnvironment
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
 from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
@@ -149,6 +149,11 @@ class RulesPlay(Play):
     life_loss_ends: bool = True
     life_loss_reward: float = 0.0
     reuse: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("RulesPlay.rollout_depth", self.rollout_depth, 1)
+        check_range("RulesPlay.life_loss_reward", self.life_loss_reward)
+
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
 
     def actor(self, stage: Stage) -> RulesActor:

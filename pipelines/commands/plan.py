@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.ranks import generator
-from modules.errors import UserError
+from modules.errors import check_range
 from pipelines.acting.play import RulesPlay, Stage
 from pipelines.commands.parser import Parser
-from pipelines.console import CONFIGS, find_config
+from pipelines.console import CONFIGS, check_folder, check_seed, find_config
 from pipelines.display.films import write_mp4
 from pipelines.display.progress import Rate
 from pipelines.evaluation.episodes import Move, play, tell
@@ -76,10 +76,10 @@ def plan(
         out: folder of the result and the film; runs/<name of the config>/<n> unless given.
         name: name of the experiment in a report.
     """
-    if episodes < 1:
-        raise UserError(f"--episodes must be at least 1: got {episodes}")
-    if max_steps is not None and max_steps < 1:
-        raise UserError(f"--max_steps must be at least 1: got {max_steps}")
+    check_range("--episodes", episodes, 1)
+    check_range("--max_steps", max_steps, 1)
+    check_seed("--seed", seed)
+    check_folder("--out", out)
     environment = AtariEmulators(game, episodes, protocol, "evaluation", (210, 160), "rgb", seed, mode, difficulty)
     player = actor.actor(Stage(environment, lambda purpose: generator(0, purpose, seed), greedy=True))
     folder = out or next_folder(name)

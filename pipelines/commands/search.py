@@ -16,11 +16,12 @@ from torch import Tensor
 from datamodules.acting import Playing
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import generator
-from modules.errors import UserError
+from modules.errors import check_range
 from modules.imagination import evaluating
 from modules.learner import Learner
 from pipelines.acting.actors import ModelActor, PolicyActor, SearchActor
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.runs import checkpoints
 from pipelines.search.picture import draw_line, draw_tree, frames_of
 from pipelines.search.rules import Puct, Stop
@@ -49,10 +50,10 @@ def search(
         device: to run the networks on.
         folder: where tree.png and line.png go; the run's own unless given.
     """
-    if simulations is not None and simulations < 1:
-        raise UserError(f"--simulations must be at least 1: got {simulations}")
-    if min(steps, seed) < 0:
-        raise UserError(f"--steps and --seed must be at least 0: got {steps} and {seed}")
+    check_range("--simulations", simulations, 1)
+    check_range("--steps", steps, 0)
+    check_seed("--seed", seed)
+    check_folder("--folder", folder)
     learner, kept = checkpoints.load(checkpoint, device)
     checkpoints.check_world(checkpoint, kept, game)
     model, policy = learner.world_model, learner.require_policy()

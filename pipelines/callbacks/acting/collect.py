@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from modules.learner import Learner
 from pipelines.acting.play import Play, RandomPlay, Stage, usual
 from pipelines.acting.players import CollectChunk, LocalPlayers, Players
 from pipelines.callbacks.acting.ray_actors import RayActors
+from pipelines.callbacks.progress import share_done
 from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 
@@ -159,7 +159,7 @@ class Collect(Callback):
             if due <= rows:
                 return []
             prefill = math.ceil(min(self.start, target) / num_envs)
-            progress = Fraction(updates, max(1, trainer.max_steps))
+            progress = share_done(trainer, updates)
             ends = {*range(rows + CHUNK_ROWS, due, CHUNK_ROWS), prefill, due}
             return [
                 CollectChunk("prefill" if end <= prefill else "play", end, progress)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.acting.play import Play, SearchPlay
 from pipelines.callbacks.run import Run
 from pipelines.evaluation.episodes import evaluate, tell
@@ -45,6 +46,7 @@ class Evaluate(Callback):
                 "evaluate needs every of at least 0 and episodes of at least 1: "
                 f"got {every} and {min(episodes, final_episodes)}"
             )
+        check_range("Evaluate.max_steps", max_steps, 1)
         self.every = every
         self.episodes = episodes
         self.final_episodes = final_episodes
@@ -92,6 +94,7 @@ class Evaluate(Callback):
         if normalized is not None:
             figures["evaluate/human_normalized"] = normalized
         run.log(figures)
+        run.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if final:
             tell(evaluation, run.folder)
 
