@@ -110,6 +110,9 @@ def main() -> None:
     parser.add_argument(
         "--fresh", type=int, default=256, smoke=32, help="dreams that an evolved controller is judged by"
     )
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=TEMPERATURES, smoke=(1.0,), help="temperatures of evolutions"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     options = parser.parse_args()
     game, folder = canonical_game(options.game), options.folder.resolve()
@@ -122,7 +125,7 @@ def main() -> None:
     chance = random_returns(game, options.episodes, max_steps=options.max_steps)
     uniform = torch.randn(64, len(laboratory.controller.vector))
     rows: dict[str, Any] = {}
-    for temperature in TEMPERATURES:
+    for temperature in options.temperatures:
         vector = laboratory.evolve(temperature, options.generations)
         played = laboratory.play(vector)
         dreamed, at_one = (laboratory.earn(vector[None], fresh, tau)[0].tolist() for tau in (temperature, 1.0))
