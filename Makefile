@@ -5,9 +5,11 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# What can be run of benchmarks/, but for what takes a GPU: the others are libraries.
+BENCHMARKS = $(filter-out %_gpu.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint gates benchmarks clean
+.PHONY: help install demo test lint gates benchmarks smoke clean
 
 help: ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,7 +43,10 @@ gates: $(INSTALLED) ## the slow learning gates
 	$(BIN)/pytest -m slow
 
 benchmarks: $(INSTALLED) ## measure everything that README and docs quote
-	for file in replay trainer_overhead quickstart frames dyna_maze mbpo_cartpole dyna_cartpole imagination atari_small simple_small search search_exact muzero_cartpole muzero_atari_small emulator_uct world_models_step evolution world_models_atari temperature hostile_files faults ddp ray_actors soak; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	failed=; for file in $(BENCHMARKS); do $(BIN)/python $$file || failed="$$failed $$file"; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+smoke: $(INSTALLED) ## the whole path of every benchmark, at sizes that measure nothing
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/benchmarks
 
 clean: ## remove .venv and caches, but no runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -11,7 +11,6 @@ missing, where one of two actors is killed half-way, from those of two that are 
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import report
+import smoke
 import torch
 
 from datamodules.atari import AtariReplay
@@ -93,9 +93,9 @@ def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=1500, help="of every environment")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, smoke=1, help="turns of every number of actors")
+    parser.add_argument("--rows", type=int, default=1500, smoke=200, help="rows of every environment")
     options = parser.parse_args()
     torch.set_num_threads(1)
     turns = [{number: play(number, options.rows)[0] for number in (0, 1, 2)} for _ in range(options.repeats)]
@@ -115,6 +115,7 @@ def main() -> None:
             "steps": same.numel(),
             "repeats": options.repeats,
         },
+        options,
     )
 
 
