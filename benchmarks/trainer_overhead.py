@@ -168,7 +168,7 @@ def race(
 def measure(store: Path, folder: Path, model: dict[str, Any], batch_size: int, blocks: int, block: int) -> Any:
     """Train a UNet with and without the Trainer, in turns."""
     lightning.seed_everything(0, verbose=False)
-    networks = [UNet(**model, lr=1e-3, weight_decay=1e-4, warmup=50) for _ in range(2)]
+    networks = [UNet(**model, optimization=Optimization(1e-3, 1e-4, warmup=50)) for _ in range(2)]
     data = [AtariReplay(path=store, batch_size=batch_size, sequence_length=3) for _ in range(2)]
     bare, slow = race(networks, data, folder, CLIP, blocks, block)
     ratio, cpu_ratio = np.median(bare / slow, axis=0)

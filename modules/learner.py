@@ -141,8 +141,8 @@ class Learner(lightning.LightningModule):
         model_groups = model.parameter_groups()
         policy_groups = [] if policy is None else policy.parameter_groups()
         # Without anything to descend, as with tables, the optimizer only counts.
-        optimizer = model.make_optimizer([*model_groups, *policy_groups])
-        factor = model.learning_rate_factor(self.trainer)
+        optimizer = model.optimization.make([*model_groups, *policy_groups])
+        factor = model.optimization.schedule(self.trainer)
         factors = [factor] * len(model_groups) + [lambda update: 1.0] * len(policy_groups)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

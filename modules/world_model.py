@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.errors import UserError, check_range
+from modules.errors import UserError
 from modules.learner import Learner, Loss, Spec, prefixed
+from modules.optimization import Optimization
 
 
 class Step(NamedTuple):
@@ -32,10 +31,7 @@ class WorldModel(Learner):
     Trainer fits; inside an Agent only the methods of the contract run, so they use no hooks and no `self.log`.
 
     Args:
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW, on weights of two or more dimensions.
-        warmup: updates of the run over which the learning rate rises from 0.
-        decay: let the learning rate fall to 0 along a cosine over the run's `max_steps`.
+        optimization: optimizer, which an agent's policy shares, and learning rate and schedule of the model.
     """
 
     state_shape: tuple[int, ...]
@@ -49,14 +45,9 @@ class WorldModel(Learner):
     capturable: bool = False
     """Whether a CUDA graph may replay its step and its policy: they always do the same, whatever the numbers are."""
 
-    def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, warmup: int = 0, decay: bool = False) -> None:
+    def __init__(self, optimization: Optimization = Optimization()) -> None:
         super().__init__()
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup", warmup)):
-            check_range(f"{type(self).__name__}.{name}", value, 0)
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.decay = decay
+        self.optimization = optimization
         self.updates = 0
         """Optimizer steps that were made."""
 
@@ -173,27 +164,6 @@ class WorldModel(Learner):
         loss = self.loss(batch["real"])
         return loss._replace(logs=prefixed("train", loss.logs))
 
-    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return the optimizer of the model, and of a policy that is trained beside it, over parameter groups."""
-        return torch.optim.AdamW(groups)
-
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups: no weight decay on biases and gains."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim >= 2], "lr": self.lr, "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "lr": self.lr, "weight_decay": 0.0},
-        ]
-
-    def learning_rate_factor(self, trainer: Any) -> Callable[[int], float]:
-        """Return what multiplies the learning rate at an update: warm-up and, if asked for, cosine decay."""
-        total = trainer.estimated_stepping_batches if self.decay else math.inf
-        if self.decay and math.isinf(total):
-            raise UserError("model.decay needs an end to decay to: set trainer.max_steps or trainer.max_epochs")
-
-        def factor(update: int) -> float:
-            rise = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0
-            fall = 0.5 * (1 + math.cos(math.pi * min(1.0, update / total))) if self.decay else 1.0
-            return rise * fall
-
-        return factor
+        """Return the optimizer's parameter groups."""
+        return self.optimization.groups(self.parameters())

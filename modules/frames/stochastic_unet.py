@@ -13,6 +13,7 @@ from modules.errors import UserError
 from modules.frames.unet import UNet
 from modules.layers.bits import WORD, Posterior, Prior, binarize
 from modules.layers.unet import UNetSize
+from modules.optimization import Optimization
 
 
 class StochasticUNet(UNet):
@@ -44,10 +45,7 @@ class StochasticUNet(UNet):
         input_noise: fraction of input pixels that are replaced by the batch's median colour.
         temperature: of the words of bits that a step draws; 0 takes the likeliest. Pixels take the likeliest level.
         compile: compile the networks with torch.compile.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: updates over which the learning rate rises.
-        decay: let the learning rate fall to 0 along a cosine over the run.
+        optimization: optimizer, learning rate and schedule of the model.
     """
 
     def __init__(
@@ -72,10 +70,7 @@ class StochasticUNet(UNet):
         input_noise: float = 0.0,
         temperature: float = 1.0,
         compile: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(),
     ) -> None:
         if bits < WORD or bits % WORD:
             raise UserError(f"model.bits must be a multiple of {WORD}, the bits that are drawn at a time: got {bits}")
@@ -94,10 +89,7 @@ class StochasticUNet(UNet):
             input_noise=input_noise,
             temperature=temperature,
             compile=compile,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            decay=decay,
+            optimization=optimization,
         )
         self.bits = bits
         self.bit_noise = bit_noise

@@ -14,6 +14,7 @@ from modules.errors import UserError, check_range
 from modules.layers.outcomes import Outcomes
 from modules.layers.quantize import fit_palette, nearest_level
 from modules.layers.unet import Decoder, Encoder, UNetSize
+from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 
 SIZES = {
@@ -53,10 +54,7 @@ class UNet(WorldModel):
         input_noise: fraction of input pixels that are replaced by the batch's median colour.
         temperature: of sampled pixels; 0 takes the likeliest level.
         compile: compile the network with torch.compile.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: updates over which the learning rate rises.
-        decay: let the learning rate fall to 0 along a cosine over the run.
+        optimization: optimizer, learning rate and schedule of the model.
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
@@ -78,12 +76,9 @@ class UNet(WorldModel):
         input_noise: float = 0.0,
         temperature: float = 0.0,
         compile: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(),
     ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        super().__init__(optimization)
         self.size = size
         self.levels = levels
         self.frame_loss = frame_loss

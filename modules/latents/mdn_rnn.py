@@ -14,6 +14,7 @@ from modules.latents.vae import VAE
 from modules.layers.mixture import draw, log_density, mixture
 from modules.layers.outcomes import VectorOutcomes
 from modules.layers.returns import weighted_mean
+from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 
 
@@ -64,7 +65,7 @@ class MDNRNN(WorldModel):
     from the VAE's posterior every time, and no gradient passes from one part to the other. Who acts sees the mean.
 
     Args:
-        vae: encodes and paints frames. Its learning rate and weight decay are its own.
+        vae: encodes and paints frames. Its `optimization` says its learning rate and weight decay alone.
         hidden_size: of the LSTM; 256 in the paper's car racing, 512 in its Doom.
         mixtures: Gaussians for each number of z.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
@@ -72,10 +73,7 @@ class MDNRNN(WorldModel):
         vae_updates: updates in which the VAE learns alone, before it stands still and the rest learns, as in the paper;
             null lets both learn side by side.
         temperature: tau of sampled steps: above 1 dreams are less certain than the model is; 0 takes the mode.
-        lr: peak learning rate of AdamW for all but the VAE.
-        weight_decay: of AdamW.
-        warmup: updates over which both learning rates rise.
-        decay: let both learning rates fall to 0 along a cosine over the run.
+        optimization: optimizer and schedule of all, and the learning rate of all but the VAE.
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
@@ -89,12 +87,9 @@ class MDNRNN(WorldModel):
         outcome_weight: float = 1.0,
         vae_updates: int | None = None,
         temperature: float = 1.0,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(),
     ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        super().__init__(optimization)
         if min(hidden_size, mixtures) < 1 or (vae_updates is not None and vae_updates < 0):
             raise UserError(
                 "MDNRNN needs hidden_size and mixtures of at least 1 and vae_updates of at least 0 or null: "
@@ -125,10 +120,7 @@ class MDNRNN(WorldModel):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the VAE's parameter groups and those of the rest."""
-        groups = super().parameter_groups()
-        of_vae = {id(parameter) for parameter in self.vae.parameters()}
-        rest = [group | {"params": [p for p in group["params"] if id(p) not in of_vae]} for group in groups]
-        return [*self.vae.parameter_groups(), *rest]
+        return [*self.vae.parameter_groups(), *self.optimization.groups(self.memory.parameters())]
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Let fresh networks start from the median picture, and from outcomes as frequent as they are."""

@@ -7,7 +7,7 @@ switch of its own.
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from modules.imagination import evaluating
 from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import Targets, make_targets
 from modules.layers.augmentation import brighten, shift
+from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 
 
@@ -50,12 +51,8 @@ class MuZero(WorldModel):
             0 does not correct. It needs data.prioritised.
         entropy_weight: of a bonus for the policy's entropy.
         clip_rewards: learn from rewards clipped to [-1, 1].
-        optimizer: "adamw", or "sgd" with a momentum of 0.9, as in the papers.
         compile: compile the networks with torch.compile.
-        lr: peak learning rate.
-        weight_decay: on weights of two or more dimensions.
-        warmup: updates over which the learning rate rises.
-        decay: let the learning rate fall to 0 along a cosine over the run.
+        optimization: optimizer, learning rate and schedule of the model.
     """
 
     capabilities = frozenset({"step", "reward"})
@@ -79,14 +76,10 @@ class MuZero(WorldModel):
         off_policy_correction: int = 0,
         entropy_weight: float = 0.0,
         clip_rewards: bool = False,
-        optimizer: Literal["adamw", "sgd"] = "adamw",
         compile: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(weight_decay=1e-4),
     ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        super().__init__(optimization)
         if min(unroll, n_step) < 1 or min(target_every, value_prefix, off_policy_correction) < 0:
             raise UserError(
                 "MuZero needs unroll and n_step of at least 1, and target_every, value_prefix and "
@@ -100,7 +93,7 @@ class MuZero(WorldModel):
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
         self.consistency_weight, self.augment = consistency_weight, augment
         self.value_prefix, self.off_policy_correction = value_prefix, off_policy_correction
-        self.clip_rewards, self.optimizer = clip_rewards, optimizer
+        self.clip_rewards = clip_rewards
         self.compile_networks = compile
 
     def build(self, spec: Spec) -> None:
@@ -287,12 +280,6 @@ class MuZero(WorldModel):
             for name in ("parameters", "buffers"):
                 for target, online in zip(getattr(self.target, name)(), getattr(self.networks, name)(), strict=True):
                     target.copy_(online)
-
-    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return AdamW, or SGD with momentum."""
-        if self.optimizer == "adamw":
-            return super().make_optimizer(groups)
-        return torch.optim.SGD(groups, momentum=0.9)
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:

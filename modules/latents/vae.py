@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modules.batch import Batch
 from modules.errors import UserError
+from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, WorldModel
 
 LOG_STD_BOUNDS = (-8.0, 4.0)
@@ -37,10 +38,7 @@ class VAE(WorldModel):
         foreground_weight: how much more a pixel's error counts where the frame differs from the median picture, which
             `refit` takes. 1 in the paper, whose worlds have no small things that matter.
         num_frames: of a batch that an update learns from, drawn anew; null takes all.
-        lr: peak learning rate of AdamW; 1e-4 in the paper.
-        weight_decay: of AdamW.
-        warmup: updates over which the learning rate rises.
-        decay: let the learning rate fall to 0 along a cosine over the run.
+        optimization: optimizer, learning rate and schedule of the model.
     """
 
     capabilities = frozenset({"decode"})
@@ -54,12 +52,9 @@ class VAE(WorldModel):
         kl_weight: float = 1.0,
         foreground_weight: float = 1.0,
         num_frames: int | None = None,
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(lr=1e-4),
     ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        super().__init__(optimization)
         if latent_size < 1 or not channels or min(channels) < 1:
             raise UserError(f"the VAE needs latent_size and channels of at least 1: got {latent_size}, {channels}")
         if num_frames is not None and num_frames < 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.layers.ensemble import EnsembleMLP
+from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)
@@ -62,10 +63,7 @@ class MLPEnsemble(WorldModel):
         sampling: draw a member at every "step" (TS1 of Chua et al. 2018, section 5.1) or once per "dream"
             (TS-infinity).
         temperature: of sampled steps: scales the standard deviation of the Gaussian; 0 takes its mean.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: updates over which the learning rate rises.
-        decay: let the learning rate fall to 0 along a cosine over the run.
+        optimization: optimizer, learning rate and schedule of the model.
     """
 
     capabilities = frozenset({"step", "reward", "decode", "gradient"})
@@ -84,12 +82,9 @@ class MLPEnsemble(WorldModel):
         num_layers: int = 4,
         sampling: Literal["step", "dream"] = "step",
         temperature: float = 1.0,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-5,
-        warmup: int = 0,
-        decay: bool = False,
+        optimization: Optimization = Optimization(weight_decay=1e-5),
     ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, decay=decay)
+        super().__init__(optimization)
         if not 1 <= num_elites <= num_members:
             raise UserError(f"model.num_elites must be between 1 and num_members, {num_members}: got {num_elites}")
         if num_layers < 1:

@@ -43,7 +43,7 @@ def test_keys_that_only_one_result_has_are_found():
 
 def test_all_benchmarks_are_found():
     assert len(FILES) >= 28
-    assert {name for name in QUICK} <= {name(path) for path in FILES}
+    assert set(QUICK) <= {name(path) for path in FILES}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.identity import IdentityModel
+from modules.optimization import Optimization
 from modules.policies.actor_critic import PPO, Reinforce
 from modules.policies.policy import Policy
 from modules.policies.q_learning import QLearning
@@ -123,7 +124,7 @@ class Watch(lightning.Callback):
 
 def agent(policy: Policy | None = None, model: WorldModel | None = None, **options) -> Agent:
     torch.manual_seed(3)
-    module = Agent(model or Latent(lr=1e-2), policy or Reinforce(hidden=[8], lr=1e-2), **options)
+    module = Agent(model or Latent(Optimization(1e-2)), policy or Reinforce(hidden=[8], lr=1e-2), **options)
     module.build_from(SPEC)
     return module
 
@@ -242,9 +243,7 @@ def test_a_policy_that_should_learn_from_dreams_is_refused_where_nobody_dreams(l
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_a_part_whose_turn_it_is_not_stands_still(weight_decay):
     """Weights, moments and what follows an update: target networks, schedules."""
-    module = agent(
-        QLearning(hidden=[8], lr=1e-2), Latent(lr=1e-2, weight_decay=weight_decay), rounds=Rounds(2, 3, False)
-    )
+    module = agent(QLearning(hidden=[8], lr=1e-2), Latent(Optimization(1e-2, weight_decay)), rounds=Rounds(2, 3, False))
     data = batches(10, real=real, dream=dream)
     before = Watch.read(module, lambda p: p)
     watch = train(module, data)
@@ -281,7 +280,7 @@ def test_learning_rates_are_the_parts_own():
         def on_train_batch_start(self, trainer, *args):
             seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
-    module = agent(Reinforce(hidden=[8], lr=0.3), Latent(lr=0.1, warmup=4))
+    module = agent(Reinforce(hidden=[8], lr=0.3), Latent(Optimization(0.1, warmup=4)))
     train(module, batches(5, real=real, dream=dream), callbacks=Rates())
     expected = [[0.1 * min(1, (n + 1) / 4)] * 2 + [0.3] for n in range(5)]
     assert [rate for rates in seen for rate in rates] == pytest.approx([rate for rates in expected for rate in rates])

@@ -142,7 +142,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(fit, pong, tmp_pat
     folder = tmp_path / "run"
     outcome = fit(
         *("--data.path", pong, "--trainer.default_root_dir", folder, "--trainer.max_steps", 50),
-        *("--model.lr", "1e30", "--model.warmup", 0, "--model.decay", "false", "--trainer.gradient_clip_val", "null"),
+        *("--model.optimization", "{lr: 1.0e+30, warmup: 0, decay: false}", "--trainer.gradient_clip_val", "null"),
         *("--trainer.limit_val_batches", 0, "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"),
         *("--trainer.callbacks.save_last", "true", "--trainer.callbacks.save_top_k", 0),
         *("--trainer.callbacks.every_n_train_steps", 1, "--trainer.callbacks.enable_version_counter", "false"),

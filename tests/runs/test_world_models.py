@@ -171,7 +171,7 @@ def test_two_processes_share_a_population_out(tmp_path):
 
 def test_a_collapsed_mixture_is_named_and_the_last_good_checkpoint_kept(evolve, tmp_path):
     outcome = evolve(
-        *("--model.world_model.lr", "1e30", "--model.world_model.warmup", 0, "--model.world_model.decay", "false"),
+        *("--model.world_model.optimization", "{lr: 1.0e+30, warmup: 0, decay: false}"),
         *("--trainer.gradient_clip_val", "null", "--trainer.max_steps", 50, "--trainer.limit_val_batches", 0),
         *("--model.rounds.model_updates", 100, "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"),
         *("--trainer.callbacks.save_last", "true", "--trainer.callbacks.save_top_k", 0),

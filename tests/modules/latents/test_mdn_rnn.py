@@ -7,6 +7,7 @@ from modules.errors import UserError
 from modules.latents.mdn_rnn import MDNRNN, Memory
 from modules.latents.vae import VAE
 from modules.layers.mixture import log_density, mixture
+from modules.optimization import Optimization
 from modules.world_model import Spec
 from tests.modules.latents.worlds import learn, mdn_rnn, vae, windows
 
@@ -139,8 +140,9 @@ def test_one_after_the_other(batch):
 
 def test_it_learns_what_actions_do(batch):
     """Rewards and ends of DotWorld follow from where the dot is, and from the action."""
-    model = mdn_rnn({"channels": (16, 32), "foreground_weight": 10.0, "kl_weight": 0.02, "lr": 5e-3}, hidden_size=32)
-    model.lr = 5e-3
+    fast = Optimization(5e-3)
+    of_vae = {"channels": (16, 32), "foreground_weight": 10.0, "kl_weight": 0.02, "optimization": fast}
+    model = mdn_rnn(of_vae, hidden_size=32, optimization=fast)
     model.refit(batch)
     fresh = model.eval().loss(batch).logs
     model.train()

@@ -6,6 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from modules.errors import UserError
 from modules.latents.vae import VAE, Spread
+from modules.optimization import Optimization
 from modules.world_model import Spec
 from tests.modules.latents.worlds import SINGLE, learn, vae, windows
 
@@ -24,7 +25,7 @@ def test_the_default_is_the_papers():
         *((32, 3, 4, 4), (64, 32, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (64, 1024)),
         *((1024, 32), (1024, 128, 5, 5), (128, 64, 5, 5), (64, 32, 6, 6), (32, 3, 6, 6)),
     ]
-    assert (model.kl_tolerance, model.lr, model.state_shape) == (0.5, 1e-4, (32,))
+    assert (model.kl_tolerance, model.optimization.lr, model.state_shape) == (0.5, 1e-4, (32,))
 
 
 def test_a_spread_pixel_is_a_transposed_convolution():
@@ -105,7 +106,7 @@ def test_it_sees_the_newest_frame_of_a_stack():
 
 def test_it_learns_where_the_dot_is(batch):
     """The dot is one pixel of 120 that it could be; guesses find it in one of 120 frames."""
-    model = vae(channels=(16, 32), foreground_weight=10.0, kl_weight=0.02, lr=5e-3)
+    model = vae(channels=(16, 32), foreground_weight=10.0, kl_weight=0.02, optimization=Optimization(5e-3))
     model.refit(batch)
     learn(model, [batch], 300)
     painted = model.eval().decode(model.encode(batch).flatten(0, 1))

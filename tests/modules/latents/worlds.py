@@ -6,6 +6,7 @@ import torch
 from modules.batch import Batch
 from modules.latents.mdn_rnn import MDNRNN
 from modules.latents.vae import VAE
+from modules.optimization import Optimization
 from tests.fakes import SPEC, play
 
 SINGLE = SPEC._replace(frame_stack=1)
@@ -21,14 +22,15 @@ def windows(path, num_windows=16, length=8, rows=200, seed=0) -> Batch:
 
 def vae(**options) -> VAE:
     torch.manual_seed(0)
-    model = VAE(**{"latent_size": 6, "channels": (8, 16), "lr": 2e-3} | options)
+    model = VAE(**{"latent_size": 6, "channels": (8, 16), "optimization": Optimization(2e-3)} | options)
     model.build_from(SINGLE)
     return model
 
 
 def mdn_rnn(of_vae=None, **options) -> MDNRNN:
     torch.manual_seed(0)
-    model = MDNRNN(VAE(**{"latent_size": 6, "channels": (8, 16), "lr": 2e-3} | (of_vae or {})), **options)
+    small = {"latent_size": 6, "channels": (8, 16), "optimization": Optimization(2e-3)}
+    model = MDNRNN(VAE(**small | (of_vae or {})), **options)
     model.build_from(SINGLE)
     return model
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import imagine
+from modules.optimization import Optimization
 from modules.states.mlp_ensemble import MLPEnsemble
 from modules.world_model import Spec, WorldModel
 
@@ -62,7 +63,7 @@ def learn(model, batch, updates: int, batch_size: int = 128) -> MLPEnsemble:
     optimizer = torch.optim.AdamW(model.parameter_groups())
     for update in range(updates):
         for group in optimizer.param_groups:
-            group["lr"] = model.lr * (1 - update / updates)
+            group["lr"] = model.optimization.lr * (1 - update / updates)
         total = model.loss(batch[torch.randint(batch.shape[0], (batch_size,))]).total
         optimizer.zero_grad()
         total.backward()
@@ -82,7 +83,7 @@ def learned() -> MLPEnsemble:
     """Learned the noisy linear world."""
     torch.manual_seed(0)
     batch = linear_world(2000)
-    model = make(lr=3e-3)
+    model = make(optimization=Optimization(3e-3))
     model.refit(batch)
     return learn(model, batch, 600).eval()
 

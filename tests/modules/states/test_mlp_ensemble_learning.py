@@ -8,6 +8,7 @@ import torch.multiprocessing
 
 from modules.batch import Batch
 from modules.imagination import imagine
+from modules.optimization import Optimization
 from modules.states.mlp_ensemble import MLPEnsemble
 from modules.world_model import Spec
 from tests.modules.states.test_mlp_ensemble import learn, linear_world, make, pairs
@@ -32,7 +33,7 @@ def fit(hidden_size: int, updates: int) -> tuple[MLPEnsemble, dict[str, float]]:
     """Learn from 200 random transitions; return the model and its losses on 2000 others."""
     torch.manual_seed(0)
     batch, validation_windows = random_transitions(200, seed=0), random_transitions(2000, seed=1)
-    model = make(SPEC, hidden_size=hidden_size, lr=3e-3)
+    model = make(SPEC, hidden_size=hidden_size, optimization=Optimization(3e-3))
     model.refit(batch)
     learn(model, batch, updates, batch_size=64).eval()
     with torch.no_grad():

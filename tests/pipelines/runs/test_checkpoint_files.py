@@ -157,7 +157,7 @@ def test_what_the_ring_has_overwritten_does_not_come_back(go_on):
 @pytest.fixture
 def begin(run, agent, tmp_path):
     """Begin a run with the weights of the agent's, without learning anything."""
-    still = ["--model.world_model.lr", 0, "--model.policy.lr", 0, "--model.world_model.weight_decay", 0]
+    still = ["--model.world_model.optimization", "{lr: 0, weight_decay: 0}", "--model.policy.lr", 0]
     command = ["fit", "--config", agent / "agent.yaml", "--trainer.default_root_dir", tmp_path / "new", *still]
     return lambda *arguments: run(*command, "--trainer.max_steps", 1, "--init_from", agent / "run" / LAST, *arguments)
 
