@@ -11,12 +11,11 @@ not asked for; each says its own commit.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import report
+import smoke
 import training
 
 from datamodules.environments.atari import AtariEnvironments, canonical_game
@@ -29,10 +28,12 @@ PERSISTENCE = 2.0
 """Of the configurations' prefill."""
 
 
-def random_returns(game: str, episodes: int, persistence: float | None = None) -> list[float]:
-    """Return the returns of random play, which may hold its actions."""
+def random_returns(
+    game: str, episodes: int, persistence: float | None = None, max_steps: int | None = None
+) -> list[float]:
+    """Return the returns of random play, which may hold its actions, and be given up after so many steps."""
     environment = AtariEnvironments(game, episodes, variant="evaluation", size=(42, 42), seed=0)
-    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0), persistence))
+    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0), persistence), max_steps)
     environment.close()
     return [episode["return"] for episode in played]
 
@@ -53,10 +54,12 @@ def chance_of_difference(returns: list[float], chance: list[float], draws: int =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--games", default="Boxing,Freeway,Pong", help="separated by commas")
-    parser.add_argument("--folder", type=Path, default=Path("runs/atari_small"), help="of the runs, which are kept")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of every experiment and game")
+    parser.add_argument("--games", default="Boxing,Freeway,Pong", smoke="Pong", help="games, separated by commas")
+    parser.add_argument("--random", type=int, default=30, smoke=2, help="episodes of random play")
+    parser.add_argument("--random_steps", type=int, smoke=20, help="steps of those episodes at most")
+    parser.add_folder("runs/atari_small")
     options = parser.parse_args()
     games = [canonical_game(game) for game in options.games.split(",")]
     wanted = [
@@ -65,10 +68,13 @@ def main() -> None:
         for game in games
         for experiment in EXPERIMENTS
     ]
-    trained = training.train(wanted, options.folder.resolve())
-    figures: dict[str, Any] = report.read("atari_small").get("games", {})
+    trained = training.train(wanted, options.folder.resolve(), smoke=options.smoke)
+    figures: dict[str, Any] = report.read("atari_small", options).get("games", {})
     for game in games:
-        chance, held = random_returns(game, 30), random_returns(game, 30, PERSISTENCE)
+        chance, held = (
+            random_returns(game, options.random, persistence, options.random_steps)
+            for persistence in (None, PERSISTENCE)
+        )
         figures[game] = {"commit": report.provenance()["commit"], "random": interval(chance)}
         figures[game]["random_held"] = interval(held)
         for experiment in EXPERIMENTS:
@@ -85,7 +91,7 @@ def main() -> None:
                 "minutes": round(max(training.minutes(run, options.folder) for run in of_seeds), 1),
                 "curve": [[e.env_steps, round(e.score, 2)] for e in trained[of_seeds[0]]],
             }
-    report.write("atari_small", {"seeds": options.seeds, "games": figures})
+    report.write("atari_small", {"seeds": options.seeds, "games": figures}, options)
 
 
 if __name__ == "__main__":

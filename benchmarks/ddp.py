@@ -10,9 +10,7 @@ of one rank at the same time, which share nothing but the machine: what its seco
 
 from __future__ import annotations
 
-import argparse
 import csv
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,11 +21,12 @@ from pathlib import Path
 import lightning
 import numpy as np
 import report
+import smoke
+import training
 import yaml
 
 from pipelines.console import CONFIGS
 
-ROOT = Path(__file__).resolve().parent.parent
 ENVS, STEPS_PER_UPDATE = 8, 8
 
 
@@ -72,9 +71,7 @@ def rates(ranks: int, updates: int) -> tuple[float, float]:
             *("--trainer.accelerator=cpu", f"--trainer.devices={ranks}", f"--trainer.default_root_dir={folder}/run"),
             *(("--trainer.strategy=ddp",) if ranks > 1 else ()),
         ]
-        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": path}
-        outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        outcome = subprocess.run(command, cwd=smoke.ROOT, env=training.environment(), capture_output=True, text=True)
         if outcome.returncode:
             raise SystemExit(outcome.stderr[-2000:])
         rows = np.loadtxt(times, delimiter=",")
@@ -91,9 +88,9 @@ def apart(updates: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=200)
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, smoke=1, help="turns of every kind of run")
+    parser.add_argument("--updates", type=int, default=200, smoke=8, help="updates of a run")
     options = parser.parse_args()
     kinds = {"1": partial(rates, 1), "2": partial(rates, 2), "apart": apart}
     turns = [{kind: measure(options.updates) for kind, measure in kinds.items()} for _ in range(options.repeats)]
@@ -102,7 +99,7 @@ def main() -> None:
     figures = {name: {kind: round(float(rate[i]), 1) for kind, rate in found.items()} for i, name in enumerate(names)}
     ratio, bound = (round(float((found[kind] / found["1"]).min()), 2) for kind in ("2", "apart"))
     setting = {"repeats": options.repeats, "updates": options.updates}
-    report.write("ddp", {"ratio": ratio, "apart": bound, **figures, **setting})
+    report.write("ddp", {"ratio": ratio, "apart": bound, **figures, **setting}, options)
 
 
 if __name__ == "__main__":

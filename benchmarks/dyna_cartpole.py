@@ -8,11 +8,9 @@ per update: Dyna-Q's are half real and half dreamed, so DQN's batches are twice 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import report
+import smoke
 import training
 
 from pipelines.evaluation.statistics import probability_of_improvement
@@ -22,14 +20,14 @@ SETTINGS = {"ensemble__dyna_q": (), "dqn_cartpole": ("data.sampling.batch_size=2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("runs/dyna_cartpole"), help="of the runs, which are kept")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=5, smoke=1, help="runs of every experiment")
+    parser.add_folder("runs/dyna_cartpole")
     options = parser.parse_args()
     wanted = [
         training.Run(name, seed, settings) for name, settings in SETTINGS.items() for seed in range(options.seeds)
     ]
-    trained = training.train(wanted, options.folder.resolve())
+    trained = training.train(wanted, options.folder.resolve(), smoke=options.smoke)
     scores = {
         (name, steps): [training.score_at(trained[run], steps) for run in wanted if run.experiment == name]
         for name in SETTINGS
@@ -45,7 +43,7 @@ def main() -> None:
     dyna, dqn = ([np.array(scores[name, 2000])] for name in SETTINGS)
     improvement = probability_of_improvement(dyna, dqn)
     figures["probability_of_improvement_at_2000"] = [round(float(value), 3) for value in improvement]
-    report.write("dyna_cartpole", {"seeds": options.seeds, **figures})
+    report.write("dyna_cartpole", {"seeds": options.seeds, **figures}, options)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ The step that opens an episode anew is nobody's.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import report
+import smoke
 import torch
 
 from datamodules.environments.mazes import MazeEnvironments
@@ -29,8 +29,6 @@ from modules.policies.tabular_q import TabularQ
 from modules.states.tabular import Tabular
 from modules.world_model import Spec
 
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "dyna_maze.png"
-EPISODES = 50
 SHOWN = (2, 3, 5, 10, 25, 50)
 
 
@@ -81,13 +79,13 @@ def play(
     return [earned[where] for earned, where in zip(np.stack(rewards, 1), np.stack(moved, 1), strict=True)]
 
 
-def episode_lengths(planning_steps: int, envs: int = 30) -> np.ndarray:
-    """Return the steps of every learner's first episodes, (num_envs, EPISODES)."""
+def episode_lengths(planning_steps: int, envs: int, count: int) -> np.ndarray:
+    """Return the steps of every learner's first episodes, (num_envs, count)."""
     rewards = play(
         MazeEnvironments("dyna", envs), TabularQ(planning_steps=planning_steps), 0.0,
-        lambda steps, episodes: episodes >= EPISODES,
+        lambda steps, episodes: episodes >= count,
     )  # fmt: skip
-    return np.stack([np.diff(np.flatnonzero(earned), prepend=-1)[:EPISODES] for earned in rewards])
+    return np.stack([np.diff(np.flatnonzero(earned), prepend=-1)[:count] for earned in rewards])
 
 
 def cumulative(maze: str, exploration_bonus: float, planning_steps: int, num_steps: int, envs: int) -> np.ndarray:
@@ -111,7 +109,7 @@ def plot(lengths: dict[int, np.ndarray], changing: dict[str, dict[str, np.ndarra
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     left, *others = figure.subplots(1, 3)
     for planning_steps, steps in lengths.items():
-        left.plot(np.arange(2, EPISODES + 1), steps.mean(0)[1:], label=f"n = {planning_steps}")
+        left.plot(np.arange(2, steps.shape[1] + 1), steps.mean(0)[1:], label=f"n = {planning_steps}")
     left.axhline(14, color="grey", lw=0.8, ls=":")
     left.set(title="Dyna maze", xlabel="episode, from the second on", ylabel="steps, shortest 14", yscale="log")
     left.set_yticks([14, 30, 100, 300], labels=["14", "30", "100", "300"], minor=False)
@@ -130,16 +128,23 @@ def plot(lengths: dict[int, np.ndarray], changing: dict[str, dict[str, np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    seed = parser.parse_args().seed
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
+    parser.add_argument("--learners", type=int, default=60, smoke=2, help="learners of a figure, at most")
+    parser.add_argument("--episodes", type=int, default=50, smoke=2, help="episodes of a learner in the first figure")
+    parser.add_argument("--steps", type=int, default=6000, smoke=100, help="steps of the other figures, at most")
+    options = parser.parse_args()
+    seed = options.seed
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    lengths = {planning_steps: episode_lengths(planning_steps) for planning_steps in (0, 5, 50)}
+    lengths = {
+        planning_steps: episode_lengths(planning_steps, min(30, options.learners), options.episodes)
+        for planning_steps in (0, 5, 50)
+    }
     changing = {
         maze: {
-            name: cumulative(maze, bonus, planning_steps, num_steps, envs)
+            name: cumulative(maze, bonus, planning_steps, min(num_steps, options.steps), min(envs, options.learners))
             for name, bonus in (("Dyna-Q+", kappa), ("Dyna-Q", 0.0))
         }
         for maze, kappa, planning_steps, num_steps, envs in (
@@ -155,7 +160,8 @@ def main() -> None:
         "first_episode": mean(np.stack([steps[:, 0] for steps in lengths.values()])),
         **{f"{maze}_gap": mean(ends["Dyna-Q+"] - ends["Dyna-Q"]) for maze, ends in final.items()},
         "steps_by_episode": {
-            f"n{n}": {episode: mean(steps[:, episode - 1]) for episode in SHOWN} for n, steps in lengths.items()
+            f"n{n}": {episode: mean(steps[:, episode - 1]) for episode in SHOWN if episode <= options.episodes}
+            for n, steps in lengths.items()
         },
         "cumulative_reward": {
             maze: {
@@ -170,8 +176,8 @@ def main() -> None:
         "minutes": round((time.perf_counter() - begin) / 60, 2),
     }
     if seed == 0:
-        plot(lengths, changing, PICTURE)
-    report.write("dyna_maze" + (f"_seed{seed}" if seed else ""), figures)
+        plot(lengths, changing, options.images / "dyna_maze.png")
+    report.write("dyna_maze" + (f"_seed{seed}" if seed else ""), figures, options)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
+import training
 import yaml
 from search import Stopwatch
 
@@ -41,8 +43,6 @@ from pipelines.search.search import Search
 
 EXPERIMENT = "efficientzero__atari"
 SIMULATIONS, ROOTS = 50, (16, 1518)
-REPEATS = 5
-PROFILED = 40
 PARTS = {
     "draw": r"train_dataloader_next",
     "send": r"batch_to_device",
@@ -55,31 +55,31 @@ PARTS = {
 }
 
 
-def search_rates(device: torch.device) -> dict[str, Any]:
+def search_rates(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the search on random roots."""
     content = yaml.safe_load((CONFIGS / "experiment" / f"{EXPERIMENT}.yaml").read_text())
-    model = MuZero(**content["model"]["init_args"])
+    model = MuZero(**content["model"]["init_args"] | ({"size": "debug"} if options.smoke else {}))
     model.build_from(Spec((3, 96, 96), 4, 6))
     model.to(device)
     evaluate = NetworkEvaluator(model, model.policy)
     expands = {"eager": None, "graphed": Graphed(model, evaluate)}
-    search, inside = Search(Puct(), Stop(SIMULATIONS)), Stopwatch()
+    search, inside = Search(Puct(), Stop(options.search_simulations)), Stopwatch()
     entry = compiled.entry
     compiled.entry = lambda loop: inside.timed(entry(loop))  # type: ignore[assignment]
     figures: dict[str, Any] = {}
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for roots in ROOTS:
+        for roots in options.roots:
             frames = torch.randint(0, 256, (roots, 12, 96, 96), dtype=torch.uint8, device=device)
             states = model.networks.represent(frames)
             cell: dict[str, Any] = {}
             for name, expand in expands.items():
                 seconds, shares = [], []
-                for _ in range(REPEATS + 1):
+                for _ in range(options.repeats + 1):
                     inside.seconds, begin = 0.0, time.perf_counter()
                     search.run(states, model, evaluate, expand=expand)
                     seconds.append(time.perf_counter() - begin)
                     shares.append(inside.seconds / seconds[-1])
-                cell[name] = round(roots * SIMULATIONS / float(np.median(seconds[1:])))
+                cell[name] = round(roots * options.search_simulations / float(np.median(seconds[1:])))
                 cell["tree_share"] = round(float(np.median(shares[1:])), 4)
             figures[str(roots)] = cell
     compiled.entry = entry
@@ -93,7 +93,8 @@ def configuration(options: argparse.Namespace) -> Path:
         entry["class_path"].rpartition(".")[2]: entry["init_args"] for entry in content["trainer"]["callbacks+"]
     }
     for arguments in callbacks.values():
-        arguments["search"]["init_args"]["stop"]["simulations"] = options.simulations
+        search = arguments.get("search") or arguments["actor"]["init_args"]["search"]
+        search["init_args"]["stop"]["simulations"] = options.simulations
     callbacks["Evaluate"] |= {"every": options.evaluate_every, "final_episodes": options.episodes}
     callbacks["Reanalyse"]["fraction"] = options.reanalysed
     path = options.folder / "experiment.yaml"
@@ -111,18 +112,18 @@ def fit(folder: Path, config: Path, settings: list[str]) -> float:
     command += [f"--{setting}" for setting in (*settings, f"trainer.default_root_dir={folder}")]
     begin = time.perf_counter()
     with (folder / "log.txt").open("w") as log:
-        code = subprocess.run(command, stdout=log, stderr=log).returncode
+        code = subprocess.run(command, env=training.environment(), stdout=log, stderr=log).returncode
     if code:
         raise SystemExit(f"{folder} failed with exit code {code}: see {folder / 'log.txt'}")
     return time.perf_counter() - begin
 
 
-def parts(folder: Path, config: Path, settings: list[str]) -> dict[str, float]:
+def parts(folder: Path, config: Path, settings: list[str], updates: int) -> dict[str, float]:
     """Return milliseconds per update of every part."""
     profiler = "trainer.profiler"
     length = [
-        f"trainer.max_steps={PROFILED}",
-        f"trainer.limit_train_batches={PROFILED}",
+        f"trainer.max_steps={updates}",
+        f"trainer.limit_train_batches={updates}",
         "trainer.max_time=00:00:02:00",
     ]
     kept = [f"{profiler}=synced_profiler.SyncedProfiler", f"{profiler}.dirpath={folder}", f"{profiler}.filename=parts"]
@@ -133,7 +134,7 @@ def parts(folder: Path, config: Path, settings: list[str]) -> dict[str, float]:
         for name, pattern in PARTS.items():
             if len(columns) > 3 and re.search(pattern, columns[0]):
                 found[name] = max(found.get(name, 0.0), float(columns[3]))
-    return {name: round(1000 * seconds / PROFILED, 2) for name, seconds in found.items()}
+    return {name: round(1000 * seconds / updates, 2) for name, seconds in found.items()}
 
 
 class Usage:
@@ -155,25 +156,31 @@ class Usage:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--game", default="Pong")
-    parser.add_argument("--updates", type=int, default=120_000)
-    parser.add_argument("--minutes", type=float, default=30.0, help="after which the run ends")
-    parser.add_argument("--simulations", type=int, default=SIMULATIONS)
-    parser.add_argument("--reanalysed", type=float, default=0.99, help="fraction of the windows of a batch")
-    parser.add_argument("--episodes", type=int, default=100, help="at the end")
-    parser.add_argument("--evaluate-every", type=int, default=10_000, help="updates")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--game", default="Pong", help="game that is played")
+    parser.add_argument("--updates", type=int, default=120_000, smoke=4, help="updates after which the run ends")
+    parser.add_argument("--minutes", type=float, default=30.0, help="minutes after which the run ends")
+    parser.add_argument("--simulations", type=int, default=SIMULATIONS, smoke=2, help="simulations of the run")
+    parser.add_argument("--search_simulations", type=int, default=SIMULATIONS, smoke=2, help='simulations of "search"')
+    parser.add_argument("--roots", type=int, nargs="+", default=ROOTS, smoke=(2, 4), help='roots of "search"')
+    parser.add_argument("--repeats", type=int, default=5, smoke=1, help='repeats of "search"')
+    parser.add_argument("--profiled", type=int, default=40, smoke=2, help='updates of "parts"')
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/efficientzero_gpu"), help="of the runs, which are kept"
+        "--reanalysed", type=float, default=0.99, help="fraction of a batch's windows that are searched anew"
     )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the runs, instead of the configuration's")
+    parser.add_argument("--episodes", type=int, default=100, smoke=2, help="episodes at the end")
+    parser.add_argument("--evaluate-every", type=int, default=10_000, help="updates between two evaluations")
+    parser.add_folder("runs/efficientzero_gpu")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="argument passed on to `dreamcade fit`")
     options = parser.parse_args()
     options.folder = folder = options.folder.resolve()
     config, settings = configuration(options), [f"data.game={options.game}", *options.settings]
+    if options.smoke:
+        settings += ["config=configs/debug.yaml", "model.size=debug"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures: dict[str, Any] = {"game": options.game, "search": search_rates(device)}
+    figures: dict[str, Any] = {"game": options.game, "search": search_rates(device, options)}
     print(json.dumps(figures), flush=True)
-    figures["parts"] = parts(folder / "parts", config, settings)
+    figures["parts"] = parts(folder / "parts", config, settings, options.profiled)
     print(json.dumps(figures["parts"]), flush=True)
     usage, limit = Usage(), round(60 * options.minutes)
     length = [f"trainer.max_steps={options.updates}", f"trainer.limit_train_batches={min(options.updates, 1000)}"]
@@ -193,7 +200,7 @@ def main() -> None:
         "curve": [[each.env_steps, round(float(np.mean(each.returns)), 2)] for each in evaluations],
         "collected": collected(folder / "run" / "metrics.csv"),
     }
-    report.write("efficientzero_gpu", figures)
+    report.write("efficientzero_gpu", figures, options)
 
 
 def collected(path: Path) -> list[list[float]]:

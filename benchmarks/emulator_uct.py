@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 
 from datamodules.environments.emulator import AtariEmulators
@@ -28,7 +29,7 @@ from pipelines.search.rules import Stop, Uct
 from pipelines.search.search import Search
 
 GAMES = ("breakout", "ms_pacman", "freeway")
-SEEDS, RANDOM_GAMES, SEED = 3, 30, 0
+SEEDS, SEED = 3, 0
 
 
 def score(environment: AtariEmulators, actor: Any, decisions: int) -> dict[str, Any]:
@@ -51,32 +52,40 @@ def plan(game: str, simulations: int, options: argparse.Namespace) -> dict[str, 
     search = Search(Uct(options.exploration), Stop(simulations), options.discount)
     rollouts = Rollouts(dynamics, options.depth, options.discount)
     draws = np.random.default_rng(SEED)
-    actor = RulesActor(environment, dynamics, search, rollouts, draws, persistence=options.persistence)
+    actor = RulesActor(dynamics, search, rollouts, draws, persistence=options.persistence)
     return score(environment, actor, options.decisions)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--games", nargs="+", default=GAMES)
-    parser.add_argument("--simulations", nargs="+", type=int, default=[10, 25, 100])
-    parser.add_argument("--decisions", type=int, default=300)
-    parser.add_argument("--depth", type=int, default=10, help="of rollouts, in decisions")
-    parser.add_argument("--exploration", type=float, default=0.7)
-    parser.add_argument("--discount", type=float, default=0.99)
-    parser.add_argument("--life_loss_reward", type=float, default=-1.0)
-    parser.add_argument("--persistence", type=float, default=None, help="of rollouts that hold their actions")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--games", nargs="+", default=GAMES, help="games that are played")
+    parser.add_argument(
+        "--simulations", nargs="+", type=int, default=[10, 25, 100], smoke=[2], help="simulations per decision"
+    )
+    parser.add_argument("--decisions", type=int, default=300, smoke=3, help="decisions of a game")
+    parser.add_argument("--random_games", type=int, default=30, smoke=4, help="games of uniformly random play")
+    parser.add_argument("--depth", type=int, default=10, smoke=2, help="decisions of a rollout")
+    parser.add_argument("--exploration", type=float, default=0.7, help="weight of UCT's exploration term")
+    parser.add_argument("--discount", type=float, default=0.99, help="discount of planning")
+    parser.add_argument(
+        "--life_loss_reward", type=float, default=-1.0, help="reward of a lost life, for planning alone"
+    )
+    parser.add_argument(
+        "--persistence", type=float, default=None, help="decisions for which rollouts hold an action, on average"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"settings": vars(options) | {"protocol": "atari100k", "frame_skip": 4, "seeds": SEEDS}}
+    settings = {name: value for name, value in vars(options).items() if name not in ("smoke", "out", "images")}
+    figures: dict[str, Any] = {"settings": settings | {"protocol": "atari100k", "frame_skip": 4, "seeds": SEEDS}}
     for game in options.games:
-        environment = AtariEmulators(game, RANDOM_GAMES, variant="evaluation", seed=SEED)
+        environment = AtariEmulators(game, options.random_games, variant="evaluation", seed=SEED)
         random = RandomActor(environment.num_actions, np.random.default_rng(SEED))
         figures[game] = {"random": score(environment, random, options.decisions)}
         for simulations in options.simulations:
             figures[game][str(simulations)] = plan(game, simulations, options)
-            report.write("emulator_uct", figures, echo=False)
+            report.write("emulator_uct", figures, options, echo=False)
             print(game, simulations, figures[game][str(simulations)], flush=True)
-    report.write("emulator_uct", figures)
+    report.write("emulator_uct", figures, options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ whose weights, optimizer or evaluations are not the same to the bit.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -25,14 +24,14 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
+import training
 
 from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
 from pipelines.evaluation import results
 from pipelines.runs import checkpoints
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(experiment: str, updates: int, folder: Path, *more: str) -> subprocess.Popen:
@@ -40,9 +39,10 @@ def start(experiment: str, updates: int, folder: Path, *more: str) -> subprocess
     command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", experiment]
     command += [f"--trainer.max_steps={updates}", f"--trainer.default_root_dir={folder}", *more]
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with (folder.parent / f"{folder.name}.txt").open("a") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=smoke.ROOT, env=training.environment(), stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def kill(process: subprocess.Popen, folder: Path, row: int, seconds: float) -> bool:
@@ -100,11 +100,11 @@ def rows(folder: Path) -> tuple[np.ndarray, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--experiment", default="dqn_cartpole")
-    parser.add_argument("--updates", type=int, default=3000)
-    parser.add_argument("--folder", type=Path, help="of the runs; null makes one that is removed")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--kills", type=int, default=20, smoke=1, help="runs that are killed")
+    parser.add_argument("--experiment", default="dqn_cartpole", help="experiment that runs")
+    parser.add_argument("--updates", type=int, default=3000, smoke=50, help="updates of a run")
+    parser.add_argument("--folder", type=Path, help="folder of the runs, which are kept; a temporary one unless given")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     begin = time.monotonic()
@@ -149,6 +149,7 @@ def main() -> None:
             "experiment": options.experiment, "updates": options.updates, "rows": num_rows,
             "seconds_alone": round(duration, 1),
         },
+        options,
     )  # fmt: skip
 
 

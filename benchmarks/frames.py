@@ -1,7 +1,6 @@
 """The quickstart on other games, with nothing changed but the game: how far the dreams of each can be trusted.
 
     python benchmarks/frames.py [--games Breakout,Freeway] [--seed 1] [--keep docs/images]
-    python benchmarks/frames.py --set config=configs/debug.yaml     seconds instead of minutes
 
 One game after another; results are written after each. The figures are those of benchmarks/quickstart.py, by game.
 """
@@ -50,10 +49,10 @@ def found(row: dict[str, Any], count: str, recall: str) -> str:
 
 
 def main() -> None:
-    parser = quickstart.arguments(__doc__.splitlines()[0])
-    parser.add_argument("--games", default=GAMES, help="separated by commas")
+    parser = quickstart.arguments(__doc__)
+    parser.add_argument("--games", default=GAMES, smoke="Breakout", help="games, separated by commas")
     options = parser.parse_args()
-    name = quickstart.result_name("frames", options.seed, options.settings)
+    name = quickstart.result_name("frames", options)
     games: dict[str, dict[str, Any]] = {}
     wanted = options.games.split(",")
     for game in wanted:
@@ -64,7 +63,7 @@ def main() -> None:
         last = game == wanted[-1]
         if last:
             print(table(games))
-        report.write(name, {"games": games}, echo=last)
+        report.write(name, {"games": games}, options, echo=last)
 
 
 if __name__ == "__main__":

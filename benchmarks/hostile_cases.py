@@ -284,7 +284,7 @@ def named_classes() -> Iterator[Case]:
         search = [{"class_path": name, "init_args": {"search": {"class_path": name, "init_args": {}}}}]
         change = partial(put, keys=("config", "trainer", "callbacks"), value=search)
         yield Case("named classes", f"{name} for the search", edit(change), "search")
-    for path in (("config", "data", "init_args", "id"), ("description", "id"), ("world",), ("game",)):
+    for path in (("config", "data", "init_args", "id"), ("description", "id"), ("world",)):
         change = partial(put, keys=path, value="evil:CartPole-v1")
         for command in ("evaluate", "search"):
             yield Case("named classes", f"evil:CartPole-v1 as {'.'.join(path)}", edit(change), command)

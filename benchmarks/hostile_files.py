@@ -13,7 +13,6 @@ module beside the run's folder that checkpoints name. Bar: at least 500 cases, a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -32,6 +31,7 @@ import hostile_cases
 import hostile_stores
 import numpy as np
 import report
+import smoke
 import torch
 import yaml
 from hostile_cases import AGENT, COMMANDS, EVIL, Bench, Case
@@ -45,7 +45,10 @@ SECONDS = 60
 SERVER = multiprocessing.get_context("forkserver")
 """Forks the processes: it has imported everything once, and has no threads, which a fork would lose."""
 SERVER.set_forkserver_preload(
-    [f"pipelines.{name}" for name in ("cli", "trainer_cli", "commands.evaluate", "commands.search", "evaluation.page")]
+    [
+        f"pipelines.{name}"
+        for name in ("cli", "training.cli", "commands.evaluate", "commands.search", "evaluation.report.page")
+    ]
 )
 
 
@@ -148,11 +151,13 @@ def attempt(case: Case, base: Path, canary: Path) -> Outcome:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of where files are damaged")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="seed of where files are damaged")
     parser.add_argument("--only", default="", help="cases whose kind or name begins so; writes no result")
+    parser.add_argument("--per_kind", type=int, default=10**9, smoke=1, help="cases of a kind that are tried, at most")
     options = parser.parse_args()
     outcomes: list[Outcome] = []
+    kinds: Counter[str] = Counter()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -162,7 +167,8 @@ def main() -> None:
         random = np.random.default_rng(options.seed)
         every = chain(hostile_cases.cases(bench, random), hostile_stores.cases(bench, random))
         for number, case in enumerate(every):
-            if not f"{case.kind}: {case.name}".startswith(options.only):
+            kinds[case.kind] += 1
+            if not f"{case.kind}: {case.name}".startswith(options.only) or kinds[case.kind] > options.per_kind:
                 continue
             outcome = attempt(case, bench.base, bench.canary)
             outcomes.append(outcome)
@@ -170,7 +176,7 @@ def main() -> None:
                 print(f"{number} {case.kind}: {case.name}: {outcome.verdict} {outcome.seconds:.1f} s\n  {outcome.said}")
             elif len(outcomes) % 50 == 0:
                 print(f"{len(outcomes)} cases, {time.monotonic() - start:.0f} s", file=sys.stderr)
-    kinds = {kind: Counter(o.verdict for o in outcomes if o.kind == kind) for kind in {o.kind: 0 for o in outcomes}}
+    verdicts = {kind: Counter(o.verdict for o in outcomes if o.kind == kind) for kind in {o.kind: 0 for o in outcomes}}
     total = Counter(o.verdict for o in outcomes)
     if options.only:
         print(dict(total))
@@ -180,13 +186,14 @@ def main() -> None:
         {
             "cases": len(outcomes),
             "outcomes": dict(total),
-            "kinds": {kind: {"cases": sum(counts.values()), **counts} for kind, counts in kinds.items()},
+            "kinds": {kind: {"cases": sum(counts.values()), **counts} for kind, counts in verdicts.items()},
             "bad": [[o.kind, o.name, o.verdict, o.said[:200]] for o in outcomes if o.verdict not in GOOD],
             "passed": len(outcomes) >= 500 and all(o.verdict in GOOD for o in outcomes),
             "slowest_seconds": round(max(o.seconds for o in outcomes), 1),
             "seconds": round(time.monotonic() - start),
             "seed": options.seed,
         },
+        options,
     )
 
 

@@ -10,7 +10,6 @@ count. What bounds a model is said by the fraction of the machine's matrix produ
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +40,6 @@ MODELS: dict[str, tuple[Callable[[], WorldModel], Spec, tuple[int, ...]]] = {
     "stochastic UNet tiny 42 x 42": (lambda: StochasticUNet("tiny"), SMALL_FRAMES, (1, 16, 64, 256)),
     "UNet small 84 x 84": (lambda: UNet("small"), FRAMES, (1, 16, 64)),
 }
-HORIZON = 10
 COPIES = (1, 4, 8, 16, 64)
 """Of the real environment that are stepped together."""
 
@@ -56,7 +55,7 @@ class RandomPolicy(torch.nn.Module):
         return torch.zeros(len(features), self.num_actions), torch.zeros(len(features))
 
 
-def rate(step: Callable[[], Any], amount: int, seconds: float = 2.0) -> float:
+def measure(step: Callable[[], Any], amount: int, seconds: float) -> float:
     """Return the median of five rates, amount per second."""
     step()
     rates = []
@@ -69,7 +68,7 @@ def rate(step: Callable[[], Any], amount: int, seconds: float = 2.0) -> float:
     return float(np.median(rates))
 
 
-def real_rate(environment: VectorEnvironment) -> float:
+def real_rate(environment: VectorEnvironment, seconds: float) -> float:
     """Return the real steps per second of a vector environment."""
     generator = np.random.default_rng(0)
     environment.reset()
@@ -77,21 +76,26 @@ def real_rate(environment: VectorEnvironment) -> float:
     def step() -> None:
         environment.step(generator.integers(environment.num_actions, size=environment.num_envs))
 
-    found = rate(step, environment.num_envs)
+    found = measure(step, environment.num_envs, seconds)
     environment.close()
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--horizon", type=int, default=10, smoke=2, help="steps of a dream")
+    parser.add_argument("--seconds", type=float, default=2.0, smoke=0.01, help="seconds of every measurement, at least")
+    parser.add_argument("--largest", type=int, default=10_000, smoke=1, help="largest batch that dreams")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rate = partial(measure, seconds=options.seconds)
     matrix = torch.randn(1024, 1024)
     gemm = rate(lambda: matrix @ matrix, 2 * 1024**3)
     real = {
-        VECTOR: [real_rate(ControlEnvironments("CartPole-v1", num)) for num in COPIES],
-        SMALL_FRAMES: [real_rate(AtariEnvironments("pong", num, size=(42, 42))) for num in COPIES],
-        FRAMES: [real_rate(AtariEnvironments("pong", num)) for num in COPIES],
+        VECTOR: [real_rate(ControlEnvironments("CartPole-v1", num), options.seconds) for num in COPIES],
+        SMALL_FRAMES: [real_rate(AtariEnvironments("pong", num, size=(42, 42)), options.seconds) for num in COPIES],
+        FRAMES: [real_rate(AtariEnvironments("pong", num), options.seconds) for num in COPIES],
     }
     models = {}
     for name, (make, spec, batch_sizes) in MODELS.items():
@@ -100,11 +104,11 @@ def main() -> None:
         model.build_from(spec)
         policy = RandomPolicy(spec.num_actions)
         rates = {}
-        for batch_size in batch_sizes:
+        for batch_size in (size for size in batch_sizes if size <= options.largest):
             with evaluating(model):
                 states = model.initial(batch_size)
-            dream = partial(imagine, model, policy, states, HORIZON)
-            rates[batch_size] = rate(dream, batch_size * HORIZON)
+            dream = partial(imagine, model, policy, states, options.horizon)
+            rates[batch_size] = rate(dream, batch_size * options.horizon)
         counter = FlopCounterMode(display=False)
         with counter, evaluating(model), torch.no_grad():
             model.step(states, torch.zeros(len(states), dtype=torch.int64))
@@ -119,7 +123,7 @@ def main() -> None:
             "fraction_of_matrix_product": round(best * operations / gemm, 3),
         }
     machine = {"threads": torch.get_num_threads(), "matrix_product_gflops": round(gemm / 1e9, 1)}
-    report.write("imagination", {**machine, "models": models})
+    report.write("imagination", {**machine, "models": models}, options)
 
 
 if __name__ == "__main__":

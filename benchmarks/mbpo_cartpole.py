@@ -8,10 +8,8 @@ the random prefill included. A score is the mean of 5 greedy episodes at the fir
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import report
+import smoke
 import training
 
 EXPERIMENTS = ("ensemble__mbpo", "dqn_cartpole", "ppo_cartpole")
@@ -19,12 +17,12 @@ REAL_STEPS = (300, 1000, 2000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("runs/mbpo_cartpole"), help="of the runs, which are kept")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=5, smoke=1, help="runs of every experiment")
+    parser.add_folder("runs/mbpo_cartpole")
     options = parser.parse_args()
     wanted = [training.Run(experiment, seed) for experiment in EXPERIMENTS for seed in range(options.seeds)]
-    trained = training.train(wanted, options.folder.resolve())
+    trained = training.train(wanted, options.folder.resolve(), smoke=options.smoke)
     figures = {
         experiment: {
             **{
@@ -38,7 +36,7 @@ def main() -> None:
         }
         for experiment in EXPERIMENTS
     }
-    report.write("mbpo_cartpole", {"seeds": options.seeds, **figures})
+    report.write("mbpo_cartpole", {"seeds": options.seeds, **figures}, options)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ by permutation.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 import training
 from atari_small import chance_of_difference, interval, random_returns
@@ -28,7 +28,7 @@ from pipelines.runs import checkpoints
 
 EXPERIMENT = "gumbel_muzero__atari_small"
 VARIANTS = {"consistency": 2.0, "without": 0.0}
-PLAY = {"epsilon": 0.05, "max_steps": 3000}
+EPSILON = 0.05
 """Of the configuration's evaluation."""
 
 
@@ -38,24 +38,29 @@ def run_of(game: str, variant: str, seed: int) -> training.Run:
     return training.Run(EXPERIMENT, seed, settings, f"{game}_{variant}")
 
 
-def policy_returns(run: training.Run, folder: Path, searched: Evaluation) -> list[float]:
+def policy_returns(run: training.Run, folder: Path, searched: Evaluation, max_steps: int) -> list[float]:
     """Return what the network alone earns in as many episodes as the search played last."""
     path = folder / run.task / run.experiment / str(run.seed) / "checkpoints" / "last.ckpt"
     module, kept = checkpoints.load(path)
     data = checkpoints.world(path, kept)
     played = evaluate(
         module, data, episodes=len(searched.episodes), seed=run.seed, run_seed=run.seed, show=False,
-        env_steps=searched.env_steps, updates=searched.updates, experiment=run.experiment, **PLAY,
+        env_steps=searched.env_steps, updates=searched.updates, experiment=run.experiment, epsilon=EPSILON,
+        max_steps=max_steps,
     )  # fmt: skip
     return [float(value) for value in played.returns]
 
 
 def cell(
-    runs: list[training.Run], trained: dict[training.Run, list[Evaluation]], folder: Path, chance: list[float]
+    runs: list[training.Run],
+    trained: dict[training.Run, list[Evaluation]],
+    folder: Path,
+    chance: list[float],
+    max_steps: int,
 ) -> Any:
     """Return the figures of one game and variant."""
     searched = [float(value) for run in runs for value in trained[run][-1].returns]
-    alone = [value for run in runs for value in policy_returns(run, folder, trained[run][-1])]
+    alone = [value for run in runs for value in policy_returns(run, folder, trained[run][-1], max_steps)]
     last = trained[runs[0]][-1]
     return {
         "search": interval(searched),
@@ -70,25 +75,28 @@ def cell(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--games", default="Pong,Breakout", help="separated by commas")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of every game and variant")
+    parser.add_argument("--games", default="Pong,Breakout", smoke="Pong", help="games, separated by commas")
+    parser.add_argument("--random", type=int, default=30, smoke=2, help="episodes of random play")
+    parser.add_argument("--random_steps", type=int, smoke=20, help="steps of those episodes at most")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/muzero_atari_small"), help="of the runs, which are kept"
+        "--policy_steps", type=int, default=3000, smoke=20, help="steps of the policy's episodes at most"
     )
+    parser.add_folder("runs/muzero_atari_small")
     options = parser.parse_args()
     folder, games = options.folder.resolve(), [canonical_game(game) for game in options.games.split(",")]
     wanted = [run_of(game, v, seed) for seed in range(options.seeds) for v in VARIANTS for game in games]
-    trained = training.train(wanted, folder)
+    trained = training.train(wanted, folder, smoke=options.smoke)
     torch.set_num_threads(1)
     figures: dict[str, Any] = {}
     for game in games:
-        chance = random_returns(game, 30)
+        chance = random_returns(game, options.random, max_steps=options.random_steps)
         figures[game] = {"random": interval(chance)}
         for variant in VARIANTS:
             runs = [run for run in wanted if run.task == f"{game}_{variant}"]
-            figures[game][variant] = cell(runs, trained, folder, chance)
-    report.write("muzero_atari_small", {"seeds": options.seeds, "simulations": 16, "games": figures})
+            figures[game][variant] = cell(runs, trained, folder, chance, options.policy_steps)
+    report.write("muzero_atari_small", {"seeds": options.seeds, "simulations": 16, "games": figures}, options)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ untrained policy included. Scores are means of 10 episodes, at the end of 30, al
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import report
+import smoke
 import training
 
 EXPERIMENT = "muzero__cartpole"
@@ -20,12 +18,12 @@ REAL_STEPS = (5000, 10000, 15000, 20000, 25000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("runs/muzero_cartpole"), help="of the runs, which are kept")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=5, smoke=1, help="runs of every experiment")
+    parser.add_folder("runs/muzero_cartpole")
     options = parser.parse_args()
     wanted = [training.Run(EXPERIMENT, seed) for seed in range(options.seeds)]
-    trained = training.train(wanted, options.folder.resolve())
+    trained = training.train(wanted, options.folder.resolve(), smoke=options.smoke)
     last = [trained[run][-1] for run in wanted]
     figures = {
         **{
@@ -38,7 +36,7 @@ def main() -> None:
         "minutes": [round(training.minutes(run, options.folder), 1) for run in wanted],
         "episodes_of_500": round(float(np.mean([value == 500 for each in last for value in each.returns])), 3),
     }
-    report.write("muzero_cartpole", {"seeds": options.seeds, **figures})
+    report.write("muzero_cartpole", {"seeds": options.seeds, **figures}, options)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import report
+import smoke
 
 from datamodules.environments.atari import AtariEnvironments
 
-NUM_ENVS, STEPS = 8, 2500
+NUM_ENVS = 8
 COURT, COLUMN, BACKGROUND, PADDLE_MASS = slice(14, 77), 74, 87, 300
 MOVES = {"NOOP": 0, "FIRE": 0, "RIGHT": 1, "RIGHTFIRE": 1, "LEFT": -1, "LEFTFIRE": -1}
 
 
-def play() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def play(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the paddle's centre (nan where it is hidden), where it was told to go, and which rows open an episode."""
     environments = AtariEnvironments("pong", NUM_ENVS)
     move = np.array([MOVES[name] for name in environments.action_meanings])
-    actions = np.random.default_rng(0).integers(environments.num_actions, size=(STEPS, NUM_ENVS))
+    actions = np.random.default_rng(0).integers(environments.num_actions, size=(steps, NUM_ENVS))
     frame, closed = environments.reset(), np.ones(NUM_ENVS, bool)
     centres, episode_starts = [], []
     for action in actions:
@@ -51,9 +52,12 @@ def explained(looks: np.ndarray, moved: np.ndarray) -> float:
 
 
 def main() -> None:
-    centre, told, opens = play()
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--steps", type=int, default=2500, smoke=200, help="steps of every environment")
+    options = parser.parse_args()
+    centre, told, opens = play(options.steps)
     movement = np.diff(centre, axis=0)
-    rows = np.arange(2, STEPS - 1)
+    rows = np.arange(2, options.steps - 1)
     known = ~(np.isnan(movement[1:-1]) | np.isnan(movement[2:]) | opens[1:-2] | opens[2:-1] | opens[3:])
     last, action, before = np.round(2 * movement[rows - 1]) / 2, told[rows], told[rows - 1]
     looks = {
@@ -63,7 +67,7 @@ def main() -> None:
     }
     moved = movement[rows][known]
     figures = {name: explained(np.stack([x[known] for x in parts], axis=1), moved) for name, parts in looks.items()}
-    report.write(Path(__file__).stem, {"variance_explained_by": figures, "steps": int(known.sum()), "seed": 0})
+    report.write(Path(__file__).stem, {"variance_explained_by": figures, "steps": int(known.sum()), "seed": 0}, options)
 
 
 if __name__ == "__main__":

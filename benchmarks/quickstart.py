@@ -1,7 +1,6 @@
 """The quickstart as `make demo` runs it: minutes, memory, and how far its dreams can be trusted.
 
     python benchmarks/quickstart.py [--seed 1] [--folder runs/mine] [--keep docs/images]
-    python benchmarks/quickstart.py --set config=configs/debug.yaml     seconds instead of minutes
 
 Time is that of the whole command, from the start of Python to the last picture. Memory is the peak of the resident
 memory of all its processes together, looked at twice a second; pages that several of them share count in each. The
@@ -24,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import report
+import smoke
 
 from pipelines.runs import checkpoints
 
-ROOT = Path(__file__).resolve().parent.parent
 HORIZONS = (*range(1, 11), 15, 25, 50)
 COLUMNS = (
     "psnr", "copy_psnr", "ssim", "copy_ssim", "changed", "copy_changed", "either", "copy_either",
@@ -49,7 +48,7 @@ def measure(folder: Path, seed: int, settings: list[str], keep: Path | None = No
     command = ["-m", "pipelines.cli", "fit", "--config", "configs/quickstart.yaml"]
     command += [f"--seed_everything={seed}", *(f"--{setting}" for setting in settings)]
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command, f"--trainer.default_root_dir={folder}"], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, *command, f"--trainer.default_root_dir={folder}"], cwd=smoke.ROOT)
     peak = watch(process)
     minutes = (time.perf_counter() - begin) / 60
     if process.returncode:
@@ -153,29 +152,32 @@ def worst_ratio(rows: list[dict[str, Any]], name: str) -> float | None:
     return round(max(error / copy for error, copy in pairs), 4)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(description: str) -> smoke.Parser:
     """Return the options of every benchmark that runs the quickstart."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="of the run, kept; a temporary one unless given")
-    parser.add_argument("--keep", type=Path, help="folder that the pictures are copied to")
+    parser = smoke.Parser(description)
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
+    parser.add_argument("--folder", type=Path, help="folder of the run, which is kept; a temporary one unless given")
+    parser.add_argument("--keep", type=Path, smoke=Path("images"), help="folder that the pictures are copied to")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="passed on to `dreamcade fit`"
-    )
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        smoke=["config=configs/debug.yaml", "model.size=debug"], help="argument passed on to `dreamcade fit`",
+    )  # fmt: skip
     return parser
 
 
-def result_name(name: str, seed: int, settings: list[str]) -> str:
+def result_name(name: str, options: argparse.Namespace) -> str:
     """Return where figures go: what the README quotes is seed 0 with nothing changed."""
-    return name + (f"_seed{seed}" if seed else "") + ("_changed" if settings else "")
+    if options.smoke:
+        return name
+    return name + (f"_seed{options.seed}" if options.seed else "") + ("_changed" if options.settings else "")
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    options = arguments(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary) / "run").resolve()
         figures = measure(folder, options.seed, options.settings, options.keep)
-    report.write(result_name("quickstart", options.seed, options.settings), figures)
+    report.write(result_name("quickstart", options), figures, options)
 
 
 if __name__ == "__main__":

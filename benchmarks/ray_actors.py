@@ -11,16 +11,17 @@ missing, where one of two actors is killed half-way, from those of two that are 
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import ray
 import report
+import smoke
 import torch
 
 from datamodules.atari import AtariReplay
@@ -70,7 +71,7 @@ def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[to
         if num_actors:
             connect(None, num_actors)
         playing = players(num_actors, data)
-        chunks = [CollectChunk("play", end, 1.0) for end in [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]]
+        chunks = [CollectChunk("play", end, Fraction(0)) for end in [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]]
         victim = 0
         if isinstance(playing, RayPlayers) and kill:
             victim = ray.get(playing._players[1].__ray_call__.remote(lambda player: os.getpid()))
@@ -93,9 +94,9 @@ def play(num_actors: int, rows: int, kill: bool = False) -> tuple[float, list[to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=1500, help="of every environment")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, smoke=1, help="turns of every number of actors")
+    parser.add_argument("--rows", type=int, default=1500, smoke=200, help="rows of every environment")
     options = parser.parse_args()
     torch.set_num_threads(1)
     turns = [{number: play(number, options.rows)[0] for number in (0, 1, 2)} for _ in range(options.repeats)]
@@ -115,6 +116,7 @@ def main() -> None:
             "steps": same.numel(),
             "repeats": options.repeats,
         },
+        options,
     )
 
 

@@ -14,7 +14,6 @@ all that our search does around the loops. "busy" is our slowest rate while anot
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 from torch import Tensor
 
@@ -203,18 +203,30 @@ def efficientzero_share(roots: int, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lightzero-python", help="of the environment that has LightZero")
-    parser.add_argument("--mctx-python", help="of the environment that has mctx")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; JAX takes what there are")
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--lightzero-python", help="Python of the environment that has LightZero")
+    parser.add_argument("--mctx-python", help="Python of the environment that has mctx")
+    parser.add_argument("--repeats", type=int, default=7, smoke=1, help="turns of every contestant")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch; JAX takes what there are")
+    parser.add_argument(
+        "--efficientzero_roots",
+        type=int,
+        nargs="+",
+        default=[8, 64],
+        smoke=[8],
+        help="roots of EfficientZero's network",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     peers = {}
-    if options.lightzero_python:
-        peers["lightzero"] = Peer(options.lightzero_python, "lightzero.py", options.threads)
-    if options.mctx_python:
-        peers["mctx"] = Peer(options.mctx_python, "mctx_search.py", options.threads)
+    for name, python, script in (
+        ("lightzero", options.lightzero_python, "lightzero.py"),
+        ("mctx", options.mctx_python, "mctx_search.py"),
+    ):
+        if python:
+            peers[name] = Peer(python, script, options.threads)
+        else:
+            print(f"{name} is skipped: no --{name}-python")
 
     table: dict[str, dict[str, dict[str, float]]] = {}
     trees: dict[str, dict[str, dict[str, float]]] = {}
@@ -262,10 +274,14 @@ def main() -> None:
             float(np.sqrt(ratio(table, "mctx", "1", "6") * ratio(table, "mctx", "1", "18"))), 2
         )
     figures["slowest_while_busy"] = slowest
-    figures["tree_share_efficientzero"] = {str(roots): round(efficientzero_share(roots, 3), 4) for roots in (8, 64)}
+    figures["tree_share_efficientzero"] = {
+        str(roots): round(efficientzero_share(roots, min(3, options.repeats)), 4)
+        for roots in options.efficientzero_roots
+    }
     report.write(
         "search",
         {**figures, "simulations": SIMULATIONS, "threads": options.threads, "rates": table, "tree_rates": trees},
+        options,
     )  # fmt: skip
 
 

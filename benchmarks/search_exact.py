@@ -12,13 +12,13 @@ action loses, by simulations.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 
 from modules.world_model import Step
@@ -151,9 +151,17 @@ def converge(rule: Rule, simulations: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--positions", type=int, default=500, help="of connect four")
-    parser.add_argument("--simulations", type=int, default=2000)
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--positions", type=int, default=500, smoke=10, help="positions of connect four")
+    parser.add_argument("--simulations", type=int, default=2000, smoke=4, help="simulations per position")
+    parser.add_argument(
+        "--converge",
+        type=int,
+        nargs="+",
+        default=[10, 100, 1000, 5000],
+        smoke=[10],
+        help="simulations in random worlds",
+    )
     options = parser.parse_args()
     figures: dict[str, Any] = {"simulations": options.simulations}
     tic_tac_toe, connect_four = GameDynamics("tic_tac_toe"), GameDynamics("connect_four")
@@ -167,11 +175,11 @@ def main() -> None:
             key: compare(rules, states, options.simulations, rule, value) for key, rule in RULES.items()
         }
     figures["value_iteration"] = {
-        key: {str(simulations): converge(rule, simulations) for simulations in (10, 100, 1000, 5000)}
+        key: {str(simulations): converge(rule, simulations) for simulations in options.converge}
         for key, rule in RULES.items()
         if not isinstance(rule, Gumbel)
     }
-    report.write("search_exact", figures)
+    report.write("search_exact", figures, options)
 
 
 if __name__ == "__main__":

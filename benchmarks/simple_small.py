@@ -5,11 +5,9 @@ python benchmarks/simple_small.py [--game Pong] [--seeds 1] [--folder runs/simpl
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import report
+import smoke
 import training
 from atari_small import chance_of_difference, interval, random_returns
 
@@ -17,15 +15,17 @@ from datamodules.environments.atari import canonical_game
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = smoke.Parser(__doc__)
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("runs/simple_small"), help="of the runs, which are kept")
+    parser.add_argument("--random", type=int, default=30, smoke=2, help="episodes of random play")
+    parser.add_argument("--random_steps", type=int, smoke=20, help="steps of those episodes at most")
+    parser.add_folder("runs/simple_small")
     options = parser.parse_args()
     game = canonical_game(options.game)
     wanted = [training.Run("simple__mbpo_small", seed, (f"data.game={game}",), game) for seed in range(options.seeds)]
-    trained = training.train(wanted, options.folder.resolve())
-    chance = random_returns(game, 30)
+    trained = training.train(wanted, options.folder.resolve(), smoke=options.smoke)
+    chance = random_returns(game, options.random, max_steps=options.random_steps)
     returns = [float(value) for run in wanted for value in trained[run][-1].returns]
     last = trained[wanted[0]][-1]
     figures = {
@@ -40,7 +40,7 @@ def main() -> None:
             "curves": [[[e.env_steps, round(float(np.mean(e.returns)), 2)] for e in trained[run]] for run in wanted],
         },
     }
-    report.write("simple_small", figures)
+    report.write("simple_small", figures, options)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import report
+import smoke
 import torch
 import training
 import yaml
@@ -36,13 +37,13 @@ from pipelines.runs import checkpoints
 
 EXPERIMENT = "world_models__evolution_small"
 TEMPERATURES = (0.1, 0.5, 1.0, 1.15, 1.3)
-EPISODES, FRESH = 100, 256
 
 
 class Laboratory:
     """A trained world model, its store, and how its run evolves."""
 
-    def __init__(self, run: training.Run, folder: Path) -> None:
+    def __init__(self, run: training.Run, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
         path = folder / run.task / run.experiment / str(run.seed)
         self.agent, self.kept = checkpoints.load(path / "checkpoints" / "last.ckpt")
         assert isinstance(self.agent, Agent)
@@ -54,6 +55,8 @@ class Laboratory:
         self.data.setup("fit")
         entries = self.kept["config"]["trainer"]["callbacks"]
         self.how = next(entry["init_args"] for entry in entries if entry["class_path"].endswith(".Evolve"))
+        if options.smoke:
+            self.how |= {"population": 4, "dreams": 2, "horizon": 2}
 
     def starts(self, num: int, source: np.random.Generator) -> torch.Tensor:
         """Return states that dreams start from."""
@@ -79,7 +82,8 @@ class Laboratory:
         """Return the returns of real episodes."""
         self.controller.adopt(vector)
         played = evaluate(
-            self.agent, self.world, episodes=EPISODES, seed=1, run_seed=0, show=False, epsilon=0.05,
+            self.agent, self.world, episodes=self.options.episodes, seed=1, run_seed=0, show=False, epsilon=0.05,
+            max_steps=self.options.max_steps,
             env_steps=self.kept["env_steps"], updates=self.kept["global_step"], experiment=EXPERIMENT,
         )  # fmt: skip
         return [float(value) for value in played.returns]
@@ -97,23 +101,31 @@ def first_round() -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--game", default="Boxing")
-    parser.add_argument("--folder", type=Path, default=Path("runs/temperature"), help="of the run, which is kept")
-    parser.add_argument("--generations", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--game", default="Boxing", help="game that is played")
+    parser.add_folder("runs/temperature")
+    parser.add_argument("--generations", type=int, default=60, smoke=1, help="generations of an evolution")
+    parser.add_argument("--episodes", type=int, default=100, smoke=2, help="real episodes of a controller")
+    parser.add_argument("--max_steps", type=int, smoke=20, help="steps of a real episode at most")
+    parser.add_argument(
+        "--fresh", type=int, default=256, smoke=32, help="dreams that an evolved controller is judged by"
+    )
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=TEMPERATURES, smoke=(1.0,), help="temperatures of evolutions"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     options = parser.parse_args()
     game, folder = canonical_game(options.game), options.folder.resolve()
     run = training.Run(EXPERIMENT, 0, (f"data.game={game}", *first_round()), game)
-    training.train([run], folder)
+    training.train([run], folder, smoke=options.smoke)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    laboratory = Laboratory(run, folder)
-    fresh = laboratory.starts(FRESH, np.random.default_rng(1))
-    chance = random_returns(game, EPISODES)
+    laboratory = Laboratory(run, folder, options)
+    fresh = laboratory.starts(options.fresh, np.random.default_rng(1))
+    chance = random_returns(game, options.episodes, max_steps=options.max_steps)
     uniform = torch.randn(64, len(laboratory.controller.vector))
     rows: dict[str, Any] = {}
-    for temperature in TEMPERATURES:
+    for temperature in options.temperatures:
         vector = laboratory.evolve(temperature, options.generations)
         played = laboratory.play(vector)
         dreamed, at_one = (laboratory.earn(vector[None], fresh, tau)[0].tolist() for tau in (temperature, 1.0))
@@ -125,7 +137,8 @@ def main() -> None:
         }
         print(temperature, rows[str(temperature)], flush=True)
     setting = {"game": game, "generations": options.generations, "real_steps": laboratory.kept["env_steps"]}
-    report.write("temperature", {**setting, "episodes": EPISODES, "random": interval(chance), "temperatures": rows})
+    figures = {**setting, "episodes": options.episodes, "random": interval(chance), "temperatures": rows}
+    report.write("temperature", figures, options)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from smoke import ROOT, debug_arguments
 
 from pipelines.evaluation import results
 from pipelines.evaluation.results import Evaluation
 from pipelines.evaluation.statistics import estimate, interquartile_mean, mean
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Run(NamedTuple):
@@ -33,8 +32,17 @@ class Run(NamedTuple):
     """A file instead of the experiment's: whatever is not a KEY=VALUE, such as the arguments of a callback."""
 
 
-def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, list[Evaluation]]:
-    """Train every run in a process and on a thread of its own; runs that are whole in the folder are not repeated."""
+def environment() -> dict[str, str]:
+    """Return the environment of a process that trains: one thread, nothing sent, and benchmarks/ to import from."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": path}
+
+
+def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2, *, smoke: bool = False) -> dict[Run, list[Evaluation]]:
+    """Train every run in a process and on a thread of its own; runs that are whole in the folder are not repeated.
+
+    In a smoke run each is a few small updates.
+    """
 
     def one(run: Run) -> list[Evaluation]:
         path = folder / run.task / run.experiment / str(run.seed)
@@ -42,11 +50,11 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2) -> dict[Run, li
         if not any(evaluation.final for evaluation in evaluations):
             command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.config or run.experiment]
             command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
+            command += debug_arguments(run.config or run.experiment) if smoke else []
             command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)
             with (path / "log.txt").open("w") as log:
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+                process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
                 _, status, used = os.wait4(process.pid, 0)
             if code := os.waitstatus_to_exitcode(status):
                 raise SystemExit(f"{path} failed with exit code {code}: see {path / 'log.txt'}")

@@ -13,12 +13,12 @@ tested by permutation.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import report
+import smoke
 import training
 import yaml
 from atari_small import PERSISTENCE, chance_of_difference, interval, random_returns
@@ -75,12 +75,12 @@ def cell(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--games", default="Boxing,Pong,Breakout", help="separated by commas")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/world_models_atari"), help="of the runs, which are kept"
-    )
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of every game and variant")
+    parser.add_argument("--games", default="Boxing,Pong,Breakout", smoke="Pong", help="games, separated by commas")
+    parser.add_argument("--random", type=int, default=EPISODES, smoke=2, help="episodes of random play")
+    parser.add_argument("--random_steps", type=int, smoke=20, help="steps of those episodes at most")
+    parser.add_folder("runs/world_models_atari")
     options = parser.parse_args()
     folder, games = options.folder.resolve(), [canonical_game(game) for game in options.games.split(",")]
     wanted = {
@@ -91,14 +91,17 @@ def main() -> None:
         for game in games
         for variant, config in variants(folder).items()
     }
-    trained = training.train([run for runs in wanted.values() for run in runs], folder)
+    trained = training.train([run for runs in wanted.values() for run in runs], folder, smoke=options.smoke)
     figures: dict[str, Any] = {}
     for game in games:
-        chance = {"random": random_returns(game, EPISODES), "random_held": random_returns(game, EPISODES, PERSISTENCE)}
+        chance = {
+            name: random_returns(game, options.random, persistence, options.random_steps)
+            for name, persistence in (("random", None), ("random_held", PERSISTENCE))
+        }
         figures[game] = {name: interval(played) for name, played in chance.items()}
         for variant in ("dream", "reality"):
             figures[game][variant] = cell(wanted[game, variant], trained, folder, chance)
-    report.write("world_models_atari", {"seeds": options.seeds, "episodes": EPISODES, "games": figures})
+    report.write("world_models_atari", {"seeds": options.seeds, "episodes": EPISODES, "games": figures}, options)
 
 
 if __name__ == "__main__":

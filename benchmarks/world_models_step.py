@@ -14,9 +14,6 @@ loop that does nothing but train on batches of the same store, again in turns.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,13 +24,12 @@ from typing import Any
 import lightning
 import numpy as np
 import report
+import smoke
 import torch
 import torch.nn.functional as F
-import yaml
-from lightning import Trainer
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, Normal
-from trainer_overhead import BLOCK, ROWS, WARM, TakeTurns, fill, instantiate
+from trainer_overhead import fill, race
 
 from datamodules.atari import AtariReplay
 from datamodules.settings import Sampling
@@ -41,8 +37,6 @@ from modules.batch import Batch
 from modules.latents.mdn_rnn import MDNRNN
 from modules.latents.vae import VAE
 from modules.world_model import Spec
-from pipelines.callbacks.acting.collect import Collect
-from pipelines.console import CONFIGS
 
 WINDOWS, LENGTH, FRAMES, ACTIONS, LATENT, HIDDEN, MIXTURES = 16, 32, 100, 6, 32, 256, 5
 SPEC = Spec((3, 64, 64), 1, ACTIONS)
@@ -157,7 +151,7 @@ def sides() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
     }
 
 
-def in_turns(ours: Callable[[], None], plain: Callable[[], None], blocks: int, updates: int = 3) -> dict[str, float]:
+def in_turns(ours: Callable[[], None], plain: Callable[[], None], blocks: int, updates: int) -> dict[str, float]:
     """Return the median ms of an update of both sides, and the median of their ratio in a block."""
     times = []
     for _ in range(blocks + 1):
@@ -176,41 +170,12 @@ def in_turns(ours: Callable[[], None], plain: Callable[[], None], blocks: int, u
     }
 
 
-def overhead(store: Path, folder: Path, blocks: int) -> dict[str, float]:
+def overhead(store: Path, folder: Path, blocks: int, block: int) -> dict[str, float]:
     """Train the MDN-RNN and its VAE with and without the Trainer, in turns."""
-    settings = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]
-    loggers, callbacks = settings.pop("logger"), settings.pop("callbacks")
     lightning.seed_everything(0, verbose=False)
     networks = [MDNRNN(VAE(num_frames=8)) for _ in range(2)]
     data = [AtariReplay(path=store, frame_stack=1, sampling=Sampling(4, LENGTH)) for _ in range(2)]
-    data[1].setup("fit")
-    networks[1].build_from(data[1].spec)
-    optimizer = torch.optim.AdamW(networks[1].parameter_groups())
-
-    def bare(updates: int) -> None:
-        for _ in range(updates):
-            loss = networks[1].loss(data[1].sample()).total
-            optimizer.zero_grad()
-            loss.backward()
-            for part in networks[1].gradient_parts():
-                torch.nn.utils.clip_grad_norm_(list(part.parameters()), 1.0)
-            optimizer.step()
-            networks[1].updated()
-
-    turns = TakeTurns(bare)
-    trainer = Trainer(**{
-        **settings,
-        "accelerator": "cpu",
-        "max_steps": WARM + blocks * BLOCK,
-        "limit_train_batches": WARM + blocks * BLOCK,
-        "limit_val_batches": 0,
-        "default_root_dir": folder,
-        "logger": [instantiate(entry, save_dir=folder) for entry in loggers if "CSV" in entry["class_path"]],
-        "callbacks": [*(instantiate(entry) for entry in callbacks), Collect(prefill=ROWS), turns],
-    })  # fmt: skip
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-        trainer.fit(networks[0], datamodule=data[0])
-    loop, slow = np.array(turns.blocks["bare"]), np.array(turns.blocks["trainer"])
+    loop, slow = race(networks, data, folder, 1.0, blocks, block)
     ratio, cpu_ratio = np.median(loop / slow, axis=0)
     return {
         "bare_ms": round(float(np.median(loop[:, 0])), 2),
@@ -221,19 +186,23 @@ def overhead(store: Path, folder: Path, blocks: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--blocks", type=int, default=15, help="of each side")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--blocks", type=int, default=15, smoke=1, help="blocks of each side")
+    parser.add_argument("--updates", type=int, default=3, smoke=1, help="updates of a block beside the plain loop")
+    parser.add_argument("--block", type=int, default=50, smoke=2, help="updates of a block under the Trainer")
+    parser.add_argument("--rows", type=int, default=2000, smoke=400, help="rows of the store")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    os.environ |= {"FORCE_COLOR": "1", "COLUMNS": "120"}  # rich draws the bar though nobody looks
-    figures: dict[str, Any] = {name: in_turns(*pair, arguments.blocks) for name, pair in sides().items()}
+    figures: dict[str, Any] = {name: in_turns(*pair, options.blocks, options.updates) for name, pair in sides().items()}
     with tempfile.TemporaryDirectory() as folder:
-        fill(Path(folder) / "store", size=(64, 64), color="rgb")
-        figures["trainer"] = overhead(Path(folder) / "store", Path(folder) / "run", max(3, arguments.blocks // 3))
+        fill(Path(folder) / "store", options.rows, size=(64, 64), color="rgb")
+        blocks = max(min(3, options.blocks), options.blocks // 3)
+        figures["trainer"] = overhead(Path(folder) / "store", Path(folder) / "run", blocks, options.block)
     shapes = {"windows": WINDOWS, "rows": LENGTH, "frames_of_the_vae": FRAMES}
-    report.write("world_models_step", {"threads": arguments.threads, "blocks": arguments.blocks, **shapes, **figures})
+    setting = {"threads": options.threads, "blocks": options.blocks, **shapes}
+    report.write("world_models_step", {**setting, **figures}, options)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from datamodules.replay.priorities import Priorities
 from datamodules.replay.store import ReplayStore
 from datamodules.settings import Envs, Sampling, Storage
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.world_model import Spec
 
 RESUME_MARGIN = 2048
@@ -43,6 +44,14 @@ class Windows(IterableDataset):
         generator = np.random.default_rng(run_seed())
         for _ in range(self.num_batches):
             yield {"real": self.data.sample(envs="validation", source=generator)}
+
+
+class Running(Protocol):
+    """Who plays the environments."""
+
+    def running(self) -> list[dict[str, Any]] | None:
+        """Return how the running episodes stand, one state for each player; None where they cannot go on."""
+        ...
 
 
 class ReplayData(LightningDataModule, ABC):
@@ -85,8 +94,8 @@ class ReplayData(LightningDataModule, ABC):
         """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
         self.described: dict[str, Any] = {}
         """Of the store that a checkpoint was trained from, where only its world is needed."""
-        if frame_stack < 1:
-            raise UserError(f"data.frame_stack must be at least 1: got {frame_stack}")
+        check_range("data.frame_stack", frame_stack, 1)
+        check_range("data.seed", seed, 0)
 
     # Which world.
 
@@ -125,7 +134,7 @@ class ReplayData(LightningDataModule, ABC):
         else:
             assert self.trainer is not None
             path = Path(self.trainer.default_root_dir) / "replay" / f"rank{self.rank}"
-            self.store = self.open(path, writable=True) if path.exists() else self.create(path)
+            self.store = self._reopen(path) if path.exists() else self.create(path)
         if self.storage.frames_on_device and self.trainer and self.trainer.strategy.root_device.type != "cpu":
             self.store.keep_frames_on(self.trainer.strategy.root_device)
 
@@ -136,6 +145,19 @@ class ReplayData(LightningDataModule, ABC):
             store.close()
             held = ", ".join(store.extras) or "none"
             raise UserError(f"data.storage.extras: {path} has no column {missing[0]}, its extra columns are: {held}")
+        return store
+
+    def _reopen(self, path: Path) -> ReplayStore:
+        """Open the run's own store, which goes on with as many environments as it began with."""
+        store = self.open(path, writable=True)
+        held = Envs(store.num_envs - store.num_validation_envs, store.num_validation_envs)
+        for name, number in asdict(held).items():
+            if (wanted := getattr(self.envs, name)) != number:
+                store.close()
+                raise UserError(
+                    f"data.envs.{name} is {wanted}, but {path} was begun with {number}: a run goes on with as many "
+                    "environments as it has"
+                )
         return store
 
     def create(self, path: Path, spare: int = RESUME_MARGIN) -> ReplayStore:
@@ -165,8 +187,8 @@ class ReplayData(LightningDataModule, ABC):
         return self.training_environment(self.envs.training + self.envs.validation, seed)
 
     @cached_property
-    def collector(self) -> Collector | None:
-        """What fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
+    def collector(self) -> Running | None:
+        """Who fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
         assert self.store is not None
         if not self.store.writable:
             return None
@@ -196,6 +218,18 @@ class ReplayData(LightningDataModule, ABC):
     def real_steps(self) -> int:
         """All real steps of this rank that something was learned from: `env_steps` and those that nobody stored."""
         return self.env_steps + self.unstored_steps
+
+    def limit_threads(self, num_threads: int) -> None:
+        """Let environments that have threads use so many."""
+        self.num_threads = num_threads
+
+    def play_by(self, players: Running) -> None:
+        """Leave the environments to others, who tell checkpoints how the running episodes stand."""
+        self.__dict__["collector"] = players
+
+    def forget_running(self) -> None:
+        """Open new episodes, instead of those that were running in the checkpoint that the run goes on from."""
+        self.running = None
 
     def count_unstored(self, steps: int) -> None:
         """Count real steps of this rank that were played beside the store, and learned from."""
@@ -288,7 +322,7 @@ class ReplayData(LightningDataModule, ABC):
         """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
-            raise UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more")
+            raise self._nothing_held_out()
         sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
         env, start = self.store.windows(sequence_length, "validation")
         num_windows = min(num_windows, self.sampling.validation_batches * self.sampling.batch_size)
@@ -296,6 +330,10 @@ class ReplayData(LightningDataModule, ABC):
         batch = self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
         return batch[opens[:: max(1, len(opens) // num_windows)][:num_windows]]
+
+    def _nothing_held_out(self) -> UserError:
+        assert self.store is not None
+        return UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
@@ -306,9 +344,15 @@ class ReplayData(LightningDataModule, ABC):
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any."""
+        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any.
+
+        Raises:
+            UserError: nothing is held out, and the run is there for nothing but to measure that.
+        """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
+            if self.trainer and self.trainer.state.fn != "fit":
+                raise self._nothing_held_out()
             return []
         return DataLoader(Windows(self, self.sampling.validation_batches), batch_size=None, num_workers=0)
 

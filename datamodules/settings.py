@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from datamodules.replay.priorities import Prioritised
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class Envs:
     validation: int = 0
 
     def __post_init__(self) -> None:
-        _check_least("envs", self, 1, ["training"])
-        _check_least("envs", self, 0, ["validation"])
+        check_range("data.envs.training", self.training, 1)
+        check_range("data.envs.validation", self.validation, 0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Sampling:
 
     Args:
         batch_size: windows in a batch, per rank.
-        sequence_length: rows of a window.
+        sequence_length: rows of a window, at least a row and the one after it.
         cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
         recent: number of newest rows of every environment that training windows are drawn from; null draws from all.
             With `sequence_length` only the newest rows are drawn, for on-policy learning.
@@ -49,8 +47,9 @@ class Sampling:
     validation_batches: int = 16
 
     def __post_init__(self) -> None:
-        _check_least("sampling", self, 1, ["batch_size", "validation_batches"])
-        _check_least("sampling", self, 2, ["sequence_length"], ", a row and the one after it")
+        check_range("data.sampling.batch_size", self.batch_size, 1)
+        check_range("data.sampling.sequence_length", self.sequence_length, 2)
+        check_range("data.sampling.validation_batches", self.validation_batches, 1)
         if self.recent is not None and self.recent < self.sequence_length:
             raise UserError(
                 f"data.sampling.recent must be at least data.sampling.sequence_length, {self.sequence_length} rows: "
@@ -73,10 +72,4 @@ class Storage:
     frames_on_device: bool = False
 
     def __post_init__(self) -> None:
-        _check_least("storage", self, 1, ["capacity"])
-
-
-def _check_least(group: str, settings: Any, least: int, names: Iterable[str], why: str = "") -> None:
-    for name in names:
-        if (value := getattr(settings, name)) < least:
-            raise UserError(f"data.{group}.{name} must be at least {least}{why}: got {value}")
+        check_range("data.storage.capacity", self.capacity, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from modules.batch import Batch
@@ -69,21 +68,13 @@ class Agent(Learner):
         super().setup(stage)
         model, policy, source = self.world_model, self.trained_policy, self.policy_learns_from
         if source != "real":
-            missing = {"step", "reward"} - model.capabilities
-            if missing:
-                raise UserError(
-                    f"a policy that learns from dreams needs a world model that predicts states and rewards: "
-                    f"{type(model).__name__} has no {' and no '.join(sorted(missing, reverse=True))}"
-                )
+            model.require("step", "reward", by="a policy that learns from dreams")
         if (source == "imagined") != policy.imagines:
             own = "dreams by itself" if policy.imagines else "does not dream by itself"
             wanted = "imagined" if policy.imagines else "real, dream or both"
             raise UserError(f"{type(policy).__name__} {own}: set model.policy_learns_from to {wanted}, not {source}")
-        if policy.differentiates and "gradient" not in model.capabilities:
-            raise UserError(
-                f"{type(policy).__name__} learns by gradients through the world model: "
-                f"{type(model).__name__} cannot be differentiated"
-            )
+        if policy.differentiates:
+            model.require("gradient", by=type(policy).__name__)
         storage = getattr(self.trainer.datamodule, "storage", None)  # type: ignore[attr-defined]
         columns = policy.extras if storage is None else storage.extras
         absent = [name for name in policy.extras if name not in columns]
@@ -141,15 +132,3 @@ class Agent(Learner):
                 total = share if total is None else total + share
             logs |= {(name if len(rows) == 1 else f"{kind}_{name}"): value for name, value in loss.logs.items()}
         return Loss(total, logs)
-
-
-def world_model(module: LightningModule) -> WorldModel:
-    """Return the world model of a learner."""
-    assert isinstance(module, Learner)
-    return module.world_model
-
-
-def policy_of(module: LightningModule) -> Policy:
-    """Return the policy that acts for a learner."""
-    assert isinstance(module, Learner)
-    return module.require_policy()

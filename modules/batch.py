@@ -93,6 +93,27 @@ class Batch:
         return ~self.is_last[:, :-1] & ~self.is_first[:, 1:]
 
 
+def push(stacked: Tensor | None, newest: Tensor, is_first: Tensor | None, num_frames: int) -> Tensor:
+    """Append the newest frame to every stack and drop the oldest: what `stack` does to a window, one row at a time.
+
+    Args:
+        stacked: (B, num_frames * C, ...), oldest frame first; None where nothing was seen yet.
+        newest: (B, C, ...).
+        is_first: (B,) bool: the frame opens an episode, and fills its stack; None where none does.
+        num_frames: frames in a stack.
+
+    Returns:
+        (B, num_frames * C, ...)
+    """
+    if num_frames == 1:
+        return newest
+    repeated = newest.repeat(1, num_frames, *[1] * (newest.ndim - 2))
+    if stacked is None:
+        return repeated
+    rolled = torch.cat([stacked[:, newest.shape[1] :], newest], dim=1)
+    return rolled if is_first is None else torch.where(is_first.view(-1, *[1] * (newest.ndim - 1)), repeated, rolled)
+
+
 def stack(frames: Tensor, is_first: Tensor, num_frames: int) -> Tensor:
     """Stack each frame on the ones before it, repeating an episode's first frame where there are none.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import textwrap
 import traceback
 from collections.abc import Iterable
@@ -19,6 +20,27 @@ def brief(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}{where}"
+
+
+def check_range(
+    name: str, value: float | None, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> None:
+    """Raise a UserError unless a number is finite and lies in a range; None, where nothing is set, may be anything.
+
+    Args:
+        name: as the user spells it: --epsilon, QLearning.lr.
+        value: what was given.
+        low: smallest value that is allowed.
+        high: largest value that is allowed.
+        above: the value must be larger than `low`, not equal to it.
+    """
+    if value is None or (math.isfinite(value) and low <= value <= high and not (above and value == low)):
+        return
+    if math.isinf(high):
+        allowed = "a finite number" if math.isinf(low) else f"more than {low}" if above else f"at least {low}"
+    else:
+        allowed = f"more than {low} and at most {high}" if above else f"from {low} to {high}"
+    raise UserError(f"{name} must be {allowed}: got {value}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "warmup"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optimization.{name} must not be negative: got {getattr(self, name)}")
+            check_range(f"optimization.{name}", getattr(self, name), 0)
 
     def groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
         """Return two parameter groups: weights that decay, and biases and gains, which do not."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import Batch
+from modules.errors import UserError
 from modules.learner import Learner, Loss, Spec, prefixed
 from modules.optimization import Optimization
 
@@ -110,6 +111,31 @@ class WorldModel(Learner):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Go on counting where it stopped."""
         self.updates = state["updates"]
+
+    def require(self, *capabilities: str, by: str) -> None:
+        """Check that the model can do what somebody needs.
+
+        Args:
+            *capabilities: names among "step", "reward", "decode" and "gradient".
+            by: who needs them, to say so.
+
+        Raises:
+            UserError: the model lacks one of them.
+        """
+        if missing := [name for name in capabilities if name not in self.capabilities]:
+            predicted = {"step": "states", "reward": "rewards", "decode": "pictures", "gradient": "derivatives"}
+            wanted = " and ".join(predicted[name] for name in capabilities)
+            raise UserError(
+                f"{by} needs a world model that predicts {wanted}: {type(self).__name__} has no "
+                f"{' and no '.join(missing)}"
+            )
+
+    def check_horizon(self, horizon: int) -> None:
+        """Raise a UserError where the model cannot dream so many steps."""
+        if self.max_horizon is not None and horizon > self.max_horizon:
+            raise UserError(
+                f"{type(self).__name__} dreams {self.max_horizon} steps at most: horizon of {horizon} is too long"
+            )
 
     def gradient_parts(self) -> list[torch.nn.Module]:
         """Return the parts whose gradients are clipped, each by its own norm: those that learn from the same loss."""

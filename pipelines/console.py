@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from modules.errors import nearest
+import yaml
+from jsonargparse import Namespace
+
+from modules.errors import UserError, check_range, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUN_FOLDER = "DREAMCADE_RUN"
 """Environment variable by which the first process of a run tells the others its folder."""
 STOPPED = "stopped as told; --ckpt_path last goes on from here"
 """What a run says last where SIGTERM ended it, with exit code 0, or Ctrl-C."""
+LARGEST_SEED = 2**32 - 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: a script does not go on."""
@@ -28,12 +33,57 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def expand_home(config: Any) -> Any:
+    """Return a parsed configuration in which ~ at the beginning of a path stands for the home folder.
+
+    Args:
+        config: what a command line and YAML files gave: namespaces, lists and plain values, nested.
+    """
+    if isinstance(config, Namespace):
+        for key, value in vars(config).items():
+            setattr(config, key, expand_home(value))
+        return config
+    if isinstance(config, dict):
+        return {key: expand_home(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(expand_home(value) for value in config)
+    if isinstance(config, str | Path) and str(config).split("/")[0] == "~":
+        return type(config)(os.path.expanduser(config))
+    return config
+
+
+def check_folder(name: str, folder: Path | None) -> None:
+    """Raise a UserError unless a folder that will be written to is one, or can be made; None may be anything.
+
+    Args:
+        name: of the option, as the user spells it.
+        folder: what was given.
+    """
+    if folder is None:
+        return
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        which = "is" if there == folder.absolute() else f"cannot be made: {there} is"
+        raise UserError(f"{name} {folder} {which} a file or a broken link: expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{name} {folder} cannot be written to: you may not write in {there}, choose another folder")
+
+
+def check_seed(name: str, seed: int | None) -> None:
+    """Raise a UserError unless a seed is what every generator takes; None may be anything."""
+    check_range(name, seed, 0, LARGEST_SEED)
+
+
 def find_config(before: str, argument: str) -> str:
     """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
+    argument = argument if "=" in argument else os.path.expanduser(argument)
     option, _, value = argument.partition("=")
     if option in ("-c", "--config") and value:
         return f"{option}={find_config(option, value)}"
-    if before not in ("-c", "--config") or Path(argument).exists():
+    if before not in ("-c", "--config"):
+        return argument
+    if Path(argument).exists():
+        _check_config(Path(argument))
         return argument
     name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
     folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "trainer")
@@ -42,3 +92,14 @@ def find_config(before: str, argument: str) -> str:
         names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
         fail(f"there is no config {argument}, the nearest is {nearest(f'configs/{name}', names)}")
     return str(found[0])
+
+
+def _check_config(path: Path) -> None:
+    """Fail where a file holds no keys: the parser would not say which file it means."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+        return
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}"
+        fail(f"{path} {what}: a configuration has keys, such as trainer: {{max_steps: 1000}}")

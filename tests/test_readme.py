@@ -37,7 +37,7 @@ def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
         elif words[0] == "evaluate":
             words += ["--episodes", "2", "--max_steps", "50"]
         elif words[0] == "plan":
-            words += ["--search.stop.simulations", "3", "--max_steps", "6"]
+            words += ["--actor.search.stop.simulations", "3", "--max_steps", "6"]
         elif words[0] == "sweep":
             read(find(words[1])).check()
             continue
@@ -68,10 +68,36 @@ def test_make_knows_the_commands_of_the_readme():
     assert "dreamcade fit --config configs/quickstart.yaml" in makefile
 
 
-def test_links_lead_somewhere():
-    for page in PAGES:
-        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), (page.name, link)
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, PROJECT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_can_be_found():
+    linked = {link for page in PAGES for link in re.findall(r"(\w+\.md)[#)]", page.read_text())}
+    assert not {page.name for page in PAGES} - linked - {"README.md"}
+
+
+def test_the_hooks_are_told_in_the_order_in_which_they_run(run):  # noqa: F811
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    section = page.partition("## The hooks in order")[2].partition("\n## ")[0]
+    (command,) = re.findall(r"```sh\ndreamcade (.*?)\n", section)
+    outcome = run(*command.split())
+    assert outcome.code == 0, outcome.err
+    told = re.findall(r"^\|[^|]*\| `(\w+\.\w+)` \|", section, re.MULTILINE)
+    assert told == re.findall(r"^  (\w+\.\w+) ", outcome.out, re.MULTILINE)
+    assert "Agent.training_step" in told
 
 
 def test_planning_in_a_model_of_one_s_own():

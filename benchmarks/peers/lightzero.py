@@ -13,6 +13,7 @@ import time
 from types import ModuleType
 
 import numpy as np
+import peer
 import torch
 
 LATENT = 64
@@ -28,7 +29,7 @@ def compiled_tree() -> ModuleType:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
-    raise SystemExit("LightZero's compiled tree is not installed here")
+    raise peer.missing("LightZero's compiled tree")
 
 
 class OneLayer(torch.nn.Module):
@@ -100,8 +101,7 @@ def tree_alone(tree: ModuleType, roots_: int, actions: int, simulations: int) ->
 def main() -> None:
     tree = compiled_tree()
     networks: dict[int, torch.nn.Module] = {}
-    for line in sys.stdin:
-        request = json.loads(line)
+    for request in peer.requests():
         roots, actions, simulations = (request[name] for name in ("roots", "actions", "simulations"))
         torch.set_num_threads(request["threads"])
         seconds = []

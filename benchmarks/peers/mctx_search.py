@@ -5,13 +5,17 @@ answers {"seconds": [...]}; compilation is not counted.
 """
 
 import json
-import sys
 import time
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-import mctx
+import peer
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import mctx
+except ImportError:
+    raise peer.missing("mctx") from None
 
 LATENT = 64
 
@@ -37,8 +41,7 @@ def search(weights, key, latent, simulations: int):
 
 def main() -> None:
     ready = set()
-    for line in sys.stdin:
-        request = json.loads(line)
+    for request in peer.requests():
         roots, actions, simulations = (request[name] for name in ("roots", "actions", "simulations"))
         keys = jax.random.split(jax.random.PRNGKey(0), 3)
         width = LATENT + 2 + actions

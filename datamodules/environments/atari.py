@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError, nearest
 
+SMALLEST = 11
+"""Pixels of a frame's side, at least: the window of the structural similarity that predictions are measured by."""
 # Loading one of these kills the process: they have no single-player form.
 UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
@@ -127,10 +129,7 @@ def resolve(
         protocol = PROTOCOLS[_choice("protocol", protocol, PROTOCOLS)]
     _choice("variant", variant, ("training", "evaluation"))
     _choice("color", color, ("grey", "rgb"))
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(
-            f"size must be two positive numbers of pixels, (height, width), for example (84, 84): got {size!r}"
-        )
+    check_size(size)
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1: got {num_envs}")
     if seed < 0:
@@ -138,7 +137,56 @@ def resolve(
     return game, protocol
 
 
-_FLAGS = ("_closed", "_held_terminated", "_held_truncated")
+def check_size(size: tuple[int, ...]) -> None:
+    """Raise a UserError unless frames of this size, (height, width), can be learned from and measured."""
+    if len(size) != 2 or not all(isinstance(side, int) and side >= SMALLEST for side in size):
+        raise UserError(
+            f"size must be two numbers of pixels of at least {SMALLEST}, height and width such as [84, 84]: "
+            f"got {list(size)}"
+        )
+
+
+class Episodes(NamedTuple):
+    """How episodes stand that a lost life may end while the game goes on, (N,) bool each.
+
+    The row after a closed one opens an episode: a finished game is opened anew, after a lost life a NOOP is played.
+    Should that NOOP in turn lose a life or reach the limit, one row would open and close an episode. Its end is then
+    held for a row of its own, which repeats the frame.
+    """
+
+    closed: np.ndarray
+    """The last row closed an episode."""
+    held_terminated: np.ndarray
+    """The last row opened an episode, and ended it."""
+    held_truncated: np.ndarray
+    """The last row opened an episode, and cut it."""
+
+    @classmethod
+    def new(cls, num_envs: int) -> Episodes:
+        """Return those that were just opened."""
+        return cls(*(np.zeros(num_envs, bool) for _ in cls._fields))
+
+    @property
+    def held(self) -> np.ndarray:
+        """(N,): the next row repeats the frame."""
+        return self.held_terminated | self.held_truncated
+
+    @property
+    def passive(self) -> np.ndarray:
+        """(N,): the next row plays a NOOP instead of its action, or opens a game, and earns nothing."""
+        return self.closed | self.held
+
+    def after(self, ended: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, Episodes]:
+        """Return where a row terminates and truncates an episode, and how episodes stand after it.
+
+        Args:
+            ended: (N,) bool: the emulator lost a life in it, or the game was over.
+            cut: (N,) bool: the game reached its limit in it.
+        """
+        passive = self.passive
+        terminated = np.where(passive, self.held_terminated, ended)
+        truncated = np.where(passive, self.held_truncated, cut)
+        return terminated, truncated, Episodes(terminated | truncated, ended & self.closed, cut & self.closed)
 
 
 class AtariEnvironments(VectorEnvironment):
@@ -242,9 +290,7 @@ class AtariEnvironments(VectorEnvironment):
         """Open N new games and return their first frames (N, C, H, W)."""
         observation = self._vector.reset(stream)
         self.seeds = self._vector.seeds.copy()
-        self._closed = np.zeros(self.num_envs, bool)
-        self._held_terminated = np.zeros(self.num_envs, bool)
-        self._held_truncated = np.zeros(self.num_envs, bool)
+        self._episodes = Episodes.new(self.num_envs)
         self._observation = self._frames(observation)
         return self._observation
 
@@ -259,7 +305,7 @@ class AtariEnvironments(VectorEnvironment):
 
     def state_dict(self) -> dict[str, Any]:
         """Return every game's seed and what was played in it, and how its episodes stand."""
-        flags = {name: torch.from_numpy(getattr(self, name).copy()) for name in _FLAGS}
+        flags = {f"_{name}": torch.from_numpy(flag.copy()) for name, flag in self._episodes._asdict().items()}
         return {"games": self._vector.state_dict(), "observation": torch.from_numpy(self._observation.copy()), **flags}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
@@ -270,10 +316,9 @@ class AtariEnvironments(VectorEnvironment):
         """
         frames = self._frames(self._vector.load_state_dict(state["games"]))
         self.seeds = self._vector.seeds.copy()
-        for name in _FLAGS:
-            setattr(self, name, state[name].numpy().copy())
+        self._episodes = Episodes(*(state[f"_{name}"].numpy().copy() for name in Episodes._fields))
         self._observation = state["observation"].numpy().copy()
-        shown = ~(self._held_terminated | self._held_truncated)
+        shown = ~self._episodes.held
         if not np.array_equal(frames[shown], self._observation[shown]):
             raise UserError("the running games do not play out as they did: is this another version of ale-py?")
         return self._observation
@@ -283,25 +328,13 @@ class AtariEnvironments(VectorEnvironment):
         self.__dict__.pop("_vector", None)
 
     def _step_lives(self, actions: np.ndarray) -> Transition:
-        # The row after a closed one opens an episode: ALE resets a finished game by itself, after a lost life a NOOP is
-        # played. Should that NOOP in turn lose a life or reach the limit, one row would open and close an episode. Its
-        # end is then held for a row of its own, which repeats the frame.
-        held = self._held_terminated | self._held_truncated
-        passive = self._closed | held
-        if not passive.any():
-            observation, reward, terminated, truncated = self._vector.step(actions)
-            transition = Transition(self._frames(observation), reward.astype(np.float32), terminated, truncated)
-        else:
-            emulated, reward, ended, cut = self._vector.step(np.where(passive, self._noop, actions))
-            observation = self._frames(emulated)
-            observation[held] = self._observation[held]
-            terminated = np.where(passive, self._held_terminated, ended)
-            truncated = np.where(passive, self._held_truncated, cut)
-            self._held_terminated, self._held_truncated = ended & self._closed, cut & self._closed
-            transition = Transition(observation, np.where(passive, 0, reward).astype(np.float32), terminated, truncated)
-        self._closed = transition.terminated | transition.truncated
-        self._observation = transition.observation
-        return transition
+        episodes, passive = self._episodes, self._episodes.passive  # ALE opens a finished game by itself
+        emulated, reward, ended, cut = self._vector.step(np.where(passive, self._noop, actions))
+        observation = self._frames(emulated)
+        observation[episodes.held] = self._observation[episodes.held]
+        terminated, truncated, self._episodes = episodes.after(ended, cut)
+        self._observation = observation
+        return Transition(observation, np.where(passive, 0, reward).astype(np.float32), terminated, truncated)
 
     def _frames(self, observation: np.ndarray) -> np.ndarray:
         # Grey (N, 1, H, W) is a frame already; (N, 1, H, W, 3) becomes (N, 3, H, W).

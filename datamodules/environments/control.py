@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any, Literal
 
 import gymnasium
@@ -11,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
-from datamodules.environments.environment import Transition, VectorEnvironment
+from datamodules.environments.environment import DeadEnvironmentError, Transition, VectorEnvironment
 from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError, nearest
 
@@ -86,7 +87,7 @@ class ControlEnvironments(VectorEnvironment):
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
             )
-        except (gymnasium.error.Error, ImportError) as error:
+        except Exception as error:  # whatever somebody else's constructor raises
             raise UserError(f"{id} cannot be made: {_line(error)}") from None
         actions, observations = vector.single_action_space, vector.single_observation_space
         if not isinstance(actions, Discrete):
@@ -114,17 +115,21 @@ class ControlEnvironments(VectorEnvironment):
 
     def reset(self, stream: int = 0) -> np.ndarray:
         """Open N episodes and return their first observations (N, D)."""
-        observation = self._vector.reset(stream)
+        observation = self._vector.reset(stream).astype(np.float32, copy=False)
         self.seeds = self._vector.seeds.copy()
-        return observation.astype(np.float32, copy=False)
+        self._steps = 0
+        self._check_finite("observation", observation)
+        return observation
 
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64."""
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
         observation, reward, terminated, truncated = self._vector.step(actions + self._first_action)
-        return Transition(
-            observation.astype(np.float32, copy=False), reward.astype(np.float32), terminated, truncated & ~terminated
-        )
+        self._steps += 1
+        observation, reward = observation.astype(np.float32, copy=False), reward.astype(np.float32)
+        self._check_finite("reward", reward)
+        self._check_finite("observation", observation)
+        return Transition(observation, reward, terminated, truncated & ~terminated)
 
     def state_dict(self) -> dict[str, Any]:
         """Return every episode's seed and what was played in it."""
@@ -133,12 +138,23 @@ class ControlEnvironments(VectorEnvironment):
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
         """Play all running episodes again, and return their observations."""
         observation = self._vector.load_state_dict(state)
+        self._steps = max(len(actions) for actions in state["actions"])
         self.seeds = self._vector.seeds.copy()
         return observation.astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Let go of the environments."""
         self._vector.close()
+
+    def _check_finite(self, name: str, value: np.ndarray) -> None:
+        """Raise a DeadEnvironmentError where an environment (N, ...) gave anything that cannot be learned from."""
+        if math.isfinite(value.sum(dtype=np.float64)):
+            return
+        env = int(np.flatnonzero(~np.isfinite(value).reshape(self.num_envs, -1).all(axis=1))[0])
+        raise DeadEnvironmentError(
+            f"the environment {self.description['id']} gave the {name} {value[env].tolist()} at step {self._steps}, in "
+            f"copy {env}: expected finite numbers"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode, roms
 
-from datamodules.environments.atari import AtariProtocol, resolve
+from datamodules.environments.atari import AtariProtocol, Episodes, resolve
 from datamodules.environments.environment import Transition, VectorEnvironment
 from modules.errors import UserError
 
@@ -32,6 +32,8 @@ class Clone:
     """The game has ended, or reached its limit of frames."""
     closed: bool
     """The last row closed an episode."""
+    held: tuple[bool, bool]
+    """Whether the last row opened an episode and terminated or truncated it, as in `atari.Episodes`."""
     screen: np.ndarray | None
     """(H, W) or (H, W, 3) uint8, the pooled screen: ALE's own is stale after a restore. None where nobody looks."""
 
@@ -56,6 +58,7 @@ class Emulator:
     lives: int
     over: bool
     closed: bool
+    held: tuple[bool, bool]
     screen: np.ndarray | None
     """All as a `Clone` has them."""
 
@@ -136,19 +139,22 @@ class Emulator:
     def clone(self, look: bool = True) -> Clone:
         """Return this moment."""
         screen = self.screen if look else None
-        return Clone(self.ale.cloneState(), self.executed, self.frames, self.lives, self.over, self.closed, screen)
+        return Clone(
+            self.ale.cloneState(), self.executed, self.frames, self.lives, self.over, self.closed, self.held, screen
+        )
 
     def restore(self, clone: Clone) -> None:
         """Go on from another moment of the same game."""
         self.ale.restoreState(clone.state)
         self.executed, self.frames, self.lives = clone.executed, clone.frames, clone.lives
-        self.over, self.closed, self.screen = clone.over, clone.closed, clone.screen
+        self.over, self.closed, self.held, self.screen = clone.over, clone.closed, clone.held, clone.screen
 
     def _start(self) -> None:
         self.ale.reset_game()
         self.executed = 0  # ALE's number of NOOP
         self.frames, self.lives = 0, self.ale.lives()
         self.over = self.closed = False
+        self.held = False, False
 
 
 class AtariEmulators(VectorEnvironment):
@@ -234,24 +240,26 @@ class AtariEmulators(VectorEnvironment):
     def step(self, actions: np.ndarray) -> Transition:
         """Execute actions (N,) int64 for `frame_skip` frames each."""
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
+        episodes = Episodes(*np.array([(emulator.closed, *emulator.held) for emulator in self._emulators], bool).T)
+        passive, held = episodes.passive, episodes.held
         reward = np.zeros(self.num_envs, np.float32)
-        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for i, action in enumerate(actions.tolist()):
-            emulator, generator = self._emulators[i], self._generators[i]
-            if not emulator.closed:
-                reward[i] = emulator.act(action, generator)
-                lost = self._life_loss_terminates and emulator.ale.lives() < emulator.lives
-                terminated[i] = emulator.ended() or lost
-                truncated[i] = emulator.over and not terminated[i]
-                emulator.lives = emulator.ale.lives()
-                emulator.closed = bool(terminated[i] or truncated[i])
-            elif emulator.over:
+        ended, cut = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for i, (emulator, generator) in enumerate(zip(self._emulators, self._generators, strict=True)):
+            shown = emulator.screen
+            if emulator.over:
                 emulator.open(generator)
             else:
-                # After a lost life the game goes on with one NOOP. A further life that it loses is left to be counted
-                # by the next row, as a row that opens an episode never closes it.
-                emulator.act(emulator.noop, generator)
-                emulator.closed = False
+                earned = emulator.act(emulator.noop if passive[i] else int(actions[i]), generator)
+                reward[i] = 0 if passive[i] else earned
+                lost = self._life_loss_terminates and emulator.ale.lives() < emulator.lives
+                ended[i] = emulator.ended() or lost
+                cut[i] = emulator.over and not ended[i]
+                emulator.lives = emulator.ale.lives()
+            if held[i]:
+                emulator.screen = shown
+        terminated, truncated, episodes = episodes.after(ended, cut)
+        for emulator, closed, ends, cuts in zip(self._emulators, *episodes, strict=True):
+            emulator.closed, emulator.held = bool(closed), (bool(ends), bool(cuts))
         return Transition(self.observe(), reward, terminated, truncated)
 
     def clone(self) -> np.ndarray:
@@ -286,11 +294,14 @@ class AtariEmulators(VectorEnvironment):
 
 
 def average_areas(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize frames (B, H, W, C) uint8 to (B, height, width, C): every new pixel is the mean of the area it covers."""
+    """Resize frames (B, H, W, C) uint8 to (B, height, width, C): every new pixel is the mean of the area it covers.
+
+    The result is ALE's to the bit, but at exactly half the size: there ALE rounds all halves up.
+    """
     if frames.shape[1:3] == (height, width):
         return frames
     averaged = frames.astype(np.float32)
-    for axis, side in ((1, height), (2, width)):
+    for axis, side in ((2, width), (1, height)):  # sums are rounded: ALE's resizing adds a row's pixels first
         pixels, shares = areas(frames.shape[axis], side)
         shares = shares.reshape(*shares.shape, *[1] * (3 - axis))
         averaged = sum(averaged.take(which, axis) * share for which, share in zip(pixels, shares, strict=True))

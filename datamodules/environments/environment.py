@@ -67,6 +67,28 @@ class VectorEnvironment(ABC):
         """Go on from the moment where `state_dict` was taken, and return its observations (N, *observation_shape)."""
         raise NotImplementedError
 
+    def legal_actions(self) -> np.ndarray | None:
+        """Return which actions (N, A) bool are legal now; None where all always are.
+
+        Every action is legal at the observation that closes an episode: it is ignored.
+        """
+        return None
+
+    def mover(self) -> np.ndarray | None:
+        """Return whose turn it is (N,) int64, players numbered from 0; None where one player plays alone."""
+        return None
+
+    def clone(self) -> np.ndarray:
+        """Return the present moments (N,), objects from which the rules of this world go on.
+
+        Raises:
+            UserError: this world cannot be cloned.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be cloned, and nobody can plan in its true rules: play a world that can, "
+            "such as datamodules.environments.emulator.AtariEmulators"
+        )
+
     @abstractmethod
     def close(self) -> None:
         """Free the worlds; calling it again does nothing."""

@@ -112,7 +112,9 @@ class SeededVector:
 
     def _reset(self, envs: np.ndarray) -> np.ndarray:
         """Open environments by their seeds, and return every environment's present observation."""
-        if envs.all():
-            return self.vector.reset(seed=self.seeds.tolist() if self.whole else self.seeds)[0]
-        seeds = self.seeds.tolist() if self.whole else self.seeds[envs]
-        return self.vector.reset(seed=seeds, options={"reset_mask": envs})[0]
+        seeds = self.seeds.tolist() if self.whole else self.seeds if envs.all() else self.seeds[envs]
+        options = None if envs.all() else {"reset_mask": envs}
+        try:
+            return self.vector.reset(seed=seeds, options=options)[0]
+        except Exception as error:
+            raise DeadEnvironmentError(f"the environment {self.name} died in its reset: {brief(error)}") from error

@@ -12,10 +12,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, Space
 from minari import EpisodeData, MinariDataset
 
-from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
+from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game, check_size
 from datamodules.environments.emulator import average_areas
 from datamodules.minari.export import Span, marks
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 
 LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)
 """Weights of red, green and blue in ALE's grey screens."""
@@ -64,8 +64,8 @@ class ForeignEpisodes:
         if not isinstance(actions, Discrete):
             raise UserError(f"{dataset.id} has the actions {_line(actions)}, expected Discrete ones")
         self._first_action, self._num_actions = int(actions.start), int(actions.n)
-        if options.num_envs < 1 or min(options.size) < 1:
-            raise UserError(f"environments and size must be positive: got {options.num_envs} and {list(options.size)}")
+        check_range("num_envs", options.num_envs, 1)
+        check_size(options.size)
         channels = _channels(dataset.id, observations)
         spec = dataset.env_spec
         if options.world is not None and spec is not None:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -57,6 +58,12 @@ class ReplayStore:
         self._flat_observations = self._observations.reshape(self.num_envs * self._slots, -1)
         self._flat_records = self._records.reshape(-1)
         self._scratch = np.zeros(self.num_envs, layout.record)
+        self._content = self._scratch.view(np.uint8).reshape(self.num_envs, -1)[:, :-4]
+        self._sealed = np.zeros(
+            self.num_envs, [("content", "u1", self._content.shape[1]), ("env", "<i8"), ("row", "<i8")]
+        )
+        self._sealed["env"] = np.arange(self.num_envs)
+        self._sealed_bytes = self._sealed.view(np.uint8).reshape(self.num_envs, -1)
         self._episodes = Episodes(self._records["is_first"], self._head)
         self._device_frames: DeviceFrames | None = None
 
@@ -214,8 +221,11 @@ class ReplayStore:
         for name, column in (columns | dict(extras)).items():
             record[name] = column
         assert ((record["action"] >= 0) & (record["action"] < self.num_actions)).all(), action
-        content = record.view(np.uint8).reshape(self.num_envs, -1)[:, :-4]
-        record["checksum"] = [row_checksum(observation[env], content[env], env, row) for env in range(self.num_envs)]
+        # As row_checksum has it, with what follows an observation side by side: one pass instead of two.
+        self._sealed["content"], self._sealed["row"] = self._content, row
+        record["checksum"] = [
+            crc32(rest.data, crc32(frame.data)) for frame, rest in zip(observation, self._sealed_bytes, strict=True)
+        ]
         # The order is what makes a kill harmless: the row, then how high was written, then how much is valid.
         self._observations[:, row % self._slots] = observation
         self._records[:, row % self._slots] = record

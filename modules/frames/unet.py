@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.layers.outcomes import Outcomes
 from modules.layers.quantize import fit_palette, nearest_level
 from modules.layers.unet import Decoder, Encoder, UNetSize
@@ -91,6 +91,7 @@ class UNet(WorldModel):
         self.unroll_warmup = unroll_warmup
         self.scheduled_sampling = scheduled_sampling
         self.input_noise = input_noise
+        check_range(f"{type(self).__name__}.temperature", temperature, 0)
         self.temperature = temperature
         self.compile_network = compile
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.latents.vae import VAE
 from modules.layers.mixture import draw, log_density, mixture
 from modules.layers.outcomes import VectorOutcomes
@@ -95,8 +95,7 @@ class MDNRNN(WorldModel):
                 "MDNRNN needs hidden_size and mixtures of at least 1 and vae_updates of at least 0 or null: "
                 f"got {hidden_size}, {mixtures} and {vae_updates}"
             )
-        if temperature < 0:
-            raise UserError(f"temperature must be at least 0, which takes the mode: got {temperature}")
+        check_range("MDNRNN.temperature", temperature, 0)
         self.vae = vae
         self.hidden_size = hidden_size
         self.mixtures = mixtures

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.imagination import evaluating
 from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import Targets, make_targets
@@ -86,8 +86,7 @@ class MuZero(WorldModel):
                 f"off_policy_correction of at least 0: got {unroll}, {n_step}, {target_every}, {value_prefix} and "
                 f"{off_policy_correction}"
             )
-        if not 0 <= discount <= 1:
-            raise UserError(f"discount must lie between 0 and 1: got {discount}")
+        check_range("MuZero.discount", discount, 0, 1)
         self.size, self.support, self.norm, self.state_norm = size, support, norm, state_norm
         self.unroll, self.n_step, self.discount = unroll, n_step, discount
         self.bootstrap, self.target_every = bootstrap, target_every

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.layers.networks import body
 from modules.layers.returns import lambda_returns, reach_weights, weighted_mean
 from modules.policies.policy import Policy
@@ -51,8 +51,9 @@ class ActorCritic(Policy):
     ) -> None:
         super().__init__(lr, gradient_clip_val, clip_rewards)
         for name, value in (("discount", discount), ("lambda_", lambda_)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie between 0 and 1: got {value}")
+            check_range(f"{type(self).__name__}.{name}", value, 0, 1)
+        for name, value in (("entropy_coefficient", entropy_coefficient), ("value_coefficient", value_coefficient)):
+            check_range(f"{type(self).__name__}.{name}", value)
         self.hidden, self.channels, self.activation, self.layer_norm = hidden, channels, activation, layer_norm
         self.shared = shared
         self.discount, self.lambda_ = discount, lambda_
@@ -103,8 +104,7 @@ class PPO(ActorCritic):
 
     def __init__(self, clip_range: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if clip_range <= 0:
-            raise UserError(f"clip_range must be positive: got {clip_range}")
+        check_range("PPO.clip_range", clip_range, 0, above=True)
         self.clip_range = clip_range
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:

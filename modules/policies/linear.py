@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.policies.policy import Policy
 from modules.world_model import Loss, WorldModel
 
@@ -26,8 +26,7 @@ class LinearController(Policy):
 
     def __init__(self, epsilon: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= epsilon <= 1:
-            raise UserError(f"epsilon must lie between 0 and 1: got {epsilon}")
+        check_range("Linear.epsilon", epsilon, 0, 1)
         self.epsilon = epsilon
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:

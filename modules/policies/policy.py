@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batch import Batch
+from modules.errors import check_range
 from modules.world_model import Loss, WorldModel
 
 
@@ -30,6 +31,8 @@ class Policy(nn.Module):
 
     def __init__(self, lr: float = 3e-4, gradient_clip_val: float | None = None, clip_rewards: bool = False) -> None:
         super().__init__()
+        check_range(f"{type(self).__name__}.lr", lr, 0)
+        check_range(f"{type(self).__name__}.gradient_clip_val", gradient_clip_val, 0)
         self.lr = lr
         self.gradient_clip_val = gradient_clip_val
         self.clip_rewards = clip_rewards

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.layers.networks import body
 from modules.layers.returns import n_step_returns, reach_weights, weighted_mean
 from modules.policies.policy import Policy
@@ -90,8 +90,7 @@ class QLearning(Policy):
             "epsilon_end": epsilon_end,
         }
         for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie between 0 and 1: got {value}")
+            check_range(f"QLearning.{name}", value, 0, 1)
         if min(n_step, target_every) < 1 or epsilon_updates < 0:
             raise UserError(
                 "QLearning needs n_step and target_every of at least 1 and epsilon_updates of at least 0: "

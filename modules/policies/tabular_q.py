@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.policies.policy import Policy
 from modules.states.tabular import Tabular
 from modules.world_model import Loss, WorldModel
@@ -34,8 +34,7 @@ class TabularQ(Policy):
     ) -> None:
         super().__init__()
         for name, value in (("discount", discount), ("step_size", step_size), ("epsilon", epsilon)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie between 0 and 1: got {value}")
+            check_range(f"TabularQ.{name}", value, 0, 1)
         if planning_steps < 0:
             raise UserError(f"planning_steps must not be negative: got {planning_steps}")
         self.discount = discount

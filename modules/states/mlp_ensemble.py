@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.layers.ensemble import EnsembleMLP
 from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
@@ -94,6 +94,7 @@ class MLPEnsemble(WorldModel):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.sampling = sampling
+        check_range("MLPEnsemble.temperature", temperature, 0)
         self.temperature = temperature
 
     def build(self, spec: Spec) -> None:

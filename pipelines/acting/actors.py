@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.acting import Actor, Moment
+from modules.batch import push
 from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
+from pipelines.acting.exploration import Exploration
 from pipelines.search.evaluators import NetworkEvaluator
 from pipelines.search.graphed import Graphed
 from pipelines.search.rules import Gumbel
 from pipelines.search.search import Result, Search
 
 
-class RandomActor:
+class RandomActor(Actor):
     """Every action with the same probability.
 
     Args:
@@ -38,14 +42,13 @@ class RandomActor:
         self.held = np.zeros(0, np.int64)
         self.left = np.zeros(0, np.int64)
 
-    def act(
-        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Draw an action (N,) int64 for every environment, among legal_actions (N, A) bool if given."""
-        if legal_actions is None:
-            drawn = self.generator.integers(self.num_actions, size=len(observations))
-            return drawn if self.persistence is None else self._hold(drawn, is_first), {}
-        scores = np.where(legal_actions, self.generator.random(legal_actions.shape), -1)
+    def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Draw an action (N,) int64 for every environment, among the legal ones."""
+        legal = moment.legal_actions
+        if legal is None:
+            drawn = self.generator.integers(self.num_actions, size=len(moment.is_first))
+            return drawn if self.persistence is None else self._hold(drawn, moment.is_first), {}
+        scores = np.where(legal, self.generator.random(legal.shape), -1)
         return scores.argmax(axis=1), {}
 
     def _hold(self, drawn: np.ndarray, is_first: np.ndarray) -> np.ndarray:
@@ -71,7 +74,7 @@ class RandomActor:
             self.held, self.left = state["held"].numpy().copy(), state["left"].numpy().copy()
 
 
-class ModelActor(ABC):
+class ModelActor(Actor):
     """Who acts on the states of a world model, which observes whatever happens.
 
     Args:
@@ -91,18 +94,17 @@ class ModelActor(ABC):
         self.action: Tensor | None = None
 
     @torch.no_grad()
-    def act(
-        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Observe single frames (N, *observation_shape) and choose actions (N,) int64 and the columns of their rows."""
-        frames, first = self._stack(observations, is_first)
+    def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Observe the moment and choose actions (N,) int64 and the columns of their rows."""
+        frames, first = self._stack(moment)
         if self.state is None:
-            state, action = self.model.initial(len(observations)), torch.zeros(len(observations), dtype=torch.int64)
+            num_envs = len(moment.is_first)
+            state, action = self.model.initial(num_envs), torch.zeros(num_envs, dtype=torch.int64)
             self.state, self.action = state, action.to(state.device)
         assert self.action is not None
         with evaluating(self.model, self.policy):
             self.state = self.model.observe(self.state, self.action.masked_fill(first, 0), frames, first)
-            actions, extras = self.choose(self.state, legal_actions)
+            actions, extras = self.choose(self.state, moment.legal_actions)
         self.action = torch.from_numpy(actions).to(self.state.device)
         return actions, extras
 
@@ -119,20 +121,15 @@ class ModelActor(ABC):
             scores = np.where(legal_actions, scores, -np.inf)
         return scores.argmax(axis=1)
 
-    def _stack(self, observations: np.ndarray, is_first: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _stack(self, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return observations (N, stack * C, H, W) on the model's device, and is_first there."""
         assert self.model.spec is not None
-        newest = torch.from_numpy(observations).to(self.model.device)
-        first = torch.from_numpy(is_first).to(self.model.device)
-        stack = self.model.spec.frame_stack
-        if stack == 1:
-            return newest, first
-        repeated = newest.repeat(1, stack, *[1] * (newest.ndim - 2))
-        if self.observation is None:
-            self.observation = repeated
-        rolled = torch.cat([self.observation[:, newest.shape[1] :], newest], dim=1)
-        self.observation = torch.where(first.view(-1, *[1] * (newest.ndim - 1)), repeated, rolled)
-        return self.observation, first
+        newest = torch.from_numpy(moment.observation).to(self.model.device)
+        first = torch.from_numpy(moment.is_first).to(self.model.device)
+        stacked = push(self.observation, newest, first, self.model.spec.frame_stack)
+        if self.model.spec.frame_stack > 1:
+            self.observation = stacked
+        return stacked, first
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state, and what was observed and done last."""
@@ -159,7 +156,7 @@ class PolicyActor(ModelActor):
         policy: acts by the model's features.
         generator: of the draws.
         greedy: always take the likeliest action.
-        epsilon: probability of a random action instead.
+        exploration: probability of a random action instead.
     """
 
     def __init__(
@@ -168,9 +165,9 @@ class PolicyActor(ModelActor):
         policy: Policy,
         generator: np.random.Generator,
         greedy: bool = False,
-        epsilon: float = 0.0,
+        exploration: Exploration = Exploration(),
     ) -> None:
-        super().__init__(model, policy, generator, epsilon)
+        super().__init__(model, policy, generator, exploration.epsilon)
         self.greedy = greedy
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -194,8 +191,7 @@ class SearchActor(ModelActor):
         search: how it plans.
         generator: of the noise and the draws.
         greedy: play the best move, without noise.
-        temperature: moves are drawn by visits^(1 / temperature); a Gumbel search draws by its own noise instead.
-        epsilon: probability of a random action instead.
+        exploration: temperatures of the moves, and the probability of a random action instead.
 
     Raises:
         UserError: the model does not predict states and rewards.
@@ -208,27 +204,24 @@ class SearchActor(ModelActor):
         search: Search,
         generator: np.random.Generator,
         greedy: bool = False,
-        temperature: float = 1.0,
-        epsilon: float = 0.0,
+        exploration: Exploration = Exploration(),
     ) -> None:
-        super().__init__(model, policy, generator, epsilon)
-        if missing := {"step", "reward"} - model.capabilities:
-            raise UserError(
-                f"a search needs a world model that predicts states and rewards: {type(model).__name__} has no "
-                f"{' and no '.join(sorted(missing, reverse=True))}"
-            )
+        super().__init__(model, policy, generator, exploration.epsilon)
+        model.require("step", "reward", by="a search")
         self.search = search.greedy() if greedy else search
+        self.greedy = greedy
+        self.exploration = exploration
         self.temperature = 0.0
-        if not greedy:
-            self.set_temperature(temperature)
+        self.follow(Fraction(0))
         self.evaluate = NetworkEvaluator(model, policy)
         self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
         """What the last search found."""
 
-    def set_temperature(self, temperature: float) -> None:
-        """Draw moves so from now on; a Gumbel search draws by its own noise as ever."""
-        self.temperature = 0.0 if isinstance(self.search.rule, Gumbel) else temperature
+    def follow(self, progress: Fraction) -> None:
+        """Draw moves at the temperature of this part of the run; a Gumbel search draws by its own noise as ever."""
+        if not self.greedy and not isinstance(self.search.rule, Gumbel):
+            self.temperature = self.exploration.temperature(progress)
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Search, and play what it found."""

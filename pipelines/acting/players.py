@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
-from datamodules.collector import Actor, Collector
-from pipelines.acting.actors import SearchActor
+from datamodules.acting import Actor
+from datamodules.collector import Collector
 
 
 class CollectChunk(NamedTuple):
@@ -16,8 +17,8 @@ class CollectChunk(NamedTuple):
     """Who plays it, by name."""
     rows: int
     """That every environment of the store has afterwards."""
-    temperature: float
-    """Of moves that a search draws."""
+    progress: Fraction
+    """How much of the run is done then, from 0 to 1."""
 
 
 class Players(Protocol):
@@ -41,10 +42,9 @@ class Players(Protocol):
 
 
 def act_with(actors: dict[str, Actor], chunk: CollectChunk) -> Actor:
-    """Return who plays a piece, at its temperature."""
+    """Return who plays a chunk, as far on with its schedules as the run is then."""
     actor = actors[chunk.actor]
-    if isinstance(actor, SearchActor):
-        actor.set_temperature(chunk.temperature)
+    actor.follow(chunk.progress)
     return actor
 
 

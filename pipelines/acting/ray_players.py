@@ -14,11 +14,12 @@ import numba
 import numpy as np
 import ray
 import torch
-from lightning import LightningModule
 
-from datamodules.collector import Actor, Collector
+from datamodules.acting import Actor
+from datamodules.collector import Collector
 from datamodules.replay_data import ReplayData
 from modules.errors import UserError
+from modules.learner import Learner
 from pipelines.acting.players import CollectChunk, act_with
 
 DEATHS = 3
@@ -58,7 +59,7 @@ class Segment(NamedTuple):
 class PlayerSpec(NamedTuple):
     """What a player is made of."""
 
-    module: LightningModule
+    module: Learner
     """A copy of what the run trains."""
     actors: dict[str, Actor]
     """By name; they act by the copy."""
@@ -84,7 +85,7 @@ class Player:
         self.module, self.actors = spec.module, spec.actors
         self.num_envs, self.rows, self.extras = spec.num_envs, spec.stream, spec.data.storage.extras
         self.played: list[Row] = []
-        spec.data.num_threads = 1
+        spec.data.limit_threads(1)
         torch.set_num_threads(1)
         numba.set_num_threads(1)
         torch.manual_seed(spec.seed)
@@ -146,7 +147,7 @@ class RayPlayers:
     def __init__(
         self,
         data: ReplayData,
-        module: LightningModule,
+        module: Learner,
         specs: list[PlayerSpec],
         lag: int,
         states: list[dict[str, Any]] | None = None,

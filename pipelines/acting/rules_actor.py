@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.environments.emulator import AtariEmulators
+from datamodules.acting import Actor, Moment
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 from pipelines.search.contract import Evaluate
@@ -15,14 +15,13 @@ from pipelines.search.rules import Gumbel
 from pipelines.search.search import Result, Search
 
 
-class RulesActor:
-    """A search in the emulator from wherever the games of an environment are: nothing is learned, nothing is observed.
+class RulesActor(Actor):
+    """A search in the true rules, from wherever the games are: nothing is learned, and nothing is observed.
 
     It leaves the columns search_policy (N, A) and root_value (N,) float32.
 
     Args:
-        environment: that is played; all N games are searched as one batch.
-        dynamics: of that environment.
+        dynamics: rules of the environment that is played; all N games are searched as one batch.
         search: how it plans.
         evaluate: judges its states: rollouts, a network, or a mix of both.
         generator: of the noise and the draws.
@@ -35,9 +34,10 @@ class RulesActor:
         UserError: for `reuse` or the search's `bounds` under sticky actions, where what follows is not known for sure.
     """
 
+    wants_clone = True
+
     def __init__(
         self,
-        environment: AtariEmulators,
         dynamics: EmulatorDynamics,
         search: Search,
         evaluate: Evaluate,
@@ -47,45 +47,43 @@ class RulesActor:
         persistence: float | None = None,
     ) -> None:
         if not dynamics.deterministic:
-            name = environment.protocol.name
+            name = dynamics.protocol.name
             if search.bounds is not None:
                 raise UserError(f"bounds prove outcomes, but protocol {name} has sticky actions: set bounds to null")
             if reuse:
                 raise UserError(
                     f"a tree cannot be reused under the sticky actions of protocol {name}: set reuse to false"
                 )
-        self.environment = environment
         self.dynamics = dynamics
         self.search = search
         self.evaluate = evaluate
         self.generator = generator
         self.reuse = reuse
         self.temperature = temperature
-        self.wander = RandomActor(environment.num_actions, generator, persistence)
+        self.wander = RandomActor(dynamics.num_actions, generator, persistence)
         self.found: Result | None = None
         """What the last search found."""
         self._played = np.zeros(0, np.int64)
 
-    def act(
-        self, observations: np.ndarray, is_first: np.ndarray, legal_actions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Search from the environment's present moments, and play what that found (N,) int64."""
+    def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Search from the present moments of the true world, and play what that found (N,) int64."""
+        assert moment.clone is not None
         tree = None
         if self.reuse and self.found is not None:
-            tree = self.found.tree.advance(np.where(is_first, -1, self._played))
+            tree = self.found.tree.advance(np.where(moment.is_first, -1, self._played))
         found = self.search.run(
-            self.environment.clone(),
+            moment.clone,
             self.dynamics,
             self.evaluate,
-            legal=legal_actions,
+            legal=moment.legal_actions,
             generator=self.generator,
             tree=tree,
         )
         self.found = found
-        self._played = self._choose(found, is_first, legal_actions)
+        self._played = self._choose(found, moment)
         return self._played, {"search_policy": found.policy, "root_value": found.value}
 
-    def _choose(self, found: Result, is_first: np.ndarray, legal_actions: np.ndarray | None) -> np.ndarray:
+    def _choose(self, found: Result, moment: Moment) -> np.ndarray:
         """Return actions (N,), drawn where values are exactly alike: mostly, nothing was found."""
         if isinstance(self.search.rule, Gumbel):
             return found.action
@@ -94,7 +92,7 @@ class RulesActor:
         best = np.take_along_axis(found.q, found.action[:, None], axis=1)
         alike = found.q == best
         drawn = np.where(alike, self.generator.random(alike.shape), -1.0).argmax(axis=1)
-        wandering, _ = self.wander.act(found.q, is_first, legal_actions)
+        wandering, _ = self.wander.act(moment)
         return np.where((alike | np.isnan(found.q)).all(axis=1), wandering, drawn)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from datamodules.atari import AtariReplay
 from datamodules.collector import Collector
 from datamodules.ranks import generator
 from datamodules.settings import Envs, Storage
+from modules.errors import check_range
 from pipelines.acting.actors import RandomActor
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.display.progress import counter
 
 
@@ -42,6 +44,9 @@ def collect(
         color: grey or rgb.
         seed: of everything.
     """
+    check_range("--steps", steps, 1)
+    check_seed("--seed", seed)
+    check_folder("--path", path)
     data = AtariReplay(
         game=game,
         protocol=protocol,

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from modules.agent import policy_of
-from modules.errors import UserError
+from modules.errors import UserError, check_range
+from pipelines.acting.exploration import Exploration
+from pipelines.acting.play import PolicyPlay, SearchPlay
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.evaluation.episodes import evaluate as evaluate_agent
 from pipelines.evaluation.episodes import tell
 from pipelines.evaluation.results import append
@@ -42,28 +44,30 @@ def evaluate(
         device: to run the networks on.
         out: folder whose evaluations.jsonl the result is added to; the run's own unless given.
     """
-    if episodes < 1:
-        raise UserError(f"--episodes must be at least 1: got {episodes}")
-    if simulations is not None and simulations < 0:
-        raise UserError(f"--simulations must be at least 0: got {simulations}")
-    module, kept = checkpoints.load(checkpoint, device)
-    policy_of(module)
+    check_range("--episodes", episodes, 1)
+    check_range("--epsilon", epsilon, 0, 1)
+    check_range("--simulations", simulations, 0)
+    check_range("--max_steps", max_steps, 1)
+    check_seed("--seed", seed)
+    check_folder("--out", out)
+    learner, kept = checkpoints.load(checkpoint, device)
+    learner.require_policy()
     search = None if simulations == 0 else checkpoints.search(checkpoint, kept)
     if simulations and search is None:
         raise UserError(f"the run of {checkpoint} names no search to plan by: leave --simulations out")
     if simulations and search is not None:
         search = search.limited(simulations)
+    exploration = Exploration(epsilon)
     checkpoints.check_world(checkpoint, kept, game)
     data = checkpoints.world(checkpoint, kept)
     folder = checkpoints.folder(checkpoint)
     evaluation = evaluate_agent(
-        module,
+        learner,
         data,
         episodes=episodes,
         seed=seed,
-        greedy=policy == "greedy",
-        epsilon=epsilon,
-        search=search,
+        actor=PolicyPlay(exploration) if search is None else SearchPlay(search, exploration),
+        greedy=policy == "greedy" or search is not None,
         max_steps=max_steps,
         run_seed=kept["config"]["seed_everything"],
         env_steps=kept["env_steps"],

@@ -10,6 +10,7 @@ from rich.console import Console
 from datamodules.minari.export import export_store
 from datamodules.replay.store import ReplayStore
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder
 from pipelines.display.progress import counter
 
 
@@ -21,6 +22,7 @@ def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
         dataset_id: of the new dataset, name-v0 or namespace/name-v0.
         path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
     """
+    check_folder("--path", path)
     source = ReplayStore.open(store)
     with counter("exporting", source.num_rows, "rows") as advance:
         folder = export_store(source, dataset_id, path, advance)

@@ -11,6 +11,7 @@ from rich.console import Console
 from datamodules.minari.foreign import Foreign
 from datamodules.minari.import_ import import_dataset, open_dataset
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder
 from pipelines.display.progress import counter
 
 
@@ -40,6 +41,7 @@ def import_(
         world: game or Gymnasium id, where the dataset names none.
         protocol: by which the game was played, where the dataset does not say.
     """
+    check_folder("STORE", store)
     dataset = open_dataset(dataset_id, path)
     foreign = Foreign(size, color, num_envs, num_validation_envs, world, protocol)
     with counter("importing", dataset.total_steps + dataset.total_episodes, "rows") as advance:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from pipelines.console import fail
+from pipelines.console import expand_home, fail
 from pipelines.spelling import explain
 
 
@@ -15,6 +15,10 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, and let ~ stand for the home folder in whatever the command line names."""
+        return expand_home(super().parse_args(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Print one line and exit with code 2."""

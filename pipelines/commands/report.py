@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from modules.errors import UserError
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.evaluation.report.runs import load
 from pipelines.evaluation.report.summary import Summary
 
@@ -31,8 +31,8 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
     Raises:
         UserError: there is nothing to compare, or the runs are not comparable.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: expected a folder")
+    check_folder("--out", out)
+    check_seed("--seed", seed)
     summary = Summary(load(runs), baseline, seed)
     # Matplotlib takes a second to import, which a mistake need not wait for.
     from pipelines.evaluation.report import figures, page, tables

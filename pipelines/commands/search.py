@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from datamodules.acting import Playing
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import generator
-from modules.agent import policy_of, world_model
-from modules.errors import UserError
+from modules.errors import check_range
 from modules.imagination import evaluating
+from modules.learner import Learner
 from pipelines.acting.actors import ModelActor, PolicyActor, SearchActor
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.runs import checkpoints
 from pipelines.search.picture import draw_line, draw_tree, frames_of
 from pipelines.search.rules import Puct, Stop
@@ -49,14 +50,14 @@ def search(
         device: to run the networks on.
         folder: where tree.png and line.png go; the run's own unless given.
     """
-    if simulations is not None and simulations < 1:
-        raise UserError(f"--simulations must be at least 1: got {simulations}")
-    if min(steps, seed) < 0:
-        raise UserError(f"--steps and --seed must be at least 0: got {steps} and {seed}")
-    module, kept = checkpoints.load(checkpoint, device)
+    check_range("--simulations", simulations, 1)
+    check_range("--steps", steps, 0)
+    check_seed("--seed", seed)
+    check_folder("--folder", folder)
+    learner, kept = checkpoints.load(checkpoint, device)
     checkpoints.check_world(checkpoint, kept, game)
-    model, policy = world_model(module), policy_of(module)
-    settings = checkpoints.search(checkpoint, kept) or default(module)
+    model, policy = learner.world_model, learner.require_policy()
+    settings = checkpoints.search(checkpoint, kept) or default(learner)
     if simulations is not None:
         settings = settings.limited(simulations)
     planner = SearchActor(model, policy, settings, generator(0, "search", seed), greedy=True)
@@ -89,9 +90,9 @@ def search(
     console.print(f"the tree: {tree}; its principal line: {line}", soft_wrap=True)
 
 
-def default(module: LightningModule) -> Search:
+def default(learner: Learner) -> Search:
     """Return PUCT with 50 simulations, and the discount that the policy learned by."""
-    discounts = (getattr(part, "discount", None) for part in (policy_of(module), world_model(module)))
+    discounts = (getattr(part, "discount", None) for part in (learner.policy, learner.world_model))
     discount = next((discount for discount in discounts if discount is not None), 0.997)
     return Search(Puct(), Stop(simulations=50), discount=discount)
 
@@ -102,15 +103,12 @@ def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tenso
     Returns:
         The model's state there, (1, *state_shape).
     """
-    observation = environment.reset()
-    is_first, closed = np.ones(1, bool), np.zeros(1, bool)
-    actions, _ = actor.act(observation, is_first)
+    game = Playing(environment)
+    actions, _ = actor.act(game.moment(actor))
     step = 0
-    while step < steps or closed[0]:
-        after = environment.step(actions)
-        observation, is_first = after.observation, closed
-        closed = after.terminated | after.truncated
-        actions, _ = actor.act(observation, is_first)
+    while step < steps or game.closed[0]:
+        game.step(actions)
+        actions, _ = actor.act(game.moment(actor))
         step += 1
     assert actor.state is not None
     return actor.state

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.commands.parser import Parser
+from pipelines.console import check_folder, check_seed
 from pipelines.sweeps.sweep_file import Sweep, find, read
 from pipelines.sweeps.trials import Result, Trials
 
@@ -40,8 +41,10 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
     Raises:
         UserError: the file is wrong, the command line would not take what it draws, or every trial failed.
     """
-    if min(jobs, 1 if count is None else count) < 1 or seed < 0:
-        raise UserError(f"--count and --jobs must be at least 1, --seed at least 0: got {count}, {jobs} and {seed}")
+    check_range("--count", count, 1)
+    check_range("--jobs", jobs, 1)
+    check_seed("--seed", seed)
+    check_folder("--folder", folder)
     plan = read(file)
     limits = [number for number in (count or plan.content.get("run_cap"), plan.size()) if number is not None]
     if not limits:

@@ -18,13 +18,12 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from lightning import LightningModule
 from torch import Tensor
 
-from modules.agent import world_model
-from modules.batch import Batch
+from modules.batch import Batch, push
 from modules.errors import UserError, nearest
 from modules.imagination import evaluating
+from modules.learner import Learner
 from modules.world_model import WorldModel
 from pipelines.callbacks.dreaming.dream_starts import unpack
 from pipelines.display.films import enlarge
@@ -69,7 +68,7 @@ class DreamVectorEnv(VectorEnv):
 
     def __init__(
         self,
-        model: LightningModule | None = None,
+        model: Learner | None = None,
         num_envs: int = 1,
         *,
         checkpoint: str | Path | None = None,
@@ -192,7 +191,8 @@ class DreamVectorEnv(VectorEnv):
         """Drop the oldest frame of every stack, or the whole vector, and append what the model decodes."""
         if self.frames:
             newest = (newest.clamp(0, 1) * 255).round().byte()
-        self._observation = np.concatenate([self._observation[:, self.channels :], newest.cpu().numpy()], axis=1)
+        stack = self._observation.shape[1] // self.channels
+        self._observation = push(torch.from_numpy(self._observation), newest.cpu(), None, stack).numpy()
 
     def _mask(self, mask: Any) -> np.ndarray:
         if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (self.num_envs,) and mask.any()):
@@ -229,7 +229,7 @@ class DreamEnv(gymnasium.Env):
 
     metadata: dict[str, Any] = METADATA
 
-    def __init__(self, model: LightningModule | None = None, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(self, model: Learner | None = None, render_mode: str | None = None, **arguments: Any) -> None:
         self.dreams = DreamVectorEnv(
             model,
             1,
@@ -271,7 +271,7 @@ def _mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def _dreamer(
-    module: LightningModule | None,
+    module: Learner | None,
     checkpoint: str | Path | None,
     starts: Batch | None,
     game: str | None,
@@ -285,9 +285,8 @@ def _dreamer(
         assert checkpoint is not None
         module, kept = checkpoints.load(checkpoint, device)
         checkpoints.check_world(checkpoint, kept, game)
-    model = world_model(module)
-    if missing := {"step", "reward", "decode"} - model.capabilities:
-        raise UserError(f"{type(model).__name__} cannot be dreamed in: it has no {' and no '.join(sorted(missing))}")
+    model: WorldModel = module.world_model
+    model.require("step", "reward", "decode", by="a dream environment")
     assert model.spec is not None, "the model was not built yet"
     if starts is None:
         if "dream_starts" not in kept:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from lightning import LightningModule
 from rich.console import Console
 from rich.markup import escape
 
-from datamodules.collector import Actor
-from datamodules.environments.environment import VectorEnvironment
+from datamodules.acting import Actor, Playing
+from datamodules.environments.environment import Transition, VectorEnvironment
 from datamodules.replay_data import ReplayData
-from modules.agent import policy_of, world_model
 from modules.errors import UserError
-from pipelines.acting.actors import PolicyActor, SearchActor
+from modules.learner import Learner
+from pipelines.acting.play import Play, PolicyPlay, Stage
 from pipelines.display.progress import counter
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
-from pipelines.search.search import Search
 
-Watch = Callable[[Any, np.ndarray, float], None]
-"""Told after every move: who made it, in which environments (N,) it counts, and the seconds that it took."""
+
+class Move(NamedTuple):
+    """One move in every environment, as those who watch are told of it."""
+
+    actor: Any
+    """Who made it."""
+    counts: np.ndarray
+    """(N,) bool: the episode that is evaluated was still going on."""
+    seconds: float
+    """Time that the actor took."""
+    after: Transition
+    """What it did."""
+
+
+Watch = Callable[[Move], None]
 
 
 def play(
@@ -31,81 +42,75 @@ def play(
     actor: Actor,
     max_steps: int | None = None,
     advance: Callable[[int], None] = lambda finished: None,
-    watch: Watch = lambda actor, playing, seconds: None,
+    watch: Watch = lambda move: None,
 ) -> list[Episode]:
     """Play one episode in every environment: short ones are not counted more often than long ones.
 
     Args:
-        environment: of the evaluation variant; each of its N environments has a seed of its own.
+        environment: N environments of the evaluation variant, each with a seed of its own.
         actor: who plays; all episodes open at once.
         max_steps: agent steps after which an episode is given up as unfinished.
-        advance: told how many episodes ended, whenever some did.
-        watch: told of every move.
+        advance: called with the number of episodes that ended, whenever some did.
+        watch: called with every move.
     """
     num_envs = environment.num_envs
-    observation = environment.reset()
-    is_first = np.ones(num_envs, bool)
-    playing = np.ones(num_envs, bool)
+    playing = Playing(environment)
+    counts = np.ones(num_envs, bool)
     returns, lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
-    closed = np.zeros(num_envs, bool)
-    while playing.any() and (max_steps is None or lengths.max() < max_steps):
+    while counts.any() and (max_steps is None or lengths.max() < max_steps):
         start = time.perf_counter()
-        actions, _ = actor.act(observation, is_first)
-        watch(actor, playing, time.perf_counter() - start)
-        after = environment.step(actions)
-        returns += after.reward * playing
-        lengths += playing
-        observation, is_first = after.observation, closed
-        closed = after.terminated | after.truncated
-        advance(int((playing & closed).sum()))
-        playing &= ~closed
+        actions, _ = actor.act(playing.moment(actor))
+        seconds = time.perf_counter() - start
+        after = playing.step(actions)
+        watch(Move(actor, counts, seconds, after))
+        returns += after.reward * counts
+        lengths += counts
+        advance(int((counts & playing.closed).sum()))
+        counts = counts & ~playing.closed
     return [
         {"seed": int(seed), "return": float(total), "length": int(length), "finished": not unfinished}
-        for seed, total, length, unfinished in zip(environment.seeds, returns, lengths, playing, strict=True)
+        for seed, total, length, unfinished in zip(environment.seeds, returns, lengths, counts, strict=True)
     ]
 
 
 def evaluate(
-    module: LightningModule,
+    learner: Learner,
     data: ReplayData,
     episodes: int,
     seed: int,
+    actor: Play | None = None,
     greedy: bool = True,
-    epsilon: float = 0.0,
-    search: Search | None = None,
     max_steps: int | None = None,
     show: bool = True,
-    watch: Watch = lambda actor, playing, seconds: None,
+    watch: Watch = lambda move: None,
     *,
     run_seed: int,
     **moment: Any,
 ) -> Evaluation:
-    """Let a module play whole episodes under the evaluation variant of its protocol.
+    """Let a learner play whole episodes under the evaluation variant of its protocol.
 
     Args:
-        module: who plays: an agent, or a world model that has a policy of its own.
-        data: of the world that it learned.
-        episodes: to play.
-        seed: of the episodes and of its own draws.
-        greedy: play the likeliest action; false draws as in training.
-        epsilon: probability of a random action instead.
-        search: plan every move, and play the best one.
+        learner: an agent, or a world model that has a policy of its own.
+        data: the world that it learned.
+        episodes: number of episodes to play.
+        seed: seed of the episodes and of the actor's own draws.
+        actor: who plays; null is the learner's policy.
+        greedy: play the best action, without noise; false draws as in training.
         max_steps: agent steps after which an episode is given up as unfinished.
-        show: a progress bar.
-        watch: told of every move.
-        run_seed: of the run that trained it.
+        show: show a progress bar.
+        watch: called with every move.
+        run_seed: seed of the run that trained it.
         **moment: fields of the Evaluation that say when in that run it is.
     """
     try:
         environment = data.evaluation_environment(episodes, seed)
     except (TypeError, KeyError, ValueError) as error:  # a store or checkpoint of anybody's says what to play
         raise UserError(f"{data.name} cannot be played as it was described: {error}") from None
-    model, policy, draws = world_model(module), policy_of(module), np.random.default_rng(seed)
-    actor: Actor = PolicyActor(model, policy, draws, greedy=greedy, epsilon=epsilon)
-    if search is not None:
-        actor = SearchActor(model, policy, search, draws, greedy=True, epsilon=epsilon)
+    draws = np.random.default_rng(seed)
+    way = actor or PolicyPlay()
+    player = way.actor(Stage(environment, lambda purpose: draws, learner.world_model, learner.policy, greedy))
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
-        played = play(environment, actor, max_steps, advance, watch)
+        played = play(environment, player, max_steps, advance, watch)
     environment.close()
     description = environment.description
     return Evaluation(
@@ -113,7 +118,7 @@ def evaluate(
         environment=description["environment"],
         game=description.get("game") or description["id"],
         protocol=description["protocol"],
-        policy=str(search or ("greedy" if greedy else "sampled")) + (f", epsilon {epsilon:g}" if epsilon else ""),
+        policy=way.describe(greedy),
         episodes=played,
         **moment,
     )

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,21 +38,21 @@ class Finding(NamedTuple):
 
 def missing() -> list[str]:
     """List the packages that the project needs and that are not installed."""
-    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in _project()["dependencies"]]
+    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in _needs()[1]]
     return [name for name in names if installed_version(name) is None]
 
 
 def python(version: str = platform.python_version()) -> Iterator[Finding]:
-    """Check the interpreter against pyproject.toml."""
+    """Check the interpreter against what the project supports."""
     from packaging.specifiers import SpecifierSet
 
-    supported = _project()["requires-python"]
+    supported, _ = _needs()
     if not SpecifierSet(supported).contains(version, prereleases=True):
         yield Finding(True, f"Python is {version}, supported is {supported}: make the environment with another Python")
 
 
 def packages(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """Check installed versions against the ranges in pyproject.toml."""
+    """Check installed versions against the ranges that the project supports."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -59,7 +60,7 @@ def packages(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
         canonicalize_name(name): version
         for name, version in (installed_versions() if installed is None else installed).items()
     }
-    for requirement in map(Requirement, _project()["dependencies"]):
+    for requirement in map(Requirement, _needs()[1]):
         version = held.get(canonicalize_name(requirement.name))
         if version is None:
             yield Finding(True, f"{requirement.name} is not installed: {INSTALL}")
@@ -220,8 +221,15 @@ def clock(seconds: float, committed: float | None = None) -> Iterator[Finding]:
         yield Finding(True, f"the clock says {said}, the checkout's last commit is of {last}: set the clock")
 
 
-def _project() -> dict:
-    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def _needs() -> tuple[str, list[str]]:
+    """Return the versions of Python and the packages that the checkout needs, or the wheel if there is no checkout."""
+    path = PROJECT / "pyproject.toml"
+    if path.exists():
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        return project["requires-python"], project["dependencies"]
+    wheel = metadata.metadata("dreamcade")
+    packages = [package for package in wheel.get_all("Requires-Dist", []) if "extra ==" not in package]
+    return wheel["Requires-Python"], packages
 
 
 def existing(folder: Path) -> Path:

@@ -167,7 +167,9 @@ def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
     """Return the first search that the callbacks of a checkpoint's run name, or None where they name none."""
     with blaming(path):
         for callback in checkpoint["config"].get("trainer", {}).get("callbacks") or []:
-            if named := callback.get("init_args", {}).get("search"):
+            settings = callback.get("init_args", {})
+            actor = settings.get("actor") or {}
+            if named := settings.get("search") or actor.get("init_args", {}).get("search"):
                 made: Search = instantiate(Search, named, path)
                 return made
     return None

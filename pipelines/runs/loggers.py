@@ -133,6 +133,8 @@ class WandbLogger(loggers.WandbLogger):
             log_model=online,
             **settings,
         )
+        # Lightning passes an argument that W&B took away: it warns on every run, even where the argument is None.
+        self._wandb_init.pop("anonymous", None)
 
 
 def reachable(seconds: float = PROBE_SECONDS) -> bool:

@@ -432,9 +432,10 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
         edges[b, e].score = math.exp(edges[b, e].prior - np.float32(largest))
         total += edges[b, e].score
     if settings.rule == GUMBEL:
-        logarithm = np.float32(largest + math.log(total))
+        logarithm = math.log(total)
         for e in range(start, start + count):
-            edges[b, e].prior -= logarithm
+            # In this order: beside logits of a million, float32 has no room for the logarithm.
+            edges[b, e].prior = np.float64(edges[b, e].prior) - largest - logarithm
     else:
         inverse = np.float32(1) / total
         for e in range(start, start + count):

@@ -43,7 +43,7 @@ class EmulatorDynamics:
         persistence: float | None = None,
         generator: np.random.Generator | None = None,
     ) -> None:
-        protocol = environment.protocol
+        self.protocol = protocol = environment.protocol
         self.deterministic = not protocol.repeat_action_probability
         if exact and not self.deterministic:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.policies.policy import Policy
 from pipelines.search.contract import Dynamics, Evaluate, Evaluation
 
@@ -108,6 +108,7 @@ class Rollouts(Uniform):
             raise UserError(f"random play needs a depth of at least 1: got {depth}")
         if players not in (1, 2):
             raise UserError(f"players is {players}, expected 1 or 2")
+        check_range("discount of random play", discount, 0, 1)
         super().__init__(dynamics, num_actions)
         self.depth = depth
         self.discount = discount

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.search import compiled
 
 FIRST_VISITS = {"zero": compiled.ZERO, "parent": compiled.PARENT, "mean": compiled.MEAN}
@@ -43,7 +43,7 @@ class Uct(Rule):
     normalise: Literal["tree", "node", "none"] = "tree"
 
     def __post_init__(self) -> None:
-        _check("exploration", self.exploration)
+        check_range("Uct.exploration", self.exploration, 0)
         _choose("normalise", self.normalise, NORMALISATIONS)
 
     def settings(self) -> dict[str, float]:
@@ -76,9 +76,9 @@ class Puct(Rule):
     epsilon: float = 0.01
 
     def __post_init__(self) -> None:
-        _check("c1", self.c1)
-        if self.c2 <= 0 or self.epsilon <= 0:
-            raise UserError(f"c2 and epsilon must be positive: got {self.c2} and {self.epsilon}")
+        check_range("Puct.c1", self.c1, 0)
+        check_range("Puct.c2", self.c2, 0, above=True)
+        check_range("Puct.epsilon", self.epsilon, 0, above=True)
         _choose("first_visit", self.first_visit, FIRST_VISITS)
         _choose("normalise", self.normalise, NORMALISATIONS)
 
@@ -121,11 +121,10 @@ class Gumbel(Rule):
     def __post_init__(self) -> None:
         if self.considered < 1:
             raise UserError(f"Gumbel must consider at least 1 action: got {self.considered}")
-        _check("c_visit", self.c_visit)
-        _check("c_scale", self.c_scale)
-        _check("scale", self.scale)
-        if self.epsilon <= 0:
-            raise UserError(f"epsilon must be positive: got {self.epsilon}")
+        check_range("Gumbel.c_visit", self.c_visit, 0)
+        check_range("Gumbel.c_scale", self.c_scale, 0)
+        check_range("Gumbel.scale", self.scale, 0)
+        check_range("Gumbel.epsilon", self.epsilon, 0, above=True)
 
     def settings(self) -> dict[str, float]:
         """Return what the compiled loops are told."""
@@ -180,10 +179,8 @@ class Dirichlet:
     fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.alpha <= 0 or not 0 <= self.fraction <= 1:
-            raise UserError(
-                f"noise needs a positive alpha and a fraction from 0 to 1: got {self.alpha} and {self.fraction}"
-            )
+        check_range("Dirichlet.alpha", self.alpha, 0, above=True)
+        check_range("Dirichlet.fraction", self.fraction, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -209,15 +206,8 @@ class Stop:
             raise UserError("a search needs an end: set simulations, seconds or both")
         if self.simulations is not None and self.simulations < 1:
             raise UserError(f"a search needs at least 1 simulation: got {self.simulations}")
-        if self.seconds is not None and self.seconds <= 0:
-            raise UserError(f"a search needs more than 0 seconds: got {self.seconds}")
-        if self.converged is not None and self.converged <= 0:
-            raise UserError(f"converged must be positive: got {self.converged}")
-
-
-def _check(name: str, value: float) -> None:
-    if not value >= 0:
-        raise UserError(f"{name} must not be negative: got {value}")
+        check_range("Stop.seconds", self.seconds, 0, above=True)
+        check_range("Stop.converged", self.converged, 0, above=True)
 
 
 def _choose(name: str, value: str, choices: dict[str, int]) -> None:

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import torch
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.search import compiled
 from pipelines.search.contract import Dynamics, Evaluate, Expand, States
 from pipelines.search.leaves import ALL_ACTIONS, Leaves, Outputs
@@ -103,8 +103,8 @@ class Search:
         rule = Puct() if rule is None else rule
         if players not in (1, 2):
             raise UserError(f"players is {players}, expected 1 or 2")
-        if max_depth is not None and max_depth < 1:
-            raise UserError(f"max_depth is {max_depth}, expected 1 or more")
+        check_range("search.discount", discount, 0, 1)
+        check_range("search.max_depth", max_depth, 1)
         if bounds is not None and not bounds[0] < bounds[1]:
             raise UserError(f"bounds are {list(bounds)}, expected the smallest value and then the largest")
         if isinstance(rule, Gumbel) and stop.simulations is None:

@@ -28,11 +28,14 @@ from pipelines.callbacks.housekeeping.save_config import SaveConfig
 from pipelines.callbacks.learning.pretrained import Pretrained
 from pipelines.callbacks.measuring.prediction_writer import PredictionWriter
 from pipelines.callbacks.order import in_order
-from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, fail
+from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, check_folder, check_seed, expand_home, fail
 from pipelines.runs import checkpoint_files, checkpoints
 from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.spelling import explain
+from pipelines.training import changes
+from pipelines.training.changes import Resumed
 from pipelines.training.plan import plan
+from pipelines.training.refusals import check, check_nulls, refusing, without_switched_off
 from pipelines.training.stopping import Stopping
 
 RUNS = Path("runs")
@@ -74,6 +77,17 @@ class TrainerCLI(LightningCLI):
                 seed_everything_default=0,
             )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and let ~ stand for the home folder in whatever it names."""
+        super().parse_arguments(parser, args)
+        self.config = expand_home(self.config)
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):  # true draws a seed, false sets none
+            check_seed("seed_everything", seed)
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
         pass
@@ -97,6 +111,7 @@ class TrainerCLI(LightningCLI):
         """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
+        check_nulls(config)
         _check_accelerator(config.trainer.accelerator)
         if config.print_plan:
             config.trainer.logger = False  # nothing is made, not even a folder
@@ -110,6 +125,7 @@ class TrainerCLI(LightningCLI):
         if config.init_from is not None and config.ckpt_path is None:
             checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
+        check_folder("trainer.default_root_dir", folder)
         checkpoints.check_links(folder)
         if folder.exists():  # a new one is made once nothing can be refused any more
             self._lock(folder)
@@ -138,15 +154,21 @@ class TrainerCLI(LightningCLI):
             if logger.init_args.get("save_dir", "") is None:
                 logger.init_args.save_dir = folder
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(without_switched_off(config), callbacks)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
-        trainer = super().instantiate_trainer(**kwargs)
+        config = self._get(self.config, "trainer")
+        with refusing(config):
+            trainer = super().instantiate_trainer(**kwargs)
+        check(trainer)
         trainer.strategy.checkpoint_io = SealedCheckpointIO()
         if (path := self._get(self.config, "init_from")) is not None:
             trainer.callbacks.append(Pretrained(path, "all", self._get(self.config, "init_fresh")))  # type: ignore[attr-defined]
-        self.progress = _Began()
+        self.progress, self.resumed = _Began(), Resumed()
         self.stopping = Stopping(trainer)
-        trainer.callbacks += [self.progress, self.stopping]  # type: ignore[attr-defined]
+        trainer.callbacks += [self.resumed, self.progress, self.stopping]  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         trainer.callbacks = in_order(trainer.callbacks)  # type: ignore[attr-defined]
@@ -158,8 +180,9 @@ class TrainerCLI(LightningCLI):
             return
         path = self._get(self.config, "ckpt_path")
         self._lock(Path(self.trainer.default_root_dir))
+        changed = [] if path is None or subcommand != "fit" else self._changes(path)
         try:
-            with self.stopping if subcommand == "fit" else nullcontext():
+            with self.stopping if subcommand == "fit" else nullcontext(), refusing():
                 super()._run_subcommand(subcommand)
         except DeadEnvironmentError as error:
             raise UserError(f"{error}; {_advice(self.trainer)}") from error
@@ -169,7 +192,21 @@ class TrainerCLI(LightningCLI):
             full = isinstance(error, OSError) and error.errno in NO_ROOM
             if path is None or self.progress.began or full:
                 raise
-            raise UserError(f"{path} cannot be gone on from: {brief(error)}") from error
+            model = changes.said([change for change in changed if change[0].startswith("model.")])
+            why = f" with {model}" if model else ""
+            raise UserError(f"{path} cannot be gone on from{why}: {brief(error)}") from error
+
+    def _changes(self, path: str) -> list[changes.Change]:
+        """Return what is set otherwise than in the run that is gone on with; it is said once the run goes on.
+
+        Raises:
+            UserError: something is that cannot be.
+        """
+        (saved,) = (each for each in self.trainer.callbacks if isinstance(each, SaveConfig))  # type: ignore[attr-defined]
+        found = changes.changes(checkpoint_files.read(Path(path)).get("config") or {}, saved.plain())
+        changes.check(found, path)
+        self.resumed.said = changes.said(found)
+        return found
 
     def _lock(self, folder: Path) -> None:
         """Keep other runs from the folder for as long as this one lives."""

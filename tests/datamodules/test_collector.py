@@ -2,36 +2,38 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.acting import Actor
 from datamodules.collector import Collector
 from datamodules.replay.store import ReplayStore
+from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 from tests.fakes import DotWorld, locate, move
 
 NUM_ENVS, ROWS, LIMIT = 3, 160, 12
 
 
-class Script:
+class Script(Actor):
     """Plays given actions, (rows, N)."""
 
     def __init__(self, actions) -> None:
         self.rows = iter(actions)
 
-    def act(self, observations, is_first, legal_actions=None):
+    def act(self, moment):
         return next(self.rows), {}
 
 
-class Watched:
+class Watched(Actor):
     """Notes what the actor is shown and which episode that belongs to."""
 
     def __init__(self, actor, environment) -> None:
         self.actor, self.environment = actor, environment
         self.observations, self.is_first, self.episodes, self.actions = [], [], [], []
 
-    def act(self, observations, is_first, legal_actions=None):
-        actions, extras = self.actor.act(observations, is_first)
+    def act(self, moment):
+        actions, extras = self.actor.act(moment)
         for kept, value in zip(
             (self.observations, self.is_first, self.episodes, self.actions),
-            (observations, is_first, self.environment.episode, actions),
+            (moment.observation, moment.is_first, self.environment.episode, actions),
             strict=True,
         ):
             kept.append(value.copy())
@@ -113,7 +115,7 @@ def test_returns_are_those_of_the_episodes_that_ended(played):
     for env in range(NUM_ENVS):
         # An episode has ended where its closing observation was made, which a row or, last of all, nobody recorded.
         ended = set(episode[env, batch.is_last[env].numpy()])
-        ended |= {episode[env, -1]} if collector.is_last[env] else set()
+        ended |= {episode[env, -1]} if collector.playing.closed[env] else set()
         expected += [reward[env, episode[env] == number].sum() for number in ended]
     assert sorted(collector.returns) == sorted(expected)
     assert {-1.0, 0.0, 1.0} == set(collector.returns)
@@ -135,7 +137,7 @@ def test_a_reopened_store_begins_new_episodes(tmp_path):
     store = create(tmp_path / "store", rows=100)
     # Nobody reaches a wall or the limit: the run is cut in the middle of its first episodes.
     first, collector = collect(store, rows=7, actor=Script(np.zeros((7, NUM_ENVS), np.int64)))
-    assert not collector.is_last.any()
+    assert not collector.playing.closed.any()
     store.close()
     store = ReplayStore.open(tmp_path / "store", writable=True)
     second, _ = collect(store, rows=40)
@@ -154,3 +156,53 @@ def test_a_reopened_store_begins_new_episodes(tmp_path):
 def test_one_environment_per_environment(tmp_path):
     with pytest.raises(AssertionError):
         Collector(DotWorld(NUM_ENVS + 1), create(tmp_path / "store"))
+
+
+class Fenced(DotWorld):
+    """Nobody may walk to the left; whoever wants a clone gets the positions."""
+
+    cloned = 0
+
+    def legal_actions(self):
+        legal = np.ones((self.num_envs, 4), bool)
+        legal[:, 1] = False
+        return legal
+
+    def clone(self):
+        self.cloned += 1
+        clones = np.empty(self.num_envs, object)
+        clones[:] = self.x.tolist()
+        return clones
+
+
+class Cloned(Script):
+    """Keeps the moments that it is told of."""
+
+    wants_clone = True
+
+    def act(self, moment):
+        self.moments = [*getattr(self, "moments", []), moment]
+        return super().act(moment)
+
+
+def test_actors_are_told_what_is_legal_and_clones_where_they_want_them(tmp_path):
+    world, store = Fenced(NUM_ENVS, LIMIT), create(tmp_path / "store", rows=40)
+    collector = Collector(world, store)
+    for _ in range(30):
+        collector.step(RandomActor(4, np.random.default_rng(store.rows)))
+    assert set(whole(store).action.flatten().tolist()) == {0, 2, 3}
+    assert world.cloned == 0
+    actor = Cloned(np.zeros((2, NUM_ENVS), np.int64))
+    for _ in range(2):
+        collector.step(actor)
+    assert world.cloned == 2
+    for moment in actor.moments:
+        assert [int(x) for x in locate(torch.from_numpy(moment.observation))[0]] == moment.clone.tolist()
+
+
+def test_a_world_that_cannot_be_cloned_says_so(tmp_path):
+    collector = Collector(DotWorld(NUM_ENVS), create(tmp_path / "store"))
+    with pytest.raises(UserError, match="DotWorld cannot be cloned"):
+        collector.step(Cloned(np.zeros((1, NUM_ENVS), np.int64)))
+    assert DotWorld(NUM_ENVS).legal_actions() is None
+    assert DotWorld(NUM_ENVS).mover() is None

@@ -48,8 +48,8 @@ class Counting(RandomActor):
 
     rows = 0
 
-    def act(self, observations, is_first, legal_actions=None):
-        actions, _ = super().act(observations, is_first)
+    def act(self, moment):
+        actions, _ = super().act(moment)
         self.rows += 1
         row = np.full(len(actions), self.rows - 1, np.float32)
         return actions, {"log_prob": row, "value": np.arange(len(actions), dtype=np.float32)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.batch import Batch, stack
+from modules.batch import Batch, push, stack
 
 
 def rows(seed=0, batch_size=5, length=13) -> Batch:
@@ -111,3 +111,22 @@ def test_replace_leaves_the_original_alone():
     assert changed.action is batch.action
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.reward = changed.reward
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (5,)], ids=["pictures", "vectors"])
+def test_pushing_row_after_row_is_stacking(shape):
+    batch = rows()
+    frames = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (*batch.shape, *shape)).astype(np.uint8))
+    for num_frames in (1, 3):
+        stacked, pushed = None, []
+        for t in range(batch.shape[1]):
+            stacked = push(stacked, frames[:, t], batch.is_first[:, t], num_frames)
+            pushed.append(stacked)
+        wide = frames.view(*batch.shape, shape[0], *shape[1:], *[1] * (3 - len(shape)))
+        expected = stack(wide, batch.is_first, num_frames).view(*batch.shape, -1, *shape[1:])
+        assert torch.equal(torch.stack(pushed, dim=1), expected)
+
+
+def test_pushing_within_an_episode_drops_the_oldest():
+    stacked, newest = torch.arange(6).view(1, 6), torch.tensor([[6, 7]])
+    assert push(stacked, newest, None, 3).tolist() == [[2, 3, 4, 5, 6, 7]]

@@ -46,5 +46,5 @@ def test_a_decay_needs_an_end():
 
 @pytest.mark.parametrize(("name", "wrong"), [("lr", -1.0), ("weight_decay", -0.1), ("warmup", -1)])
 def test_negative_settings(name, wrong):
-    with pytest.raises(UserError, match=f"optimization.{name} must not be negative: got -"):
+    with pytest.raises(UserError, match=f"optimization.{name} must be at least 0: got -"):
         Optimization(**{name: wrong})

@@ -33,6 +33,7 @@ MBPO = {
     "data.sampling.batch_size": 8,
     **{f"model.{name}": value for name, value in ENSEMBLE.items()},
 }
+RANDOM = {"class_path": "pipelines.acting.play.RandomPlay"}
 DQN = {"Evaluate.final_episodes": 2, "Collect.prefill": 30, "data.sampling.batch_size": 8, "policy.hidden": [8]}
 PPO = DQN | {
     "Collect.prefill": 104,
@@ -198,8 +199,8 @@ def test_ppo_learns_from_what_it_left_in_the_store(train, tmp_path):
 
 
 def test_its_own_prefill_is_a_must_where_columns_are_a_policys(train, tmp_path):
-    outcome = train("ppo_cartpole", PPO | {"Collect.random_prefill": True}, 1)
-    assert outcome.refused("log_prob, value", "set random_prefill of Collect to false")
+    outcome = train("ppo_cartpole", PPO | {"Collect.prefill_actor": RANDOM}, 1)
+    assert outcome.refused("log_prob, value", "set prefill_actor of Collect to null")
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -271,7 +272,7 @@ def test_a_wrong_argument(train, tmp_path, changes, words):
 
 
 def test_ppo_on_rows_that_it_did_not_play(train):
-    outcome = train("ppo_cartpole", PPO | {"data.storage.extras": [], "Collect.random_prefill": True}, 2)
+    outcome = train("ppo_cartpole", PPO | {"data.storage.extras": [], "Collect.prefill_actor": RANDOM}, 2)
     assert outcome.refused("PPO", "data.storage.extras", "log_prob, value")
 
 

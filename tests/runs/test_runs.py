@@ -203,6 +203,16 @@ def test_wandb_offline_keeps_its_run_when_resumed(fit, tmp_path, pong):
         time.sleep(0.1)
 
 
+def test_a_run_brings_no_warning_from_wandb(tmp_path):
+    """In a process of its own: W&B says everything once per process."""
+    arguments = ["--config", "configs/experiment/dqn_cartpole.yaml", "--config", "configs/debug.yaml"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_steps", "1", *wandb("offline")]
+    command = [sys.executable, "-m", "pipelines.cli", "fit", *arguments]
+    outcome = subprocess.run(command, cwd=PROJECT, check=True, timeout=300, capture_output=True, text=True)
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert "wandb: WARNING" not in outcome.stderr
+
+
 def test_a_run_goes_on_when_wandb_cannot_be_reached(fit, tmp_path, pong, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules.collector import Actor
+from datamodules.acting import Actor
 from datamodules.ranks import generator
 from modules.errors import UserError
+from modules.learner import Learner
+from pipelines.callbacks.run import Run
 
 if TYPE_CHECKING:
     from pipelines.acting.ray_players import RayPlayers
@@ -58,42 +60,41 @@ class RayActors(Callback):
         connect(self.address, self.num_actors)
         self._connected = True
 
-    def copy(self, pl_module: LightningModule) -> LightningModule:
-        """Return a copy of the module for the actors to act by, on the CPU."""
-        return copy.deepcopy(pl_module).cpu()
+    def copy(self, learner: Learner) -> Learner:
+        """Return a copy of the learner for the actors to act by, on the CPU."""
+        return copy.deepcopy(learner).cpu()
 
     def players(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        module: LightningModule,
+        run: Run,
+        learner: Learner,
         actors: list[dict[str, Actor]],
         states: list[dict[str, Any]] | None,
     ) -> RayPlayers:
         """Start the Ray actors.
 
         Args:
-            trainer: of the run.
-            pl_module: what it trains.
-            module: a copy of that.
+            run: the run that learns.
+            learner: a copy of what it trains.
             actors: for each Ray actor, by name, who act by the copy.
             states: of these, where they go on with episodes that were running.
         """
         from pipelines.acting.ray_players import PlayerSpec, RayPlayers
 
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        seeds = generator(trainer.global_rank, "environment", data.seed).integers(2**31, size=self.num_actors)
-        envs = [len(part) for part in np.array_split(np.arange(data.store.num_envs), self.num_actors)]
+        data, store = run.data, run.store
+        seeds = generator(run.rank, "environment", data.seed).integers(2**31, size=self.num_actors)
+        envs = [len(part) for part in np.array_split(np.arange(store.num_envs), self.num_actors)]
         specs = [
-            PlayerSpec(module, each, data, num, int(seed), data.store.rows)
+            PlayerSpec(learner, each, data, num, int(seed), store.rows)
             for each, num, seed in zip(actors, envs, seeds, strict=True)
         ]
-        self._players = data.collector = RayPlayers(data, pl_module, specs, self.max_policy_lag, states)
-        return self._players
+        self._players = players = RayPlayers(data, run.learner, specs, self.max_policy_lag, states)
+        data.play_by(players)
+        return players
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Log how many updates behind they play."""
-        if self._players is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._players is not None and Run(trainer).logs_after(trainer.global_step):
             pl_module.log("policy_lag", float(self._players.policy_lag), batch_size=1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -109,11 +109,7 @@ class Dreaming(Callback):
                 f"{name} needs a world model to dream in and policy_learns_from of dream or both: "
                 f"got {type(model).__name__} and {pl_module.policy_learns_from}"
             )
-        longest = max(self.horizon.start, self.horizon.end)
-        if model.max_horizon is not None and longest > model.max_horizon:
-            raise UserError(
-                f"{type(model).__name__} dreams {model.max_horizon} steps at most: horizon of {longest} is too long"
-            )
+        model.check_horizon(max(self.horizon.start, self.horizon.end))
         self.generator = self.rank_generator.start(trainer.global_rank)
         if self.restored is not None:
             self.store.load_state_dict(of_rank(self.restored, trainer.global_rank), pl_module.device)

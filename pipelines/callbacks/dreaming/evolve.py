@@ -119,18 +119,9 @@ class Evolve(Callback):
         if self.world == "real":
             if not Run(trainer).store.writable:
                 raise UserError("evolution in reality plays: leave out data.path, which only reads a store")
-        elif missing := {"step", "reward"} - pl_module.world_model.capabilities:
-            raise UserError(
-                f"Evolve needs a world model to dream in: {type(pl_module.world_model).__name__} has no "
-                f"{' and no '.join(sorted(missing, reverse=True))}"
-            )
         else:
-            longest = pl_module.world_model.max_horizon
-            if longest is not None and self.horizon > longest:
-                raise UserError(
-                    f"{type(pl_module.world_model).__name__} dreams {longest} steps at most: horizon of {self.horizon} "
-                    "is too long"
-                )
+            pl_module.world_model.require("step", "reward", by="Evolve")
+            pl_module.world_model.check_horizon(self.horizon)
             self._check_memory(pl_module)
         self.generator = self.rank_generator.start(trainer.global_rank)
         if self.start is not None and trainer.ckpt_path is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 
+from pipelines.acting.play import Play
 from pipelines.callbacks.dreaming.evolve import Evolve
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.search.search import Search
@@ -26,9 +27,11 @@ class DebugLimits(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change the settings of `Evaluate`, of `Evolve`, and of all that searches."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            search = getattr(callback, "search", None)
+            search, actor = getattr(callback, "search", None), getattr(callback, "actor", None)
             if isinstance(search, Search):
                 callback.search = search.limited(min(self.simulations, search.stop.simulations or self.simulations))
+            if isinstance(actor, Play):
+                callback.actor = actor.limited(self.simulations)
             if isinstance(callback, Evaluate):
                 callback.episodes = min(self.episodes, callback.episodes)
                 callback.final_episodes = min(self.episodes, callback.final_episodes)

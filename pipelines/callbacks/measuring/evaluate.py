@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
-from modules.agent import Agent, policy_of, world_model
-from modules.errors import UserError
-from pipelines.acting.actors import SearchActor
+from modules.errors import UserError, check_range
+from pipelines.acting.play import Play, SearchPlay
+from pipelines.callbacks.run import Run
 from pipelines.evaluation.episodes import evaluate, tell
 from pipelines.evaluation.results import FILE, Evaluation, append, human_normalized, read
-from pipelines.search.search import Search
 
 
 class Evaluate(Callback):
@@ -24,11 +23,10 @@ class Evaluate(Callback):
 
     Args:
         every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
-        episodes: per evaluation.
-        final_episodes: of the one at the end of training.
-        greedy: play the likeliest action; false draws as in training.
-        epsilon: probability of a random action instead.
-        search: plan every move, and play the best one.
+        episodes: number of episodes per evaluation.
+        final_episodes: number of episodes of the one at the end of training.
+        actor: who plays; null is the policy of what is trained.
+        greedy: play the best action, without noise; false draws as in training.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
     """
 
@@ -39,89 +37,88 @@ class Evaluate(Callback):
         every: int = 0,
         episodes: int = 10,
         final_episodes: int = 30,
+        actor: Play | None = None,
         greedy: bool = True,
-        epsilon: float = 0.0,
-        search: Search | None = None,
         max_steps: int | None = None,
     ) -> None:
-        if every < 0 or min(episodes, final_episodes) < 1 or not 0 <= epsilon <= 1:
+        if every < 0 or min(episodes, final_episodes) < 1:
             raise UserError(
-                "evaluate needs every of at least 0, episodes of at least 1 and epsilon from 0 to 1: "
-                f"got {every}, {min(episodes, final_episodes)} and {epsilon}"
+                "evaluate needs every of at least 0 and episodes of at least 1: "
+                f"got {every} and {min(episodes, final_episodes)}"
             )
+        check_range("Evaluate.max_steps", max_steps, 1)
         self.every = every
         self.episodes = episodes
         self.final_episodes = final_episodes
+        self.actor = actor
         self.greedy = greedy
-        self.epsilon = epsilon
-        self.search = search
         self.max_steps = max_steps
         self.evaluated_at = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that somebody can play, and plan if need be."""
-        policy = policy_of(pl_module)
-        if self.search is not None:
-            SearchActor(world_model(pl_module), policy, self.search, generator(0, "evaluation"))
+        """Check that somebody can play."""
+        run = Run(trainer)
+        if self.actor is None:
+            run.learner.require_policy()
+        elif isinstance(self.actor, SearchPlay):
+            run.learner.require_policy()
+            run.model.require("step", "reward", by="a search")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
-        env_steps = trainer.datamodule.real_steps * trainer.world_size  # type: ignore[attr-defined]
-        over = not isinstance(pl_module, Agent) or pl_module.rounds.ends(trainer.global_step)
-        if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
-            self.evaluated_at = env_steps
-            self.evaluate(trainer, pl_module, self.episodes)
+        run = Run(trainer)
+        over = run.learner.rounds.ends(run.updates)
+        if self.every and over and run.real_steps // self.every > self.evaluated_at // self.every:
+            self.evaluated_at = run.real_steps
+            self.evaluate(run, self.episodes)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what training made."""
-        self.evaluate(trainer, pl_module, self.final_episodes, final=True)
+        self.evaluate(Run(trainer), self.final_episodes, final=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate a run that was killed in its last evaluation: there is no update left that would lead to it."""
-        path = Path(trainer.default_root_dir) / FILE
-        played = read(path.parent) if path.exists() else []
-        done = any(found.final and found.updates == trainer.global_step for found in played)
-        if trainer.global_step == trainer.max_steps and not done:
-            self.evaluate(trainer, pl_module, self.final_episodes, final=True)
+        run = Run(trainer)
+        played = read(run.folder) if (run.folder / FILE).exists() else []
+        done = any(found.final and found.updates == run.updates for found in played)
+        if run.is_over and not done:
+            self.evaluate(run, self.final_episodes, final=True)
 
-    def evaluate(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool = False) -> None:
+    def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
         """Play, write the evaluation down and log it."""
-        if not trainer.is_global_zero:
+        if not run.is_first:
             return
-        evaluation = self.play(trainer, module, episodes, final, search=self.search)
+        evaluation = self.play(run, episodes, final, actor=self.actor)
         normalized = human_normalized(evaluation.game, evaluation.score)
         figures = {"evaluate/return": evaluation.score}
         if normalized is not None:
             figures["evaluate/human_normalized"] = normalized
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.global_step)
+        run.log(figures)
+        run.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if final:
-            tell(evaluation, Path(trainer.default_root_dir))
+            tell(evaluation, run.folder)
 
-    def play(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool, **options: Any) -> Evaluation:
+    def play(self, run: Run, episodes: int, final: bool, **options: Any) -> Evaluation:
         """Play episodes, the same ones whoever plays at a moment of the run, and write them down.
 
         Args:
-            trainer: of the run.
-            module: who plays.
-            episodes: to play.
-            final: at the end of training.
-            **options: of `evaluate`, such as search.
+            run: the run whose learner plays.
+            episodes: number of episodes.
+            final: whether this is the end of training.
+            **options: arguments of `evaluate`, such as actor.
         """
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.default_root_dir)
-        with trainer.precision_plugin.forward_context():
+        data, folder = run.data, run.folder
+        with run.precision():
             evaluation = evaluate(
-                module,
+                run.learner,
                 data,
                 episodes=episodes,
                 seed=int(generator(0, f"evaluation {data.env_steps}").integers(2**31)),
                 greedy=self.greedy,
-                epsilon=self.epsilon,
                 max_steps=self.max_steps,
                 show=final,
-                env_steps=data.real_steps * trainer.world_size,
-                updates=trainer.global_step,
+                env_steps=run.real_steps,
+                updates=run.updates,
                 experiment=folder.parent.name if folder.name.isdigit() else folder.name,
                 run_seed=run_seed(),
                 final=final,

@@ -69,8 +69,7 @@ class PredictionReport(Callback):
     def measure(self, run: Run) -> list[dict[str, float]]:
         """Return a row per horizon up to the last of the table."""
         model = run.model
-        if not {"step", "decode"} <= model.capabilities:
-            raise UserError(f"prediction_report needs a model that steps and decodes: {type(model).__name__} does not")
+        model.require("step", "decode", by="prediction_report")
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"prediction_report measures pictures: {type(model).__name__} predicts vectors")
         length = self.context + self.horizons[-1]

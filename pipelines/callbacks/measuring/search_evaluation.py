@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from modules.agent import world_model
-from pipelines.acting.actors import SearchActor
+from modules.world_model import WorldModel
+from pipelines.acting.play import SearchPlay
 from pipelines.callbacks.measuring.evaluate import Evaluate
-from pipelines.evaluation.episodes import tell
+from pipelines.callbacks.run import Run
+from pipelines.evaluation.episodes import Move, tell
 from pipelines.evaluation.results import Evaluation
 from pipelines.search.picture import draw_line, draw_tree, frames_of
 from pipelines.search.search import Result, Search
@@ -32,16 +30,13 @@ class SearchEvaluation(Evaluate):
     evaluations are kept, and the one by search is the run's score.
 
     Args:
-        search: how it plans.
+        search: settings of the search by which it plans.
         every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
-        episodes: per evaluation and player.
-        final_episodes: of the one at the end of training.
-        greedy: the policy alone plays its likeliest action; false draws as in training.
-        epsilon: probability of a random action of the policy alone.
+        episodes: number of episodes per evaluation and player.
+        final_episodes: number of episodes of the one at the end of training.
+        greedy: let the policy alone play its likeliest action; false draws as in training.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
     """
-
-    search: Search
 
     def __init__(
         self,
@@ -50,32 +45,27 @@ class SearchEvaluation(Evaluate):
         episodes: int = 5,
         final_episodes: int = 10,
         greedy: bool = True,
-        epsilon: float = 0.0,
         max_steps: int | None = None,
     ) -> None:
-        super().__init__(every, episodes, final_episodes, greedy, epsilon, search, max_steps)
+        super().__init__(every, episodes, final_episodes, SearchPlay(search), greedy, max_steps)
 
-    def evaluate(self, trainer: Trainer, module: LightningModule, episodes: int, final: bool = False) -> None:
+    def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
         """Play twice, write the evaluations and pictures down, and log what planning adds."""
-        if not trainer.is_global_zero:
+        if not run.is_first:
             return
-        raw = self.play(trainer, module, episodes, final)
+        assert self.actor is not None
+        raw = self.play(run, episodes, final)
         findings = Findings()
-        planned = self.play(trainer, module, episodes, final, search=self.search, watch=findings.add)
+        planned = self.play(run, episodes, final, actor=self.actor, watch=findings.add)
         figures = findings.figures()
         shown = {"return": planned.score, "raw_return": raw.score, "return_gain": planned.score - raw.score} | figures
-        for logger in trainer.loggers:
-            logger.log_metrics({f"search/{name}": value for name, value in shown.items()}, step=trainer.global_step)
-        folder = Path(trainer.default_root_dir)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        run.log({f"search/{name}": value for name, value in shown.items()})
+        data, folder = run.data, run.folder
         meanings = data.description.get("action_meanings") or [str(action) for action in range(data.spec.num_actions)]
-        with trainer.precision_plugin.forward_context():
-            title = f"{data.name} after {planned.env_steps} real steps, {self.search}"
-            findings.draw(folder, module, meanings, title)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                pictures = [str(folder / TREE), str(folder / LINE)]
-                logger.log_image("search", pictures, step=trainer.global_step)
+        with run.precision():
+            title = f"{data.name} after {planned.env_steps} real steps, {self.actor.describe(greedy=True)}"
+            findings.draw(folder, run.model, meanings, title)
+        run.log_pictures("search", [folder / TREE, folder / LINE])
         if final:
             tell(planned, folder)
             console = Console()
@@ -96,9 +86,9 @@ class Findings:
         """The one that changed the policy most, and which of its roots."""
         self.root = 0
 
-    def add(self, actor: SearchActor, playing: np.ndarray, seconds: float) -> None:
-        """Take in a move (N,) of an actor."""
-        found = actor.found
+    def add(self, move: Move) -> None:
+        """Take in a move of a search actor."""
+        found, playing = move.actor.found, move.counts
         assert found is not None
         change = divergence(found.policy, found.prior)
         columns = (
@@ -110,7 +100,7 @@ class Findings:
             found.action != found.prior.argmax(axis=1),
         )
         self.moves.append(np.stack(columns, axis=1)[playing])
-        self.rates.append(found.simulations.sum() / seconds)
+        self.rates.append(found.simulations.sum() / move.seconds)
         root = int(np.where(playing, change, -1).argmax())
         if change[root] > self.most:
             self.most, self.found, self.root = float(change[root]), found, root
@@ -121,10 +111,10 @@ class Findings:
         means = np.concatenate(self.moves).mean(axis=0).tolist()
         return dict(zip(names, means, strict=True)) | {"simulations_per_second": float(np.median(self.rates))}
 
-    def draw(self, folder: Path, module: LightningModule, meanings: Sequence[str], title: str) -> None:
+    def draw(self, folder: Path, model: WorldModel, meanings: Sequence[str], title: str) -> None:
         """Draw the search that changed the policy most."""
         assert self.found is not None
-        frames = frames_of(world_model(module))
+        frames = frames_of(model)
         tree = self.found.tree
         draw_tree(tree, folder / TREE, meanings, frames, self.root, title)
         draw_line(tree, folder / LINE, meanings, frames, self.root, f"{title}: the principal line")

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.agent import policy_of
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.identity import IdentityModel
@@ -69,7 +68,7 @@ def test_a_state_is_one_row(spec, value_prefix):
     after, reward, continuation = model.step(states[:, 0], batch.action[:, 0])
     assert after.shape == states[:, 0].shape
     assert (continuation == 1).all()
-    logits, value = policy_of(model)(model.features(after))
+    logits, value = model.require_policy()(model.features(after))
     assert model.features(after).shape == (5, *model.feature_shape)
     assert logits.shape == (5, NUM_ACTIONS)
     assert value.shape == reward.shape == (5,)
@@ -366,4 +365,4 @@ def test_mistakes_get_one_line():
     assert "discount must lie between 0 and 1" in refusal(lambda: make(discount=1.1))
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))
     assert "expected one of debug, tiny" in refusal(lambda: make(FRAMES, size="vector"))
-    assert "IdentityModel has none" in refusal(lambda: policy_of(IdentityModel()))
+    assert "IdentityModel has none" in refusal(IdentityModel().require_policy)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.acting import Moment
 from datamodules.collector import Collector
 from datamodules.replay.store import ReplayStore
 from modules.batch import stack
 from modules.policies.policy import Policy
 from pipelines.acting.actors import PolicyActor
+from pipelines.acting.exploration import Exploration
 from tests.fakes import SPEC, DotWorld, PerfectModel
 
 NUM_ENVS, ROWS, ACTIONS = 3, 150, 4
@@ -55,8 +57,8 @@ def actor(model=None, policy=None, seed=0, **options) -> PolicyActor:
     return PolicyActor(model or PerfectModel(), policy or Fixed(), np.random.default_rng(seed), **options)
 
 
-def frames(num: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((num, *SPEC.observation_shape), np.uint8), np.ones(num, bool)
+def frames(num: int) -> Moment:
+    return Moment(np.zeros((num, *SPEC.observation_shape), np.uint8), np.ones(num, bool))
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +94,13 @@ def test_colours_and_vectors_are_stacked_too():
     is_first = np.zeros((5, 2), bool)
     is_first[0], is_first[3, 1] = True, True
     player = actor(model)
-    seen = [player._stack(picture, first)[0] for picture, first in zip(pictures, is_first, strict=True)]
+    seen = [player._stack(Moment(picture, first))[0] for picture, first in zip(pictures, is_first, strict=True)]
     expected = stack(torch.from_numpy(pictures).transpose(0, 1), torch.from_numpy(is_first.T), 3)
     assert torch.equal(torch.stack(seen, dim=1), expected)
     player = actor(model)
-    vectors = [player._stack(picture[:, :, 0, 0], first)[0] for picture, first in zip(pictures, is_first, strict=True)]
+    vectors = [
+        player._stack(Moment(picture[:, :, 0, 0], first))[0] for picture, first in zip(pictures, is_first, strict=True)
+    ]
     assert torch.equal(torch.stack(vectors, dim=1), expected[..., 0, 0])
 
 
@@ -127,7 +131,7 @@ def close(actions: np.ndarray, probabilities: np.ndarray) -> bool:
 
 
 def test_actions_are_drawn_as_likely_as_the_policy_says():
-    actions, extras = actor().act(*frames(4000))
+    actions, extras = actor().act(frames(4000))
     assert actions.dtype == np.int64
     assert close(actions, PROBABILITIES.numpy())
     assert extras["log_prob"] == pytest.approx(PROBABILITIES.log().numpy()[actions])
@@ -135,31 +139,31 @@ def test_actions_are_drawn_as_likely_as_the_policy_says():
 
 
 def test_a_greedy_actor_takes_the_likeliest():
-    actions, extras = actor(greedy=True).act(*frames(50))
+    actions, extras = actor(greedy=True).act(frames(50))
     assert (actions == 3).all()
     assert extras["log_prob"] == pytest.approx(np.full(50, np.log(0.4)))
 
 
 def test_random_actions_come_in_between():
-    actions, extras = actor(greedy=True, epsilon=0.4).act(*frames(4000))
+    actions, extras = actor(greedy=True, exploration=Exploration(epsilon=0.4)).act(frames(4000))
     assert close(actions, np.array([0.1, 0.1, 0.1, 0.7]))
     assert extras["log_prob"] == pytest.approx(PROBABILITIES.log().numpy()[actions])
 
 
-@pytest.mark.parametrize("options", [{}, {"greedy": True}, {"epsilon": 1.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"greedy": True}, {"exploration": Exploration(epsilon=1.0)}], ids=str)
 def test_only_legal_actions_are_taken(options):
     legal = np.zeros((4000, ACTIONS), bool)
     legal[:, [0, 2]] = True
-    actions, _ = actor(**options).act(*frames(4000), legal_actions=legal)
-    expected = {"": [0.25, 0, 0.75, 0], "greedy": [0, 0, 1, 0], "epsilon": [0.5, 0, 0.5, 0]}
+    actions, _ = actor(**options).act(frames(4000)._replace(legal_actions=legal))
+    expected = {"": [0.25, 0, 0.75, 0], "greedy": [0, 0, 1, 0], "exploration": [0.5, 0, 0.5, 0]}
     assert close(actions, np.array(expected["".join(options)], float))
 
 
 def test_draws_go_on_where_they_stopped():
     player = actor(seed=1)
-    player.act(*frames(20))
+    player.act(frames(20))
     state = player.state_dict()
-    expected, _ = player.act(*frames(20))
+    expected, _ = player.act(frames(20))
     again = actor(seed=2)
     again.load_state_dict(state)
-    assert np.array_equal(again.act(*frames(20))[0], expected)
+    assert np.array_equal(again.act(frames(20))[0], expected)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from datamodules.acting import Moment
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 
@@ -11,7 +12,7 @@ NUM_ENVS, STEPS, ACTIONS = 50, 400, 18
 
 def played(actor: RandomActor, first: np.ndarray) -> np.ndarray:
     """The actions (T, N) in environments whose episodes open at `first` (T, N)."""
-    return np.stack([actor.act(np.zeros((NUM_ENVS, 2)), is_first)[0] for is_first in first])
+    return np.stack([actor.act(Moment(np.zeros((NUM_ENVS, 2)), is_first))[0] for is_first in first])
 
 
 def test_actions_are_held_for_steps_of_a_zeta_distribution():

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from datamodules.acting import Moment
 from datamodules.environments.atari import PROTOCOLS
 from datamodules.environments.emulator import AtariEmulators
 from modules.errors import UserError
@@ -26,7 +27,12 @@ def planner(protocol=PLAIN, game="breakout", num_envs=2, simulations=6, rule=Non
     dynamics = EmulatorDynamics(environment, life_loss_ends=True)
     search = Search(rule or Uct(), Stop(simulations), 0.99, bounds=options.pop("bounds", None))
     evaluate = Rollouts(dynamics, depth, 0.99, generator=np.random.default_rng(2))
-    return environment, RulesActor(environment, dynamics, search, evaluate, np.random.default_rng(1), **options)
+    return environment, RulesActor(dynamics, search, evaluate, np.random.default_rng(1), **options)
+
+
+def opened(environment) -> Moment:
+    observation = environment.reset()
+    return Moment(observation, np.ones(len(observation), bool), clone=environment.clone())
 
 
 @pytest.mark.parametrize("rule", [Uct(), Puct(), Gumbel(considered=4)])
@@ -35,7 +41,7 @@ def test_a_tree_is_kept_between_moves_and_the_game_is_not_disturbed(rule):
     observation, first = environment.reset(), np.ones(2, bool)
     for move in range(3):
         moments = environment.clone()
-        actions, extras = actor.act(observation, first)
+        actions, extras = actor.act(Moment(observation, first, clone=environment.clone()))
         assert np.array_equal(environment.observe(), observation)
         assert [a.frames for a in environment.clone()] == [a.frames for a in moments]
         assert extras["search_policy"].shape == (2, 4)
@@ -46,10 +52,9 @@ def test_a_tree_is_kept_between_moves_and_the_game_is_not_disturbed(rule):
         # The root that was kept is the moment that the game has come to.
         assert [state.frames for state in actor.found.tree.states[0]] == [moment.frames for moment in moments]
         observation, first = environment.step(actions).observation, np.zeros(2, bool)
-    _, again = planner(rule=rule, simulations=12, reuse=False)
+    environment, again = planner(rule=rule, simulations=12, reuse=False)
     for _ in range(2):
-        again.environment.reset()
-        again.act(observation, first)
+        again.act(Moment(environment.reset(), first, clone=environment.clone()))
         assert (again.found.visits.sum(axis=1) == 12).all()
 
 
@@ -58,7 +63,7 @@ def test_a_new_game_gets_a_new_tree():
     environment, actor = planner(limited, simulations=5)
     observation, first, frames = environment.reset(), np.ones(2, bool), []
     for _ in range(6):
-        actions, _ = actor.act(observation, first)
+        actions, _ = actor.act(Moment(observation, first, clone=environment.clone()))
         frames.append(actor.found.tree.states[0, 0].frames)
         closed = environment.clone()[0].closed
         after = environment.step(actions)
@@ -70,7 +75,7 @@ def test_a_new_game_gets_a_new_tree():
 
 def test_what_is_worth_the_same_is_drawn():
     environment, actor = planner(simulations=12, num_envs=12)
-    actions, _ = actor.act(environment.reset(), np.ones(12, bool))
+    actions, _ = actor.act(opened(environment))
     assert len(set(actions.tolist())) > 2, "nothing is to be seen before the ball is"
 
 
@@ -84,10 +89,12 @@ def test_search_keeps_the_ball_that_standing_still_loses():
         dynamics = EmulatorDynamics(environment, life_loss_ends=True, life_loss_reward=-1.0, persistence=2.0)
         rollouts = Rollouts(dynamics, 10, 0.99)
         search = Search(Uct(0.7), Stop(simulations), 0.99)
-        actor = RulesActor(environment, dynamics, search, rollouts, np.random.default_rng(0))
+        actor = RulesActor(dynamics, search, rollouts, np.random.default_rng(0))
         shown = environment.restore(start)
         for _ in range(12):
-            shown = environment.step(actor.act(shown, np.zeros(1, bool))[0]).observation
+            shown = environment.step(
+                actor.act(Moment(shown, np.zeros(1, bool), clone=environment.clone()))[0]
+            ).observation
         lost[simulations] = 5 - environment.clone()[0].lives
     assert lost == {1: 1, 50: 0}
 
@@ -96,7 +103,7 @@ def test_where_nothing_is_found_actions_are_held():
     environment, actor = planner(num_envs=1, persistence=1.2, depth=1, simulations=8)
     observation, moves = environment.reset(), []
     for move in range(60):
-        actions, _ = actor.act(observation, np.full(1, move == 0))
+        actions, _ = actor.act(Moment(observation, np.full(1, move == 0), clone=environment.clone()))
         moves.append(actions[0] if np.nanmax(actor.found.q) == np.nanmin(actor.found.q) else -1)
     assert -1 not in moves
     assert np.count_nonzero(np.diff(moves)) < 20
@@ -109,7 +116,7 @@ def test_its_draws_are_taken_up_again():
     one = [actor.generator.random(), actor.dynamics.generator.random()]
     actor.load_state_dict(state)
     assert one == [actor.generator.random(), actor.dynamics.generator.random()]
-    assert actor.act(first, np.ones(2, bool))[0].shape == (2,)
+    assert actor.act(Moment(first, np.ones(2, bool), clone=environment.clone()))[0].shape == (2,)
 
 
 def test_what_is_not_known_for_sure_is_refused():
@@ -118,14 +125,14 @@ def test_what_is_not_known_for_sure_is_refused():
     with pytest.raises(UserError, match="bounds prove outcomes, but protocol sticky has sticky actions"):
         planner(STICKY, reuse=False, bounds=(0, 1))
     environment, actor = planner(STICKY, reuse=False, num_envs=1)
-    assert actor.act(environment.reset(), np.ones(1, bool))[0].shape == (1,)
+    assert actor.act(opened(environment))[0].shape == (1,)
 
 
 def test_no_legal_action_is_named():
     environment, actor = planner()
     legal = np.array([[True, True, True, True], [False] * 4])
     with pytest.raises(UserError, match="root 1 has no legal action"):
-        actor.act(environment.reset(), np.ones(2, bool), legal)
+        actor.act(opened(environment)._replace(legal_actions=legal))
     assert Uniform(actor.dynamics)(environment.clone()).value.tolist() == [0, 0]
 
 
@@ -136,7 +143,7 @@ def test_a_plan_leaves_a_result_and_a_film(run, tmp_path):
     for number in range(2):
         outcome = run(
             *("plan", "--config", SMALL, "--game", "Ms. Pac-Man", "--episodes", 2, "--max_steps", 5),
-            *("--search.stop.simulations", 3, "--rollout_depth", 2, "--seed", number),
+            *("--actor.search.stop.simulations", 3, "--actor.rollout_depth", 2, "--seed", number),
         )
         assert outcome.code == 0, outcome.err
         assert "score" in outcome.out
@@ -153,7 +160,7 @@ def test_a_plan_leaves_a_result_and_a_film(run, tmp_path):
 
 
 def test_a_plan_needs_no_more_than_a_game(run, tmp_path):
-    outcome = run("plan", "--game", "Pong", "--max_steps", 1, "--search.stop.simulations", 2)
+    outcome = run("plan", "--game", "Pong", "--max_steps", 1, "--actor.search.stop.simulations", 2)
     assert outcome.code == 0, outcome.err
     (evaluation,) = results.read(tmp_path / "runs" / "emulator__uct" / "0")
     assert (evaluation.game, evaluation.policy[:29]) == ("pong", "search by Uct, 2 simulations,")
@@ -163,15 +170,18 @@ def test_a_plan_needs_no_more_than_a_game(run, tmp_path):
     ("arguments", "words"),
     [
         (["--game", "Breakuot"], ["Breakuot", "breakout"]),
-        (["--search.stop.simulations", "0"], ["at least 1 simulation: got 0"]),
+        (["--actor.search.stop.simulations", "0"], ["at least 1 simulation: got 0"]),
         (["--protocol", "machado2018"], ["reused", "sticky", "machado2018"]),
         (["--protocol", "machado"], ["machado", "machado2018"]),
-        (["--protocol", "machado2018", "--reuse", "false", "--search.bounds", "[0, 9]"], ["bounds", "sticky"]),
-        (["--rollout_depth", "0"], ["depth of at least 1: got 0"]),
+        (
+            ["--protocol", "machado2018", "--actor.reuse", "false", "--actor.search.bounds", "[0, 9]"],
+            ["bounds", "sticky"],
+        ),
+        (["--actor.rollout_depth", "0"], ["depth of at least 1: got 0"]),
         (["--episodes", "0"], ["--episodes", "at least 1"]),
         (["--max_steps", "0"], ["--max_steps", "at least 1"]),
         (["--mode", "5"], ["breakout has no mode 5", "0, 4, 8"]),
-        (["--persistence", "1"], ["persistence", "more than 1"]),
+        (["--actor.persistence", "1"], ["persistence", "more than 1"]),
         (["--gmae", "Pong"], ["gmae", "game"]),
         (["--config", "emulator__utc"], ["emulator__utc", "configs/experiment/emulator__uct.yaml"]),
     ],

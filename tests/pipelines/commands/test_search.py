@@ -107,7 +107,8 @@ def test_a_run_without_a_search_is_searched_by_puct(muzero):
     """As one whose callbacks name none: the discount is the policy's or the model's."""
     module, kept = checkpoints.load(muzero)
     for callback in kept["config"]["trainer"]["callbacks"]:
-        callback.get("init_args", {}).pop("search", None)
+        for name in ("search", "actor"):
+            callback.get("init_args", {}).pop(name, None)
     assert checkpoints.search(muzero, kept) is None
     settings = default(module)
     assert str(settings) == "search by Puct, 50 simulations"

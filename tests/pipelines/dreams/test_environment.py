@@ -352,7 +352,7 @@ GIVEN = object()
         ({}, "either a model or a checkpoint"),
         ({"model": PerfectModel(), "checkpoint": GIVEN}, "either a model or a checkpoint"),
         ({"model": PerfectModel()}, "give starts"),
-        ({"model": IdentityModel(), "starts": GIVEN}, "has no decode and no reward and no step"),
+        ({"model": IdentityModel(), "starts": GIVEN}, "has no step and no reward and no decode"),
         ({"model": PerfectModel(), "starts": GIVEN, "num_envs": 0}, "at least 1"),
         ({"model": PerfectModel(), "starts": GIVEN, "max_episode_steps": 0}, "at least 1"),
         ({"model": PerfectModel(), "starts": GIVEN, "autoreset_mode": "samestep"}, "the nearest is SameStep"),

@@ -75,7 +75,7 @@ def test_a_world_model_is_what_it_was(trained):
     torch.manual_seed(1)
     module, checkpoint = checkpoints.load(trained / LAST)
     assert isinstance(module, UNet)
-    assert world_model(module) is module
+    assert module.world_model is module
     assert not module.training
     assert module.spec == ((1, 84, 84), 4, 6)
     assert module.size == "debug"

@@ -68,6 +68,15 @@ def test_gumbel_visits_by_sequential_halving():
         assert result.action[b] == best[0]
 
 
+@pytest.mark.parametrize("shift", [-1e6, 0.0, 1e6])
+def test_gumbels_prior_does_not_depend_on_what_all_logits_have_in_common(shift):
+    bandits = Bandits(10, 6, seed=2)
+    bandits.logits = bandits.logits.round() + shift  # float32 holds whole numbers of that size exactly
+    result = Search(Gumbel(scale=0), Stop(4)).run(bandits.roots, bandits, bandits.evaluate)
+    assert np.allclose(result.prior.sum(axis=1), 1, atol=1e-6)
+    assert np.allclose(result.prior, (bandits.logits.double() - shift).softmax(dim=1).numpy(), atol=1e-6)
+
+
 def test_gumbels_policy_is_that_of_the_papers_equations():
     bandits = Bandits(10, 6, seed=2)
     result = Search(Gumbel(c_visit=50, c_scale=0.1), Stop(4)).run(

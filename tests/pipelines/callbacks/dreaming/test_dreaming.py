@@ -135,11 +135,11 @@ def test_dreams_are_mixed_in_at_the_ratio(record, ratio, num):
 def test_dreams_are_launched_every_so_many_policy_updates(record):
     rounds = Rounds(model_updates=2, policy_updates=3, together=False)
     notes, _ = dream(record(), 20, Dyna(FIXED, every=4, num_dreams=5, capacity=40), rounds=rounds)
-    policys = [rounds.at(update).policy for update in range(20)]
-    assert [batch is not None for batch in notes.dreams] == policys
-    launched = [launched for launched, policy in zip(notes.launched, policys, strict=True) if policy]
+    policy_turns = [rounds.at(update).policy for update in range(20)]
+    assert [batch is not None for batch in notes.dreams] == policy_turns
+    launched = [launched for launched, policy in zip(notes.launched, policy_turns, strict=True) if policy]
     assert launched == [number % 4 == 0 for number in range(12)]
-    assert not any(launched for launched, policy in zip(notes.launched, policys, strict=True) if not policy)
+    assert not any(launched for launched, policy in zip(notes.launched, policy_turns, strict=True) if not policy)
     assert notes.dreaming.counts == {"dreamed_steps": 3 * 15, "model_updates": 8, "policy_updates": 12}
 
 

@@ -22,7 +22,7 @@ from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.evaluation.results import read
 from tests.fakes import PerfectCartPole
 
-SMALL = {"generations": 3, "population": 6, "dreams": 2, "horizon": 40, "sselect_every": 2, "context": 1, "sigma": 0.5}
+SMALL = {"generations": 3, "population": 6, "dreams": 2, "horizon": 40, "select_every": 2, "context": 1, "sigma": 0.5}
 
 
 class Stop(lightning.Callback):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from pipelines.acting.play import SearchPlay
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 from pipelines.callbacks.measuring.evaluate import Evaluate
@@ -10,14 +11,14 @@ from pipelines.search.search import Search
 
 
 def test_evaluations_and_searches_are_short():
-    long = Search(Gumbel(considered=2), Stop(50, seconds=9), discount=0.5)
-    evaluate, collect, plain = Evaluate(search=long, final_episodes=30), Collect(4, search=long), Evaluate(episodes=1)
+    play = SearchPlay(Search(Gumbel(considered=2), Stop(50, seconds=9), discount=0.5))
+    evaluate, collect, plain = Evaluate(actor=play, final_episodes=30), Collect(4, actor=play), Evaluate(episodes=1)
     brief = DebugLimits(episodes=2, max_steps=7, simulations=4)
     brief.setup(SimpleNamespace(callbacks=[evaluate, collect, plain, brief]), None, "fit")
     assert (evaluate.episodes, evaluate.final_episodes, evaluate.max_steps) == (2, 2, 7)
     assert plain.episodes == 1
-    assert plain.search is None
+    assert plain.actor is None
     for callback in (evaluate, collect):
-        assert (callback.search.stop.simulations, callback.search.stop.seconds) == (4, None)
-        assert callback.search.discount == 0.5
-        assert callback.search.rule == Gumbel(considered=2)
+        assert (callback.actor.search.stop.simulations, callback.actor.search.stop.seconds) == (4, None)
+        assert callback.actor.search.discount == 0.5
+        assert callback.actor.search.rule == Gumbel(considered=2)

@@ -1,20 +1,24 @@
 """Evaluations against plain Gymnasium, and against the plain rules of DotWorld."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import lightning
 import numpy as np
 import pytest
 import torch
 
+from datamodules.acting import Moment
 from datamodules.control import ControlReplay
 from datamodules.settings import Sampling, Storage
-from modules.agent import Agent
+from modules.agent import Agent, Rounds
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
 from modules.policies.q_learning import QLearning
-from modules.rounds import Rounds
 from pipelines.acting.actors import RandomActor
+from pipelines.acting.exploration import Exploration
+from pipelines.acting.play import PolicyPlay
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.evaluation.episodes import play
@@ -97,14 +101,18 @@ def test_what_is_given_up_is_flagged(tmp_path):
     run(tmp_path / "5", Evaluate(final_episodes=4, max_steps=5))
     (evaluation,) = read(tmp_path / "5")
     assert [(e["length"], e["return"], e["finished"]) for e in evaluation.episodes] == [(5, 5.0, False)] * 4
-    run(tmp_path / "all", Evaluate(final_episodes=12, greedy=False, epsilon=0.5), policy=Reinforce(hidden=[4]))
+    run(
+        tmp_path / "all",
+        Evaluate(final_episodes=12, greedy=False, actor=PolicyPlay(Exploration(epsilon=0.5))),
+        policy=Reinforce(hidden=[4]),
+    )
     (evaluation,) = read(tmp_path / "all")
     assert evaluation.policy == "sampled, epsilon 0.5"
     lengths = sorted(episode["length"] for episode in evaluation.episodes)
     assert lengths[0] < lengths[6] < lengths[11]
     run(
         tmp_path / "some",
-        Evaluate(final_episodes=12, greedy=False, epsilon=0.5, max_steps=lengths[6]),
+        Evaluate(final_episodes=12, greedy=False, actor=PolicyPlay(Exploration(epsilon=0.5)), max_steps=lengths[6]),
         policy=Reinforce(hidden=[4]),
     )
     (evaluation,) = read(tmp_path / "some")
@@ -126,7 +134,7 @@ def test_every_environment_plays_one_episode():
     environment, actor = DotWorld(40, limit=12, seed=4), RandomActor(4, np.random.default_rng(0))
     observation, returns, lengths = environment.reset(), np.zeros(40), np.zeros(40, int)
     for lane_steps in range(1, 13):
-        after = environment.step(actor.act(observation, None)[0])
+        after = environment.step(actor.act(Moment(observation, np.zeros(40, bool)))[0])
         open_ = lengths == 0
         returns[open_] += after.reward[open_]
         lengths[open_ & (after.terminated | after.truncated)] = lane_steps
@@ -143,13 +151,12 @@ def test_it_goes_on_where_it_stopped():
     assert again.evaluated_at == 37
 
 
-def test_a_model_without_a_policy_is_refused(tmp_path):
-    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
+def test_a_model_without_a_policy_is_refused():
     with pytest.raises(UserError, match="PerfectModel has none"):
-        Evaluate().on_fit_start(trainer, PerfectModel())
+        Evaluate().on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
 
 
-@pytest.mark.parametrize("options", [{"every": -1}, {"episodes": 0}, {"final_episodes": 0}, {"epsilon": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"every": -1}, {"episodes": 0}, {"final_episodes": 0}], ids=str)
 def test_impossible_numbers(options):
     with pytest.raises(UserError, match="evaluate needs") as raised:
         Evaluate(**options)

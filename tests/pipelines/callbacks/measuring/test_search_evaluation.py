@@ -14,10 +14,13 @@ from modules.identity import IdentityModel
 from modules.learner import Loss
 from modules.policies.actor_critic import Reinforce
 from modules.policies.policy import Policy
+from pipelines.acting.play import SearchPlay
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.callbacks.measuring.search_evaluation import Findings, SearchEvaluation, divergence
+from pipelines.callbacks.run import Run
+from pipelines.evaluation.episodes import Move
 from pipelines.evaluation.report import runs
 from pipelines.evaluation.results import read
 from pipelines.search.rules import Gumbel, Puct, Stop
@@ -139,7 +142,7 @@ def test_moves_count_while_their_episode_goes_on():
     world, roots = TableWorld(), torch.tensor([1, 4, 7])
     found = Search(Puct(), Stop(simulations=20), discount=0.9).run(roots, world, world.evaluate)
     findings, playing = Findings(), np.array([True, False, True])
-    findings.add(SimpleNamespace(found=found), playing, seconds=0.5)
+    findings.add(Move(SimpleNamespace(found=found), playing, 0.5, None))
     figures = findings.figures()
     assert figures["simulations_per_second"] == 3 * 20 / 0.5
     assert figures["value_gain"] == pytest.approx((found.value - found.network_value)[playing].mean())
@@ -149,21 +152,21 @@ def test_moves_count_while_their_episode_goes_on():
     assert findings.root == (0 if change[0] > change[2] else 2)
     again = found.policy.copy()
     assert np.abs(divergence(again, again)).max() < 1e-6
-    findings.add(SimpleNamespace(found=found), np.zeros(3, bool) | [False, True, False], seconds=0.25)
+    findings.add(Move(SimpleNamespace(found=found), np.array([False, True, False]), 0.25, None))
     assert findings.figures()["depth"] == pytest.approx(found.depth.mean())
 
 
 def test_other_ranks_stand_by():
-    SearchEvaluation(SEARCH).evaluate(SimpleNamespace(is_global_zero=False), None, 3)
+    SearchEvaluation(SEARCH).evaluate(Run(SimpleNamespace(is_global_zero=False)), 3)
 
 
 def test_what_cannot_plan_is_refused_before_training():
     agent = Agent(IdentityModel(), Reinforce(hidden=[4]), "real")
-    for callback in (SearchEvaluation(SEARCH), Evaluate(search=SEARCH)):
+    for callback in (SearchEvaluation(SEARCH), Evaluate(actor=SearchPlay(SEARCH))):
         with pytest.raises(UserError, match="IdentityModel has no step and no reward"):
-            callback.on_fit_start(None, agent)
+            callback.on_fit_start(SimpleNamespace(lightning_module=agent), agent)
     with pytest.raises(UserError, match="PerfectModel has none"):
-        SearchEvaluation(SEARCH).on_fit_start(None, PerfectModel())
+        SearchEvaluation(SEARCH).on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
 
 
 def test_debug_cuts_it_short():

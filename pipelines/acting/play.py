@@ -1,0 +1,199 @@
+"""Who plays, as a configuration names it by class_path: `Collect` and `Evaluate` make their actors of these."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from datamodules.acting import Actor
+from datamodules.environments.emulator import AtariEmulators
+from datamodules.environments.environment import VectorEnvironment
+from modules.errors import UserError, check_range
+from modules.policies.policy import Policy
+from modules.world_model import WorldModel
+from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
+from pipelines.acting.exploration import Exploration
+from pipelines.acting.rules_actor import RulesActor
+from pipelines.search.dynamics import EmulatorDynamics
+from pipelines.search.evaluators import Rollouts
+from pipelines.search.search import Search
+
+
+class Stage(NamedTuple):
+    """What actors are made for."""
+
+    environment: VectorEnvironment
+    """Who is played."""
+    source: Callable[[str], np.random.Generator]
+    """Returns the generator for a purpose."""
+    model: WorldModel | None = None
+    policy: Policy | None = None
+    """The learner's parts, where somebody learns."""
+    greedy: bool = False
+    """Play the best action, as evaluation does."""
+
+
+class Play(ABC):
+    """A way of playing. A subclass of your own is named in YAML like these."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Extra columns that its actors leave in their rows."""
+
+    @abstractmethod
+    def actor(self, stage: Stage) -> Actor:
+        """Make an actor.
+
+        Raises:
+            UserError: it needs what is not there.
+        """
+
+    def limited(self, simulations: int) -> Play:
+        """Return the same with at most so many simulations per search."""
+        return self
+
+    def describe(self, greedy: bool) -> str:
+        """Return it in a few words."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class RandomPlay(Play):
+    """Every action with the same probability.
+
+    Args:
+        persistence: exponent mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps
+            with a probability of n^-mu, which gets further than actions that cancel out. Null draws every action anew.
+    """
+
+    persistence: float | None = None
+
+    def actor(self, stage: Stage) -> RandomActor:
+        """Make an actor that needs to know nothing."""
+        return RandomActor(stage.environment.num_actions, stage.source("actor"), self.persistence)
+
+    def describe(self, greedy: bool) -> str:
+        """Return it in a few words."""
+        return "random" if self.persistence is None else f"random, held n steps by n^-{self.persistence:g}"
+
+
+@dataclass(frozen=True)
+class PolicyPlay(Play):
+    """The policy of what is trained.
+
+    Args:
+        exploration: randomness beside that of the policy itself.
+    """
+
+    exploration: Exploration = Exploration()
+    columns: ClassVar[tuple[str, ...]] = ("log_prob", "value")
+
+    def actor(self, stage: Stage) -> PolicyActor:
+        """Make an actor on the states of the world model."""
+        model, policy = _parts(stage)
+        return PolicyActor(model, policy, stage.source("policy"), stage.greedy, self.exploration)
+
+    def describe(self, greedy: bool) -> str:
+        """Return it in a few words."""
+        return ("greedy" if greedy else "sampled") + _epsilon(self.exploration)
+
+
+@dataclass(frozen=True)
+class SearchPlay(Play):
+    """A search in the world model at every move, guided by the policy. Rows may keep what it finds, to learn from.
+
+    Args:
+        search: settings of the search.
+        exploration: temperatures of the moves, and the probability of random ones.
+    """
+
+    search: Search
+    exploration: Exploration = Exploration()
+    columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
+
+    def actor(self, stage: Stage) -> SearchActor:
+        """Make an actor on the states of the world model."""
+        model, policy = _parts(stage)
+        return SearchActor(model, policy, self.search, stage.source("search"), stage.greedy, self.exploration)
+
+    def limited(self, simulations: int) -> SearchPlay:
+        """Return the same with at most so many simulations per search."""
+        fewer = min(simulations, self.search.stop.simulations or simulations)
+        return replace(self, search=self.search.limited(fewer))
+
+    def describe(self, greedy: bool) -> str:
+        """Return it in a few words."""
+        return str(self.search) + _epsilon(self.exploration)
+
+
+@dataclass(frozen=True)
+class RulesPlay(Play):
+    """A search in the emulator itself at every move, with random play at its leaves: nothing need be learned.
+
+    Args:
+        search: settings of the search.
+        rollout_depth: number of decisions of random play at a leaf; null plays to the end of the game.
+        persistence: exponent mu of random play, at leaves and where nothing was found, that holds an action for n steps
+            with a probability of n^-mu; null draws every action anew.
+        life_loss_ends: plan for a lost life as if it ended the game.
+        life_loss_reward: reward that a lost life is planned for to earn; scores do not count it.
+        reuse: keep what was found under the moves that were made.
+    """
+
+    search: Search
+    rollout_depth: int | None = 20
+    persistence: float | None = None
+    life_loss_ends: bool = True
+    life_loss_reward: float = 0.0
+    reuse: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("RulesPlay.rollout_depth", self.rollout_depth, 1)
+        check_range("RulesPlay.life_loss_reward", self.life_loss_reward)
+
+    columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
+
+    def actor(self, stage: Stage) -> RulesActor:
+        """Make an actor on the moments of the environments, which must be emulators that can be cloned."""
+        environment = stage.environment
+        if not isinstance(environment, AtariEmulators):
+            environment.clone()  # says why it cannot
+            raise UserError(f"RulesPlay plans in Atari's emulator: got {type(environment).__name__}")
+        dynamics = EmulatorDynamics(
+            environment,
+            self.life_loss_ends,
+            self.life_loss_reward,
+            persistence=self.persistence,
+            generator=stage.source("chance"),
+        )
+        rollouts = Rollouts(dynamics, self.rollout_depth, self.search.discount, generator=stage.source("rollouts"))
+        source = stage.source("search")
+        return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
+
+    def limited(self, simulations: int) -> RulesPlay:
+        """Return the same with at most so many simulations per search."""
+        fewer = min(simulations, self.search.stop.simulations or simulations)
+        return replace(self, search=self.search.limited(fewer))
+
+    def describe(self, greedy: bool) -> str:
+        """Return it in a few words."""
+        return f"{self.search}, rollouts of {self.rollout_depth or 'any'} decisions"
+
+
+def usual(policy: Policy | None) -> Play:
+    """Return how one plays unless told otherwise: by the policy, where there is one."""
+    return RandomPlay() if policy is None else PolicyPlay()
+
+
+def _parts(stage: Stage) -> tuple[WorldModel, Policy]:
+    if stage.model is None or stage.policy is None:
+        name = "nothing that is trained" if stage.model is None else type(stage.model).__name__
+        raise UserError(f"a policy is needed, an Agent's or a world model's own such as MuZero's: {name} has none")
+    return stage.model, stage.policy
+
+
+def _epsilon(exploration: Exploration) -> str:
+    return f", epsilon {exploration.epsilon:g}" if exploration.epsilon else ""
