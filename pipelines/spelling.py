@@ -57,7 +57,9 @@ def explain(message: str, keys: Iterable[str]) -> str:
     """
     line = re.sub(r"\s+", " ", message).strip()
     if match := re.search(r"unrecognized arguments: --(\S+?)(=| |$)", line):
-        return f"unknown option --{match[1]}, the nearest is --{nearest(match[1], keys)}"
+        group = match[1].partition(".")[0]
+        fields = {key for keys in classes().values() for key in keys if key.startswith(f"{group}.")}
+        return f"unknown option --{match[1]}, the nearest is --{nearest(match[1], fields or keys)}"
     if match := re.search(r"does not accept option '([^']+)'", line):
         return f"unknown key {match[1]}, the nearest is {nearest(match[1], keys)}"
     if match := re.search(r"Option '([\w.]+)' is not accepted", line):

@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[2]
         (["--data.gaem", "Pong"], ["gaem", "game"]),
         (["--model.lrr", "3"], ["lrr", "lr"]),
         (["--model.lr", "3"], ["lr", "optimization.lr"]),
-        (["--data.sampling.batch_size", "3"], ["batch_size", "sampling.batch_size"]),
+        (["--data.batch_size", "3"], ["batch_size", "sampling.batch_size"]),
         (["--data.sampling.batch_sise", "3"], ["batch_sise", "batch_size"]),
         (["--model.size", "smal"], ["smal", "small"]),
         (["--model", "modules.frames.unet.UNett"], ["UNett", "modules.frames.unet.UNet"]),
