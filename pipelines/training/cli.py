@@ -51,6 +51,12 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"exit_on_error": True, **kwargs})
 
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Parse words, among them a null of a value object's field, which jsonargparse hands on as None."""
+        if args is not None:
+            args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", str(word)) for word in args]
+        return super().parse_args(args, *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print one line and exit with code 2."""
         fail(explain(message, KEYS))
