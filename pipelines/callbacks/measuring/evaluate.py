@@ -59,12 +59,17 @@ class Evaluate(Callback):
         self.search = search
         self.max_steps = max_steps
         self.evaluated_at = 0
+        self.figures: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that somebody can play, and plan if need be."""
         policy = policy_of(pl_module)
         if self.search is not None:
             SearchActor(world_model(pl_module), policy, self.search, generator(0, "evaluation"))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a run that goes on monitor what was measured before."""
+        self._show(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
@@ -73,6 +78,12 @@ class Evaluate(Callback):
         if self.every and over and env_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = env_steps
             self.evaluate(trainer, pl_module, self.episodes)
+            self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        """Let callbacks of every rank, such as ModelCheckpoint, monitor what was measured last."""
+        self.figures = trainer.strategy.broadcast(self.figures)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.figures.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what training made."""
@@ -97,7 +108,7 @@ class Evaluate(Callback):
             figures["evaluate/human_normalized"] = normalized
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
+        self.figures = figures
         if final:
             tell(evaluation, Path(trainer.default_root_dir))
 
@@ -136,8 +147,9 @@ class Evaluate(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Remember when it evaluated last."""
-        return {"evaluated_at": self.evaluated_at}
+        return {"evaluated_at": self.evaluated_at, "figures": self.figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.evaluated_at = state_dict["evaluated_at"]
+        self.figures = state_dict.get("figures", {})

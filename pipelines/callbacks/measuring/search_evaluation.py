@@ -64,8 +64,9 @@ class SearchEvaluation(Evaluate):
         planned = self.play(trainer, module, episodes, final, search=self.search, watch=findings.add)
         figures = findings.figures()
         shown = {"return": planned.score, "raw_return": raw.score, "return_gain": planned.score - raw.score} | figures
+        self.figures = {f"search/{name}": float(value) for name, value in shown.items()}
         for logger in trainer.loggers:
-            logger.log_metrics({f"search/{name}": value for name, value in shown.items()}, step=trainer.global_step)
+            logger.log_metrics(self.figures, step=trainer.global_step)
         folder = Path(trainer.default_root_dir)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         meanings = data.description.get("action_meanings") or [str(action) for action in range(data.spec.num_actions)]
