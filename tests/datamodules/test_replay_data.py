@@ -177,7 +177,8 @@ def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     )
     trainer.fit(Nothing(), datamodule=data)
     assert trainer.current_epoch == 2
-    assert trainer.validate(Nothing(), datamodule=data) == []
+    with pytest.raises(UserError, match="holds out nothing"):
+        trainer.validate(Nothing(), datamodule=data)
     data.setup("predict")
     assert data.predict_dataloader() == []
 
