@@ -224,7 +224,7 @@ class ReplayStore:
         # As row_checksum has it, with what follows an observation side by side: one pass instead of two.
         self._sealed["content"], self._sealed["row"] = self._content, row
         record["checksum"] = [
-            crc32(rest, crc32(frame)) for frame, rest in zip(observation, self._sealed_bytes, strict=True)
+            crc32(rest.data, crc32(frame.data)) for frame, rest in zip(observation, self._sealed_bytes, strict=True)
         ]
         # The order is what makes a kill harmless: the row, then how high was written, then how much is valid.
         self._observations[:, row % self._slots] = observation
