@@ -95,9 +95,7 @@ def main() -> None:
     gemm = rate(lambda: matrix @ matrix, 2 * 1024**3)
     real = {
         VECTOR: [real_rate(ControlEnvironments("CartPole-v1", num), options.seconds) for num in copies],
-        SMALL_FRAMES: [
-            real_rate(AtariEnvironments("pong", num, size=(42, 42)), options.seconds) for num in options.copies
-        ],
+        SMALL_FRAMES: [real_rate(AtariEnvironments("pong", num, size=(42, 42)), options.seconds) for num in copies],
         FRAMES: [real_rate(AtariEnvironments("pong", num), options.seconds) for num in copies],
     }
     models = {}
