@@ -56,9 +56,9 @@ def test_null_where_a_class_takes_none():
             ("pipelines.callbacks.acting.collect", "Collect"),
         )
     )
-    check_nulls(Namespace(data=named(control, id=None, seed=None, path=None, batch_size=3)))
-    with pytest.raises(UserError, match=r"^data\.num_envs is null: expected int"):
-        check_nulls(Namespace(data=named(control, num_envs=None)))
+    check_nulls(Namespace(data=named(control, id=None, seed=None, path=None)))
+    with pytest.raises(UserError, match=r"^data\.envs\.training is null: expected int"):
+        check_nulls(Namespace(data=named(control, envs=Namespace(training=None))))
     with pytest.raises(UserError, match=r"^model\.policy\.lr is null: expected float"):
         check_nulls(Namespace(model=named(agent, policy=named(q, gradient_clip_val=None, lr=None))))
     with pytest.raises(UserError, match=r"^trainer\.callbacks\.prefill is null: expected int"):
