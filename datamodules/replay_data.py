@@ -335,6 +335,12 @@ class ReplayData(LightningDataModule, ABC):
         assert self.store is not None
         return UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, unless it is there already: looking through it costs as much as several callbacks."""
+        if all(rows.action.device == device for rows in batch.values()):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
         if self.sampling.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
