@@ -362,7 +362,7 @@ def test_mistakes_get_one_line():
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
     assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
     assert "unroll and n_step of at least 1" in refusal(lambda: make(unroll=0))
-    assert "discount must lie between 0 and 1" in refusal(lambda: make(discount=1.1))
+    assert "discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))
     assert "expected one of debug, tiny" in refusal(lambda: make(FRAMES, size="vector"))
     assert "IdentityModel has none" in refusal(IdentityModel().require_policy)
