@@ -2,12 +2,11 @@
 
     python benchmarks/muzero_atari_small.py [--seeds 1] [--games Pong,Breakout] [--folder runs/muzero_atari_small]
 
-Runs `gumbel_muzero__atari_small` as its configuration is and with `model.consistency_weight=0`, each on one thread, two
-at a time: 64 x 64 pixels, 16 simulations. "search" is 30 episodes played by search at the end, "policy" the likeliest
-actions of the network alone in 30 more, both with one random action in twenty, as Mnih et al. (2015) evaluate, and
-given up after 3,000 steps; "random" is 30 episodes of uniformly random play. Whether a mean is above another is tested
-by permutation.
-"""
+Runs `gumbel_muzero__atari_small` as its configuration is and with `model.weights.consistency=0`, each on one thread,
+two at a time: 64 x 64 pixels, 16 simulations. "search" is 30 episodes played by search at the end, "policy" the
+likeliest actions of the network alone in 30 more, both with one random action in twenty, as Mnih et al. (2015)
+evaluate, and given up after 3,000 steps; "random" is 30 episodes of uniformly random play. Whether a mean is above
+another is tested by permutation."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ EPSILON = 0.05
 
 def run_of(game: str, variant: str, seed: int) -> training.Run:
     """Return the training run of a cell."""
-    settings = (f"data.game={game}", f"model.consistency_weight={VARIANTS[variant]}")
+    settings = (f"data.game={game}", f"model.weights.consistency={VARIANTS[variant]}")
     return training.Run(EXPERIMENT, seed, settings, f"{game}_{variant}")
 
 

@@ -29,9 +29,9 @@ from datamodules.environments.atari import canonical_game
 from modules.agent import Agent
 from modules.latents.mdn_rnn import MDNRNN
 from modules.policies.linear import LinearController
-from pipelines.callbacks.dreaming.dreaming import starts
 from pipelines.console import CONFIGS
 from pipelines.dreams.evolution import Evolution, dreamed_returns
+from pipelines.dreams.starts import Starts
 from pipelines.evaluation.episodes import evaluate
 from pipelines.runs import checkpoints
 
@@ -60,7 +60,7 @@ class Laboratory:
 
     def starts(self, num: int, source: np.random.Generator) -> torch.Tensor:
         """Return states that dreams start from."""
-        return starts(self.data, self.model, num, self.how["context"], 0, None, source)
+        return Starts(self.how["starts"]["context"]).draw(self.data, self.model, num, source)
 
     def earn(self, vectors: torch.Tensor, states: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return what vectors earn in dreams at a temperature, (P, E)."""

@@ -36,7 +36,7 @@ from datamodules.collector import Collector
 from datamodules.environments.atari import AtariEnvironments
 from datamodules.replay.store import ReplayStore
 from datamodules.settings import Sampling
-from modules.frames.unet import UNet
+from modules.frames.unet import FrameLoss, UNet, Unroll
 from modules.optimization import Optimization
 from modules.world_model import WorldModel
 from pipelines.acting.actors import RandomActor
@@ -48,7 +48,7 @@ CLIP = 0.1
 SIDES: dict[float, dict[str, Any]] = {
     # Wanted ms of a bare update: the model. The number of windows in a batch is found by trying.
     20.0: {"size": "small", "unroll": 1},
-    5.0: {"size": "debug", "unroll": 1, "frame_loss": "l2", "copy_bias": None},
+    5.0: {"size": "debug", "unroll": Unroll(1), "frame": FrameLoss("l2", copy_bias=None)},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,6 +29,53 @@ SIZES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FrameLoss:
+    """How a frame is predicted, and what a wrong one costs.
+
+    Args:
+        loss: "categorical", a softmax over the levels of every pixel, or "l2".
+        levels: number K of grey or colour levels that a pixel is classified into, at most 256 (the paper's). Fewer are
+            placed where the game's pixels are, by `refit`.
+        clip: nats (squared error for "l2") of a pixel below which it is learned well enough: the clipped loss
+            max(loss, clip). 0.03 in the paper.
+        motion_weight: factor by which a pixel counts more where the next frame differs from the last one. 1 in the
+            paper.
+        copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
+    """
+
+    loss: Literal["categorical", "l2"] = "categorical"
+    levels: int = 16
+    clip: float = 0.01
+    motion_weight: float = 10.0
+    copy_bias: float | None = 4.0
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """Steps that a model is trained on its own predictions.
+
+    Args:
+        steps: steps that are predicted from one recorded state.
+        warmup: updates over which the steps double from 1 up to all.
+        scheduled_sampling: updates over which the probability that a step is fed with the model's own prediction,
+            instead of what was recorded, rises linearly to 1; 0 feeds it always. 40,000 in the paper.
+    """
+
+    steps: int = 4
+    warmup: int = 0
+    scheduled_sampling: int = 0
+
+    def horizon(self, updates: int) -> int:
+        """Return the number of steps after so many updates."""
+        progress = min(1.0, updates / self.warmup) if self.warmup else 1.0
+        return min(self.steps, 2 ** int(progress * self.steps.bit_length()))
+
+    def own_predictions(self, updates: int) -> float:
+        """Return the probability, after so many updates, that a step is fed with the model's own prediction."""
+        return min(1.0, updates / self.scheduled_sampling) if self.scheduled_sampling else 1.0
+
+
 class UNet(WorldModel):
     """Predicts frame, reward and continuation from a stack of frames and an action.
 
@@ -38,22 +86,14 @@ class UNet(WorldModel):
     Args:
         size: of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
             (trains in minutes on a CPU), "medium", "simple" (the paper's).
-        levels: K grey or colour levels that a pixel is classified into, at most 256 (the paper's). Fewer are placed
-            where the game's pixels are, by `refit`.
-        frame_loss: "categorical", a softmax over the levels of every pixel, or "l2".
+        frame: levels of a pixel, and loss of the predicted frame.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        clip: nats (squared error for "l2") of a pixel below which it is learned well enough: the clipped loss
-            max(loss, clip).
-        motion_weight: how much more a pixel counts where the next frame differs from the last one. 1 in the paper.
-        outcome_weight: of reward and continuation, beside a frame loss that is the mean over pixels.
-        copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
+        outcome_weight: weight of the losses of reward and continuation, beside a frame loss that is the mean over
+            pixels.
         unroll: steps that the model is trained on its own predictions.
-        unroll_warmup: updates over which these steps double from 1 up to `unroll`.
-        scheduled_sampling: updates over which the probability that such a step is fed with the model's own prediction,
-            instead of what was recorded, rises linearly to 1; 0 feeds it always.
         input_noise: fraction of input pixels that are replaced by the batch's median colour.
-        temperature: of sampled pixels; 0 takes the likeliest level.
-        compile: compile the network with torch.compile.
+        temperature: temperature of sampled pixels; 0 takes the likeliest level.
+        compile: compile the networks with torch.compile.
         optimization: optimizer, learning rate and schedule of the model.
     """
 
@@ -63,16 +103,10 @@ class UNet(WorldModel):
     def __init__(
         self,
         size: Literal["debug", "tiny", "small", "medium", "simple"] = "small",
-        levels: int = 16,
-        frame_loss: Literal["categorical", "l2"] = "categorical",
+        frame: FrameLoss = FrameLoss(),
         reward_loss: Literal["categorical", "real"] = "categorical",
-        clip: float = 0.01,
-        motion_weight: float = 10.0,
         outcome_weight: float = 0.03,
-        copy_bias: float | None = 4.0,
-        unroll: int = 4,
-        unroll_warmup: int = 0,
-        scheduled_sampling: int = 0,
+        unroll: Unroll = Unroll(),
         input_noise: float = 0.0,
         temperature: float = 0.0,
         compile: bool = False,
@@ -80,16 +114,10 @@ class UNet(WorldModel):
     ) -> None:
         super().__init__(optimization)
         self.size = size
-        self.levels = levels
-        self.frame_loss = frame_loss
+        self.frame = frame
         self.reward_loss = reward_loss
-        self.clip = clip
-        self.motion_weight = motion_weight
         self.outcome_weight = outcome_weight
-        self.copy_bias = copy_bias
         self.unroll = unroll
-        self.unroll_warmup = unroll_warmup
-        self.scheduled_sampling = scheduled_sampling
         self.input_noise = input_noise
         check_range(f"{type(self).__name__}.temperature", temperature, 0)
         self.temperature = temperature
@@ -102,9 +130,9 @@ class UNet(WorldModel):
         self.num_actions = spec.num_actions
         self.feature_shape = (spec.frame_stack * channels, height, width)
         self.state_shape = (math.prod(self.feature_shape) + 1,)
-        self.register_buffer("palette", torch.linspace(0, 255, self.levels).round().to(torch.uint8))
-        if self.copy_bias is not None and self.frame_loss == "categorical":
-            self.stay = torch.nn.Parameter(torch.tensor(float(self.copy_bias)))
+        self.register_buffer("palette", torch.linspace(0, 255, self.frame.levels).round().to(torch.uint8))
+        if self.frame.copy_bias is not None and self.frame.loss == "categorical":
+            self.stay = torch.nn.Parameter(torch.tensor(float(self.frame.copy_bias)))
         self.build_networks(SIZES[self.size], height, width)
         for network in self.children():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -114,7 +142,7 @@ class UNet(WorldModel):
     def build_networks(self, size: UNetSize, height: int, width: int, latents: int = 0) -> None:
         """Make the networks; the way up is conditioned on `latents` numbers beside the actions."""
         conditions = 2 * self.num_actions
-        outputs = self.channels * (self.levels if self.frame_loss == "categorical" else 1)
+        outputs = self.channels * (self.frame.levels if self.frame.loss == "categorical" else 1)
         self.encoder = Encoder(self.feature_shape[0], height, width, conditions, size)
         self.decoder = Decoder(outputs, height, width, conditions + latents, size)
         self.outcomes = Outcomes(*size.shapes(height, width)[0], self.reward_loss)
@@ -124,17 +152,8 @@ class UNet(WorldModel):
         if self.updates:
             return  # what the network paints would mean other levels
         assert batch.observation is not None
-        self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.levels))
+        self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.frame.levels))
         self.outcomes.start(batch)
-
-    def horizon(self) -> int:
-        """Return the steps that the model is trained on its own predictions by now."""
-        progress = min(1.0, self.updates / self.unroll_warmup) if self.unroll_warmup else 1.0
-        return min(self.unroll, 2 ** int(progress * self.unroll.bit_length()))
-
-    def own_predictions(self) -> float:
-        """Return the probability that such a step is fed with the model's own prediction by now."""
-        return min(1.0, self.updates / self.scheduled_sampling) if self.scheduled_sampling else 1.0
 
     def loss_weights(self) -> dict[str, float]:
         """Return what every part counts for in the total."""
@@ -151,7 +170,7 @@ class UNet(WorldModel):
                 f"the UNet learns from windows of at least 3 rows: data.sampling.sequence_length is {batch.shape[1]}"
             )
         states = self.encode(batch)
-        horizon = min(self.horizon(), batch.shape[1] - 2)
+        horizon = min(self.unroll.horizon(self.updates), batch.shape[1] - 2)
         segments = batch.replace(state=states)[:, 1:].segments(horizon + 1)
         assert segments.state is not None
         # Whether step t can be compared with what was recorded: no end and no cut up to it.
@@ -165,8 +184,8 @@ class UNet(WorldModel):
             frame, losses = self.transition_losses(state, segments[:, t : t + 2], drawn[:, t] > 0)
             totals = {name: totals[name] + (masks.get(name, drawn)[:, t] * losses[name]).sum() for name in weights}
             state = self.append(state, segments.action[:, t], frame.detach())
-            if self.training and self.scheduled_sampling:
-                own = torch.rand(len(state), 1, device=state.device) < self.own_predictions()
+            if self.training and self.unroll.scheduled_sampling:
+                own = torch.rand(len(state), 1, device=state.device) < self.unroll.own_predictions(self.updates)
                 state = torch.where(own, state, segments.state[:, t + 1])
         parts = {name: total / masks.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
@@ -226,24 +245,24 @@ class UNet(WorldModel):
         frame, painted = self.decoder(seen, condition)
         reward, continuation = self.outcomes(painted)
         frame, last = frame.float(), self.newest(state)
-        if self.frame_loss == "categorical":
-            frame = frame.unflatten(1, (self.levels, self.channels))
-            if self.copy_bias is not None:
+        if self.frame.loss == "categorical":
+            frame = frame.unflatten(1, (self.frame.levels, self.channels))
+            if self.frame.copy_bias is not None:
                 level = self.level_of(last)[:, None]
                 frame = frame.scatter_add_(1, level, self.stay.expand(level.shape))
-        elif self.copy_bias is not None:
+        elif self.frame.copy_bias is not None:
             frame = frame + last.float() / 255
         return frame, reward, continuation
 
     def frame_losses(self, frame: Tensor, target: Tensor, last: Tensor) -> Tensor:
         """Return the clipped loss of every frame (B,): the mean over its pixels, which count more where they change."""
-        if self.frame_loss == "categorical":
+        if self.frame.loss == "categorical":
             target, last = self.level_of(target), self.level_of(last)
             losses = F.cross_entropy(frame, target, reduction="none")
         else:
             losses = (frame - target.float() / 255) ** 2
-        weight = 1 + (self.motion_weight - 1) * (target != last)
-        return (weight * F.relu(losses - self.clip)).mean(dim=(1, 2, 3))
+        weight = 1 + (self.frame.motion_weight - 1) * (target != last)
+        return (weight * F.relu(losses - self.frame.clip)).mean(dim=(1, 2, 3))
 
     def level_of(self, pixels: Tensor) -> Tensor:
         """Return the index of each uint8 pixel's nearest level."""
@@ -276,7 +295,7 @@ class UNet(WorldModel):
 
     def draw(self, frame: Tensor) -> Tensor:
         """Return the predicted frame, (B, C, H, W) uint8."""
-        if self.frame_loss == "l2":
+        if self.frame.loss == "l2":
             return (frame.clamp(0, 1) * 255).round().to(torch.uint8)
         if self.pixel_temperature == 0:
             return self.palette[frame.max(dim=1).indices]  # several times quicker than argmax

@@ -7,6 +7,7 @@ switch of its own.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,10 +18,26 @@ from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.imagination import evaluating
 from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
-from modules.latents.muzero_targets import Targets, make_targets
+from modules.latents.muzero_targets import TargetRule, Targets, make_targets
 from modules.layers.augmentation import brighten, shift
 from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What the losses count for beside those of reward and policy.
+
+    Args:
+        value: weight of the value's loss.
+        consistency: weight of EfficientZero's loss that unrolled latents agree with those of what was observed then; 0
+            turns it off, 2 in the paper.
+        entropy: weight of a bonus for the policy's entropy.
+    """
+
+    value: float = 0.25
+    consistency: float = 0.0
+    entropy: float = 0.0
 
 
 class MuZero(WorldModel):
@@ -36,21 +53,12 @@ class MuZero(WorldModel):
         support: integers of the distributions of value and reward, odd: 601 in the paper, 51 reach 642.
         norm: "batch" or "layer". Batch normalisation searches by running statistics.
         state_norm: "minmax" scales every latent to [0, 1], as MuZero does; EfficientZero does without ("none").
-        unroll: K steps that the model is trained on its own states.
-        n_step: rewards that a value target sums before it bootstraps.
-        discount: of returns, the search's as well.
-        bootstrap: value targets end in the search's "root_value", or in the value of the "target" network.
+        targets: targets that the model learns from.
+        weights: weights of the losses.
         target_every: updates between two copies of the networks into the target network, which bootstraps and
             reanalyses; 0 keeps none, the networks themselves do both.
-        value_weight: of the value's loss, beside those of reward and policy.
-        consistency_weight: of EfficientZero's loss that unrolled latents agree with those of what was observed then;
-            0 turns it off, 2 in the paper.
-        augment: shift pictures by up to 4 pixels and change their brightness while training.
         value_prefix: steps over which rewards are summed and predicted as a sum, 5 in EfficientZero; 0 predicts each.
-        off_policy_correction: real steps of age for which a value target sums one reward less, 30,000 in EfficientZero;
-            0 does not correct. It needs data.sampling.prioritised.
-        entropy_weight: of a bonus for the policy's entropy.
-        clip_rewards: learn from rewards clipped to [-1, 1].
+        augment: shift pictures by up to 4 pixels and change their brightness while training.
         compile: compile the networks with torch.compile.
         optimization: optimizer, learning rate and schedule of the model.
     """
@@ -64,36 +72,20 @@ class MuZero(WorldModel):
         support: int = 51,
         norm: Literal["batch", "layer"] = "layer",
         state_norm: Literal["minmax", "none"] = "minmax",
-        unroll: int = 5,
-        n_step: int = 5,
-        discount: float = 0.997,
-        bootstrap: Literal["root_value", "target"] = "target",
+        targets: TargetRule = TargetRule(),
+        weights: LossWeights = LossWeights(),
         target_every: int = 200,
-        value_weight: float = 0.25,
-        consistency_weight: float = 0.0,
-        augment: bool = False,
         value_prefix: int = 0,
-        off_policy_correction: int = 0,
-        entropy_weight: float = 0.0,
-        clip_rewards: bool = False,
+        augment: bool = False,
         compile: bool = False,
         optimization: Optimization = Optimization(weight_decay=1e-4),
     ) -> None:
         super().__init__(optimization)
-        if min(unroll, n_step) < 1 or min(target_every, value_prefix, off_policy_correction) < 0:
-            raise UserError(
-                "MuZero needs unroll and n_step of at least 1, and target_every, value_prefix and "
-                f"off_policy_correction of at least 0: got {unroll}, {n_step}, {target_every}, {value_prefix} and "
-                f"{off_policy_correction}"
-            )
-        check_range("MuZero.discount", discount, 0, 1)
+        check_range("MuZero.target_every", target_every, 0)
+        check_range("MuZero.value_prefix", value_prefix, 0)
         self.size, self.support, self.norm, self.state_norm = size, support, norm, state_norm
-        self.unroll, self.n_step, self.discount = unroll, n_step, discount
-        self.bootstrap, self.target_every = bootstrap, target_every
-        self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.consistency_weight, self.augment = consistency_weight, augment
-        self.value_prefix, self.off_policy_correction = value_prefix, off_policy_correction
-        self.clip_rewards = clip_rewards
+        self.targets, self.weights = targets, weights
+        self.target_every, self.value_prefix, self.augment = target_every, value_prefix, augment
         self.compile_networks = compile
 
     def build(self, spec: Spec) -> None:
@@ -101,7 +93,7 @@ class MuZero(WorldModel):
         size = SIZES[self.size]
         self.networks = MuZeroNetworks(spec, size, self.norm, self.state_norm, self.support, self.value_prefix)
         self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
-        if self.consistency_weight:
+        if self.weights.consistency:
             projection, hidden = size.projection
             # Centred over the batch, whatever the norm: pictures that hardly differ would agree from the start.
             self.projector = head(self.networks.latent_width, projection, projection, "batch")
@@ -115,6 +107,11 @@ class MuZero(WorldModel):
         if self.compile_networks:
             for network in (self.networks.representation, self.networks.transition, self.networks.policy):
                 network.compile()
+
+    @property
+    def discount(self) -> float:
+        """Of returns, a search's as well."""
+        return self.targets.discount
 
     @property
     def policy(self) -> Prediction:  # type: ignore[override]
@@ -165,9 +162,9 @@ class MuZero(WorldModel):
         """
         self._check(batch)
         assert batch.observation is not None
-        targets = self.targets(batch)
+        targets = self.compute_targets(batch)
         states, outcomes = [self.networks.represent(self.augmented(batch.observation[:, 0]))], []
-        for k in range(self.unroll):
+        for k in range(self.targets.unroll):
             # Half the gradient at every step: what reaches h stays as large however far it was unrolled.
             state, outcome, _ = self.networks.advance(scale_gradient(states[-1], 0.5), batch.action[:, k])
             states.append(state)
@@ -178,10 +175,10 @@ class MuZero(WorldModel):
             for output in self.policy.heads(self.features(unrolled.flatten(0, 1)))
         )
         log_policy = logits.log_softmax(dim=2)
-        searched = batch.extras["search_policy"][:, : self.unroll + 1]
+        searched = batch.extras["search_policy"][:, : self.targets.unroll + 1]
         support = self.policy.support
         # Each is (B, K + 1); what unrolled steps teach is their mean.
-        share = torch.full_like(targets.value, 1 / self.unroll)
+        share = torch.full_like(targets.value, 1 / self.targets.unroll)
         share[:, 0] = 1
         reward_losses = support.losses(torch.stack(outcomes, dim=1), targets.reward) * targets.reward_known
         losses = {
@@ -190,11 +187,11 @@ class MuZero(WorldModel):
             "policy": -(searched * log_policy).sum(dim=2) * targets.alive,
             "entropy": -(log_policy.exp() * log_policy).sum(dim=2) * targets.alive,
         }
-        if self.consistency_weight:
+        if self.weights.consistency:
             losses["consistency"] = F.pad(self.consistency_losses(batch, unrolled) * targets.alive[:, 1:], (1, 0))
         weights = {
-            "value": self.value_weight, "reward": 1.0, "policy": 1.0,
-            "entropy": -self.entropy_weight, "consistency": self.consistency_weight,
+            "value": self.weights.value, "reward": 1.0, "policy": 1.0,
+            "entropy": -self.weights.entropy, "consistency": self.weights.consistency,
         }  # fmt: skip
         per_window = {name: (share * each).sum(dim=1) for name, each in losses.items()}
         totals = torch.stack([weights[name] * each for name, each in per_window.items()]).sum(dim=0)
@@ -212,18 +209,20 @@ class MuZero(WorldModel):
         return Loss(loss, parts, priority=priority)
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> Targets:
+    def compute_targets(self, batch: Batch) -> Targets:
         """Make the targets of a batch."""
-        n_step: int | Tensor = self.n_step
-        if self.off_policy_correction:
-            late = (batch.extras["age"][:, 0] / self.off_policy_correction).long()
-            n_step = (self.n_step - late).clamp(min=1)
-        if self.bootstrap == "root_value":
+        n_step: int | Tensor = self.targets.n_step
+        if self.targets.off_policy_correction:
+            late = (batch.extras["age"][:, 0] / self.targets.off_policy_correction).long()
+            n_step = (self.targets.n_step - late).clamp(min=1)
+        if self.targets.bootstrap == "root_value":
             values = batch.extras["root_value"]
         else:
             values = self._bootstraps(batch, n_step if isinstance(n_step, int) else int(n_step.min()))
-        reward = batch.reward.clamp(-1, 1) if self.clip_rewards else batch.reward
-        return make_targets(batch, reward, values, self.unroll, n_step, self.discount, self.value_prefix)
+        reward = batch.reward.clamp(-1, 1) if self.targets.clip_rewards else batch.reward
+        return make_targets(
+            batch, reward, values, self.targets.unroll, n_step, self.targets.discount, self.value_prefix
+        )
 
     def _bootstraps(self, batch: Batch, shortest: int) -> Tensor:
         """Return the target network's values (B, T) of the rows that a return may end in, 0 elsewhere."""
@@ -242,12 +241,12 @@ class MuZero(WorldModel):
         Negative cosine similarity, plus 1; no gradient reaches what was observed (Ye et al. 2021, section 4.1).
         """
         assert batch.observation is not None
-        observed = self.augmented(batch.observation[:, 1 : self.unroll + 1].flatten(0, 1))
+        observed = self.augmented(batch.observation[:, 1 : self.targets.unroll + 1].flatten(0, 1))
         width = self.networks.latent_width
         with torch.no_grad():
             goal = self.projector(self.networks.represent(observed)[:, :width])
         guess = self.predictor(self.projector(unrolled[:, 1:, :width].flatten(0, 1)))
-        return (1 - F.cosine_similarity(guess, goal, dim=1)).unflatten(0, (batch.shape[0], self.unroll))
+        return (1 - F.cosine_similarity(guess, goal, dim=1)).unflatten(0, (batch.shape[0], self.targets.unroll))
 
     def augmented(self, observation: Tensor) -> Tensor:
         """Shift and brighten pictures (B, C, H, W) while training."""
@@ -256,22 +255,22 @@ class MuZero(WorldModel):
         return brighten(shift(observation).float() / 255)
 
     def _check(self, batch: Batch) -> None:
-        needed = self.unroll + self.n_step + 1
+        needed = self.targets.unroll + self.targets.n_step + 1
         if batch.shape[1] < needed:
             raise UserError(
                 f"MuZero learns from windows of unroll + n_step + 1 = {needed} rows: data.sampling.sequence_length is "
                 f"{batch.shape[1]}"
             )
-        columns = ["search_policy", *(["root_value"] if self.bootstrap == "root_value" else [])]
+        columns = ["search_policy", *(["root_value"] if self.targets.bootstrap == "root_value" else [])]
         if missing := [name for name in columns if name not in batch.extras]:
             raise UserError(
                 f"MuZero learns from what a search found: data.storage.extras must name {missing[0]}, and Collect "
                 "needs search"
             )
-        if self.off_policy_correction and "age" not in batch.extras:
+        if self.targets.off_policy_correction and "age" not in batch.extras:
             raise UserError(
-                "model.off_policy_correction needs the age of rows: set data.sampling.prioritised, with alpha 0 if "
-                "need be"
+                "model.targets.off_policy_correction needs the age of rows: set data.sampling.prioritised, with "
+                "alpha 0 if need be"
             )
 
     @torch.no_grad()

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.batch import Batch
+from modules.errors import check_range
 from modules.layers.returns import n_step_returns
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """How windows of real rows become targets.
+
+    Args:
+        unroll: number K of steps that the model is trained on its own states.
+        n_step: rewards that a value target sums before it bootstraps.
+        discount: discount of returns, a search's as well.
+        bootstrap: end of a value target: the search's "root_value", or the value of the "target" network.
+        off_policy_correction: real steps of age for which a value target sums one reward less, 30,000 in EfficientZero;
+            0 does not correct. It needs data.sampling.prioritised.
+        clip_rewards: learn from rewards clipped to [-1, 1].
+    """
+
+    unroll: int = 5
+    n_step: int = 5
+    discount: float = 0.997
+    bootstrap: Literal["root_value", "target"] = "target"
+    off_policy_correction: int = 0
+    clip_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("model.targets.unroll", self.unroll, 1)
+        check_range("model.targets.n_step", self.n_step, 1)
+        check_range("model.targets.discount", self.discount, 0, 1)
+        check_range("model.targets.off_policy_correction", self.off_policy_correction, 0)
 
 
 class Targets(NamedTuple):

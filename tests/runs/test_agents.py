@@ -261,7 +261,7 @@ def test_a_run_that_plays_itself_goes_on_counting(train, tmp_path):
         ({"policy.activation": "rellu"}, ["activation", "rellu"]),
         ({"policy.discount": 1.01}, ["discount must be from 0 to 1"]),
         ({"Mbpo.minibatches": 7}, ["minibatches from 1 to num_dreams"]),
-        ({"Mbpo.recent": 1}, ["recent must be more than the 1 rows of context"]),
+        ({"Mbpo.starts.recent": 1}, ["recent must be more than the 1 rows of context"]),
     ],
     ids=str,
 )

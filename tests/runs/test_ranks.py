@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.replay.store import ReplayStore
 from modules.batch import Batch
-from modules.frames.unet import UNet
+from modules.frames.unet import UNet, Unroll
 from modules.world_model import Spec
 from pipelines.runs import checkpoints
 from pipelines.runs.checkpoint_files import LAST
@@ -148,7 +148,7 @@ class Loss(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = UNet(size="debug", unroll=2)
+        self.model = UNet(size="debug", unroll=Unroll(2))
         self.model.build_from(SPEC)
 
     def forward(self, batch: Batch) -> torch.Tensor:

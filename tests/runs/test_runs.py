@@ -129,7 +129,7 @@ def test_runs_get_numbered_folders_of_their_own(fit, tmp_path, pong):
 def test_a_resumed_run_equals_one_that_never_stopped(fit, tmp_path, pong):
     """From a store that exists: same batches, same losses, same weights, across validations and epochs."""
     arguments = ["--data.path", pong, "--model.optimization.decay", "false"]
-    arguments += ["--model.input_noise", 0.1, "--model.unroll_warmup", 6]
+    arguments += ["--model.input_noise", 0.1, "--model.unroll.warmup", 6]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert fit(*arguments, "--trainer.default_root_dir", straight, "--trainer.max_steps", 7).code == 0
     assert fit(*arguments, "--trainer.default_root_dir", stopped, "--trainer.max_steps", 3).code == 0

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import RankGenerator, gather, of_rank
 from datamodules.replay.dream_store import DreamStore
-from datamodules.replay_data import ReplayData
 from modules.agent import Agent
 from modules.batch import Batch
-from modules.errors import UserError
-from modules.imagination import evaluating, imagine
-from modules.world_model import WorldModel
+from modules.errors import UserError, check_range
+from modules.imagination import imagine
 from pipelines.callbacks.run import Run
+from pipelines.dreams.starts import Starts
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ class Dreaming(Callback):
         horizon: steps of a dream.
         num_dreams: launched at a time.
         capacity: dreams that are kept.
-        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
-        context: rows that the model observes before a dream starts from the last of them.
-        openings: of the dreams launched at a time, how many start where an episode opens.
+        starts: real rows that dreams start from.
     """
 
     def __init__(
@@ -67,23 +63,14 @@ class Dreaming(Callback):
         horizon: Horizon,
         num_dreams: int,
         capacity: int,
-        recent: int | None,
-        context: int,
-        episode_starts: int,
+        starts: Starts,
     ) -> None:
-        if min(num_dreams, capacity, context) < 1 or not 0 <= episode_starts <= num_dreams:
-            raise UserError(
-                "dreams need num_dreams, capacity and context of at least 1, and openings from 0 to num_dreams: "
-                f"got {num_dreams}, {capacity}, {context} and {episode_starts}"
-            )
-        if recent is not None and recent <= context:
-            # Of two rows in a row one at most closes an episode: there is always a start.
-            raise UserError(f"recent must be more than the {context} rows of context: got {recent}")
+        check_range(f"{type(self).__name__}.num_dreams", num_dreams, 1)
+        check_range(f"{type(self).__name__}.capacity", capacity, 1)
+        check_range(f"{type(self).__name__}.starts.episode_starts", starts.episode_starts, 0, num_dreams)
         self.horizon = horizon
         self.num_dreams = num_dreams
-        self.recent = recent
-        self.context = context
-        self.episode_starts = episode_starts
+        self.starts = starts
         self.store = DreamStore(capacity)
         self.figures: dict[str, float] = {}
         self.counts = {"dreamed_steps": 0, "model_updates": 0, "policy_updates": 0}
@@ -136,7 +123,7 @@ class Dreaming(Callback):
     def launch(self, run: Run, agent: Agent) -> None:
         """Dream from replayed states, and keep it."""
         horizon = self.horizon.at(run.updates)
-        states = self.starts(run.data, agent)
+        states = self.starts.draw(run.data, agent.world_model, self.num_dreams, self.generator)
         dreams = imagine(agent.world_model, agent.policy, states, horizon)
         self.store.append(dreams, version=self.counts["model_updates"])
         self.counts["dreamed_steps"] += dreams.action.numel() - len(states)
@@ -147,11 +134,6 @@ class Dreaming(Callback):
             "dream/effective_horizon": float(reached.sum(dim=1).mean()),
             "dream/return": float((reached * dreams.reward[:, :-1]).sum(dim=1).mean()),
         }
-
-    def starts(self, data: ReplayData, agent: Agent) -> torch.Tensor:
-        """Return states (num_dreams, *state_shape) that dreams start from."""
-        model = agent.world_model
-        return starts(data, model, self.num_dreams, self.context, self.episode_starts, self.recent, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counters, every rank's generator and its dreams: those of older models cannot be dreamed anew."""
@@ -166,38 +148,3 @@ class Dreaming(Callback):
         self.counts = state_dict["counts"]
         self.restored = state_dict["dreams"]
         self.rank_generator.load_state_dict(state_dict["generators"])
-
-
-def starts(
-    data: ReplayData,
-    model: WorldModel,
-    num: int,
-    context: int,
-    episode_starts: int,
-    recent: int | None,
-    source: np.random.Generator,
-) -> torch.Tensor:
-    """Return states (num, *state_shape) that real rows led to, none of which closes an episode.
-
-    Args:
-        data: the datamodule.
-        model: observes the rows.
-        num: dreams.
-        context: rows that the model observes.
-        openings: of the dreams, how many start where an episode opens, as far as there are such.
-        recent: start from the last so many rows of each environment only; null starts anywhere in the store.
-        source: of the draws.
-    """
-    wanted = num
-    rows = data.episode_starts(episode_starts, context) if episode_starts else None
-    chosen = []
-    while wanted:
-        if rows is None:
-            rows = data.sample(2 * wanted, context, source=source, recent=recent or 0)
-        rows = rows.to(model.device)
-        with torch.no_grad(), evaluating(model):
-            states = model.encode(rows)[:, -1]
-        chosen.append(states[~rows.is_last[:, -1]][:wanted])
-        wanted -= len(chosen[-1])
-        rows = None
-    return torch.cat(chosen)

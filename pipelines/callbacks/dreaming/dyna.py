@@ -5,6 +5,7 @@ from __future__ import annotations
 from modules.batch import Batch
 from modules.errors import UserError
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
+from pipelines.dreams.starts import Starts
 
 
 class Dyna(Dreaming):
@@ -17,9 +18,7 @@ class Dyna(Dreaming):
         num_dreams: launched at a time.
         capacity: dreams that are kept.
         max_age: updates that the model may have made since a dream for it to be still of use.
-        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
-        context: rows that the model observes before a dream starts from the last of them.
-        openings: of the dreams launched at a time, how many start where an episode opens.
+        starts: real rows that dreams start from.
     """
 
     def __init__(
@@ -30,11 +29,9 @@ class Dyna(Dreaming):
         num_dreams: int = 32,
         capacity: int = 1024,
         max_age: int = 1000,
-        recent: int | None = None,
-        context: int = 2,
-        episode_starts: int = 0,
+        starts: Starts = Starts(),
     ) -> None:
-        super().__init__(horizon, num_dreams, capacity, recent, context, episode_starts)
+        super().__init__(horizon, num_dreams, capacity, starts)
         if ratio <= 0 or every < 1 or max_age < 0:
             raise UserError(
                 f"dyna needs ratio > 0, every of at least 1 and max_age of at least 0: got {ratio}, {every}, {max_age}"

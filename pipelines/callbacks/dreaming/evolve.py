@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,8 @@ from rich.console import Console
 
 from datamodules.ranks import RankGenerator, gather, generator
 from modules.agent import Agent
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.policies.linear import LinearController
-from pipelines.callbacks.dreaming.dreaming import starts
 from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 from pipelines.dreams.evolution import (
@@ -27,6 +27,7 @@ from pipelines.dreams.evolution import (
     dreamed_returns,
     real_returns,
 )
+from pipelines.dreams.starts import Starts
 from pipelines.machine.memory import free_bytes
 from pipelines.runs import checkpoints
 
@@ -57,9 +58,7 @@ class Evolve(Callback):
         covariance: of the search: "full", or "diagonal" for more than about a thousand weights.
         world: "dream" or "real": where a population is judged.
         select_every: generations between two elections.
-        context: rows that the model observes before a dream starts from the last of them.
-        openings: of the dreams, how many start where an episode opens.
-        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
+        starts: real rows that dreams start from.
         limit: real steps of all kinds after which nothing evolves in reality; null sets no limit.
         start: checkpoint with the controller that the first round starts from; null starts from zeros.
     """
@@ -76,27 +75,19 @@ class Evolve(Callback):
         covariance: Covariance = "full",
         world: Literal["dream", "real"] = "dream",
         select_every: int = 25,
-        context: int = 8,
-        episode_starts: int = 0,
-        recent: int | None = None,
+        starts: Starts = Starts(context=8),
         limit: int | None = None,
         start: Path | None = None,
     ) -> None:
-        if min(generations, dreams, horizon, select_every, context) < 1 or population < 4 or sigma <= 0:
+        if min(generations, dreams, horizon, select_every) < 1 or population < 4 or sigma <= 0:
             raise UserError(
-                "evolve needs generations, dreams, horizon, select_every and context of at least 1, a population of at "
-                f"least 4 and sigma above 0: got {generations}, {dreams}, {horizon}, {select_every}, {context}, "
-                f"{population} and {sigma}"
+                "evolve needs generations, dreams, horizon and select_every of at least 1, a population of at least 4 "
+                f"and sigma above 0: got {generations}, {dreams}, {horizon}, {select_every}, {population} and {sigma}"
             )
-        if not 0 <= episode_starts <= dreams or (recent is not None and recent <= context):
-            raise UserError(
-                f"evolve needs openings from 0 to dreams, {dreams}, and recent of more than the {context} rows of "
-                f"context: got {episode_starts} and {recent}"
-            )
+        check_range("Evolve.starts.episode_starts", starts.episode_starts, 0, dreams)
         self.generations, self.population, self.dreams, self.horizon = generations, population, dreams, horizon
         self.sigma, self.covariance, self.world, self.select_every = sigma, covariance, world, select_every
-        self.context, self.episode_starts, self.recent = context, episode_starts, recent
-        self.limit, self.start = limit, start
+        self.starts, self.limit, self.start = starts, limit, start
         self.search: Evolution | None = None
         self.evolved_at = -1
         """Updates that were made when an evolution was last brought to its end."""
@@ -107,7 +98,8 @@ class Evolve(Callback):
     def shorten(self, generations: int, horizon: int) -> None:
         """Evolve at most so long, in dreams of so many steps, with the smallest population."""
         self.generations, self.horizon = min(generations, self.generations), min(horizon, self.horizon)
-        self.population, self.dreams, self.episode_starts = 4, min(2, self.dreams), 0
+        self.population, self.dreams = 4, min(2, self.dreams)
+        self.starts = replace(self.starts, episode_starts=0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a controller, a world to judge it in, and memory for all of them."""
@@ -210,15 +202,7 @@ class Evolve(Callback):
         own = torch.from_numpy(share).float().to(agent.device)
         earned, steps = own.new_zeros(0, dreams), 0
         if self.world == "dream":
-            states = starts(
-                data,
-                agent.world_model,
-                dreams,
-                self.context,
-                min(self.episode_starts, dreams),
-                self.recent,
-                self.generator,
-            )
+            states = self.starts.draw(data, agent.world_model, dreams, self.generator)
             if trainer.world_size > 1:
                 states = gather(states.cpu())[0].to(agent.device)
             if len(own):

@@ -12,6 +12,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
+from pipelines.dreams.starts import Starts
 
 
 class Mbpo(Dreaming):
@@ -26,9 +27,7 @@ class Mbpo(Dreaming):
         num_dreams: launched at a time.
         minibatches: that they are split into.
         epochs: how often they are gone through before the next are launched.
-        recent: dreams start from the last so many rows of each environment only; null starts anywhere in the store.
-        context: rows that the model observes before a dream starts from the last of them.
-        openings: of the dreams launched at a time, how many start where an episode opens.
+        starts: real rows that dreams start from.
     """
 
     def __init__(
@@ -37,11 +36,9 @@ class Mbpo(Dreaming):
         num_dreams: int = 256,
         minibatches: int = 1,
         epochs: int = 1,
-        recent: int | None = None,
-        context: int = 2,
-        episode_starts: int = 0,
+        starts: Starts = Starts(),
     ) -> None:
-        super().__init__(horizon, num_dreams, num_dreams, recent, context, episode_starts)
+        super().__init__(horizon, num_dreams, num_dreams, starts)
         if epochs < 1 or not 1 <= minibatches <= num_dreams:
             raise UserError(
                 f"mbpo needs epochs of at least 1 and minibatches from 1 to num_dreams: got {epochs} and {minibatches}"

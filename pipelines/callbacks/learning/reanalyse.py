@@ -72,7 +72,7 @@ class Reanalyse(Callback):
         """Return the batch with fresh extras in its first windows; they were drawn in no order."""
         assert batch.observation is not None
         windows = max(1, round(self.fraction * batch.shape[0]))
-        rows = batch.shape[1] if model.bootstrap == "root_value" else model.unroll + 1
+        rows = batch.shape[1] if model.targets.bootstrap == "root_value" else model.targets.unroll + 1
         with evaluating(self.networks):
             roots = self.networks.represent(batch.observation[:windows, :rows].flatten(0, 1))
             found = self.search.run(roots, None, self.evaluate, generator=self.generator, expand=self.expand)
@@ -85,7 +85,7 @@ class Reanalyse(Callback):
             return column
 
         fresh = {"search_policy": refreshed("search_policy", found.policy)}
-        if model.bootstrap == "root_value":
+        if model.targets.bootstrap == "root_value":
             fresh["root_value"] = refreshed("root_value", found.value)
         return batch.replace(extras=batch.extras | fresh)
 

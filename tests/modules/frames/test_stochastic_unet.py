@@ -1,16 +1,19 @@
 """A dot that jumps to the left or to the right by chance, whatever is done."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 
 from modules.batch import Batch, stack
 from modules.errors import UserError
-from modules.frames.stochastic_unet import StochasticUNet
-from modules.frames.unet import UNet
+from modules.frames.stochastic_unet import Bits, StochasticUNet
+from modules.frames.unet import FrameLoss, UNet
 from modules.imagination import imagine
 from modules.world_model import Spec
+from tests.grouped import grouped
+from tests.modules.frames.test_unet import FRAME, GROUPS
 
 SIZE, GROUND, DOT = 12, 50, 200
 SPEC = Spec((1, SIZE, SIZE), 2, 2)
@@ -40,8 +43,11 @@ def jumps(batch_size: int, length: int) -> Batch:
 
 def make(cls=StochasticUNet, **options) -> UNet:
     torch.manual_seed(0)
-    bits = {"bits": 16} if cls is StochasticUNet else {}
-    model = cls(**{"size": "debug", "levels": 2, "unroll": 1, **bits, **options})
+    groups = dict(GROUPS)
+    if cls is StochasticUNet:
+        fields = {f"bit_{name}": name for name in ("noise", "flips", "dropout")} | {"prior_weight": "prior_weight"}
+        groups |= {"bits": (Bits(16), fields), "frame": (FrameLoss(clip=0.03), FRAME)}
+    model = cls(**grouped({"size": "debug", "levels": 2, "unroll": 1, **options}, **groups))
     model.build_from(SPEC)
     return model.train()
 
@@ -96,7 +102,7 @@ def test_the_posterior_the_prior_and_the_rest_all_learn():
     total.backward()
     assert {"frame", "reward", "continuation", "prior", "loss", "horizon"} == parts.keys()
     expected = parts["frame"] + model.outcome_weight * (parts["reward"] + parts["continuation"])
-    torch.testing.assert_close(total.detach(), expected + model.prior_weight * parts["prior"])
+    torch.testing.assert_close(total.detach(), expected + model.bits.prior_weight * parts["prior"])
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert (parameter.grad != 0).any(), name
@@ -107,7 +113,7 @@ def test_the_priors_loss_does_not_teach_the_posterior():
     batch = jumps(8, 3)
     gradients = []
     for weight in (1e6, 0.0):
-        model.prior_weight = weight
+        model.bits = replace(model.bits, prior_weight=weight)
         model.zero_grad()
         torch.manual_seed(1)
         model.loss(batch).total.backward()
@@ -168,8 +174,7 @@ def test_a_checkpoint_holds_the_posterior_and_the_prior():
     torch.save(model.state_dict(), file)
     file.seek(0)
     torch.manual_seed(5)
-    other = StochasticUNet(size="debug", levels=2, unroll=1, bits=16)
-    other.build_from(SPEC)
+    other = make()
     other.load_state_dict(torch.load(file, weights_only=True))
     batch, losses = jumps(6, 3), []
     for each in (model.eval(), other.eval()):
@@ -181,4 +186,4 @@ def test_a_checkpoint_holds_the_posterior_and_the_prior():
 @pytest.mark.parametrize("bits", [0, 12, -8])
 def test_bits_come_in_words(bits):
     with pytest.raises(UserError, match="multiple of 8"):
-        StochasticUNet(bits=bits)
+        StochasticUNet(bits=Bits(bits))

@@ -7,18 +7,24 @@ import torch.nn.functional as F
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.frames.unet import UNet
+from modules.frames.unet import FrameLoss, UNet, Unroll
 from modules.imagination import imagine
 from modules.layers.quantize import nearest_level
 from modules.world_model import Spec, WorldModel
 from tests.fakes import SPEC, play
+from tests.grouped import grouped
 
 LAST = slice(-1, None)
 
 
+FRAME = {"frame_loss": "loss", **{name: name for name in ("levels", "clip", "motion_weight", "copy_bias")}}
+STEPS = {"unroll": "steps", "unroll_warmup": "warmup", "scheduled_sampling": "scheduled_sampling"}
+GROUPS = {"frame": (FrameLoss(), FRAME), "unroll": (Unroll(), STEPS)}
+
+
 def make(spec=SPEC, **options) -> UNet:
     torch.manual_seed(0)
-    model = UNet(size="debug", **{"levels": 8, **options})
+    model = UNet(size="debug", **grouped({"levels": 8, **options}, **GROUPS))
     model.build_from(spec)
     return model.train()
 
@@ -260,7 +266,7 @@ def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll)
                 goes_on = row.continuation[:, t]
                 if goes_on == 1:
                     target, last = (nearest[p.long()] for p in (row.observation[:, t + 1, LAST], model.newest(state)))
-                    losses = (F.cross_entropy(frame, target, reduction="none") - model.clip).clamp(min=0)
+                    losses = (F.cross_entropy(frame, target, reduction="none") - model.frame.clip).clamp(min=0)
                     sums["frame"] += (losses * torch.where(target != last, 3.0, 1.0)).mean()
                     counts["drawn"] += 1
                 sums["reward"] += F.cross_entropy(reward, row.reward[:, t].sign().long() + 1)
@@ -289,12 +295,12 @@ def test_the_horizon_doubles_from_one_to_the_unroll(unroll, steps):
     model = make(unroll=unroll, unroll_warmup=60)
     seen = []
     for _ in range(70):
-        seen.append(model.horizon())
+        seen.append(model.unroll.horizon(model.updates))
         model.updated()
     assert seen == sorted(seen)
     assert sorted(set(seen)) == steps
     assert seen[60] == unroll
-    assert make(unroll=unroll).horizon() == unroll, "without a warm-up from the start"
+    assert Unroll(unroll).horizon(0) == unroll, "without a warm-up from the start"
 
 
 def test_the_schedule_goes_on_where_a_checkpoint_stopped():
@@ -305,16 +311,16 @@ def test_the_schedule_goes_on_where_a_checkpoint_stopped():
     torch.save(model.state_dict(), file)
     file.seek(0)
     other = make(unroll=8, unroll_warmup=60)
-    assert other.horizon() == 1
+    assert other.unroll.horizon(other.updates) == 1
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert (other.updates, other.horizon()) == (35, model.horizon()) == (35, 4)
+    assert (other.updates, other.unroll.horizon(other.updates)) == (35, model.unroll.horizon(model.updates)) == (35, 4)
 
 
 def test_scheduled_sampling_feeds_what_was_recorded_at_first_and_predictions_later(windows):
     model, batch = make(unroll=3, scheduled_sampling=10), windows[::4]
     probabilities = []
     for _ in range(20):
-        probabilities.append(model.own_predictions())
+        probabilities.append(model.unroll.own_predictions(model.updates))
         model.updated()
     assert probabilities == [min(1.0, update / 10) for update in range(20)]
     own = make(unroll=3).loss(batch).total

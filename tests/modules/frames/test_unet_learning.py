@@ -12,11 +12,13 @@ from modules.frames.unet import SIZES, UNet
 from modules.layers.unet import UNetSize
 from pipelines.dreams.metrics import dream, per_horizon
 from tests.fakes import SPEC, play
+from tests.grouped import grouped
+from tests.modules.frames.test_unet import GROUPS
 
 
 def make(**options) -> UNet:
     torch.manual_seed(0)
-    model = UNet(**{"size": "debug", "levels": 4, **options})
+    model = UNet(**grouped({"size": "debug", "levels": 4, **options}, **GROUPS))
     model.build_from(SPEC)
     return model.train()
 

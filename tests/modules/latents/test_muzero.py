@@ -1,6 +1,7 @@
 """MuZero's networks and loss, on a tiny decision problem whose values are known."""
 
 import copy
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.imagination import imagine
-from modules.latents.muzero import MuZero, scale_gradient
+from modules.latents.muzero import LossWeights, MuZero, scale_gradient
 from modules.latents.muzero_networks import SIZES
-from modules.latents.muzero_targets import make_targets
+from modules.latents.muzero_targets import TargetRule, make_targets
 from modules.layers.scalars import compress, expand
 from modules.world_model import Spec
+from tests.grouped import grouped
 from tests.modules.policies.mdp import DISCOUNT, MDP, NUM_ACTIONS, NUM_STATES
 
 WORLD = MDP()
@@ -22,10 +24,17 @@ BEST = WORLD.optimal()
 FRAMES, VECTORS = Spec((1, 12, 12), 4, NUM_ACTIONS), Spec((NUM_STATES,), 1, NUM_ACTIONS)
 
 
+GROUPS = {
+    "targets": (TargetRule(), {field.name: field.name for field in fields(TargetRule)}),
+    "weights": (LossWeights(), {f"{field.name}_weight": field.name for field in fields(LossWeights)}),
+}
+
+
 def make(spec=VECTORS, **options) -> MuZero:
     torch.manual_seed(0)
     size = "vector" if len(spec.observation_shape) == 1 else "debug"
-    model = MuZero(**{"size": size, "unroll": 3, "n_step": 2, "discount": DISCOUNT, "support": 21} | options)
+    small = {"size": size, "unroll": 3, "n_step": 2, "discount": DISCOUNT, "support": 21}
+    model = MuZero(**grouped(small | options, **GROUPS))
     model.build_from(spec)
     return model
 
@@ -134,7 +143,7 @@ def test_the_loss_by_hand():
     batch = play(40)
     batch = batch.replace(extras=batch.extras | {"weight": torch.rand(40, 1).expand(40, 6)})
     batch.is_first[::7, 2] = batch.is_last[::5, 0] = True  # runs that were cut, windows that teach nothing
-    targets, support = model.targets(batch), model.policy.support
+    targets, support = model.compute_targets(batch), model.policy.support
     assert not targets.reward_known.all()
     state, total = model.networks.represent(batch.observation[:, 0]), torch.zeros(40)
     for k in range(4):
@@ -161,12 +170,12 @@ def test_the_loss_by_hand():
 
 def test_bootstraps_of_the_search_or_of_the_target_network():
     batch = play(40).replace(reward=torch.zeros(40, 6))
-    searched = make(bootstrap="root_value", n_step=1).targets(batch)
+    searched = make(bootstrap="root_value", n_step=1).compute_targets(batch)
     after = DISCOUNT * batch.continuation[:, 0] * batch.extras["root_value"][:, 1]
     assert torch.allclose(searched.value[:, 0], after * ~batch.is_last[:, 0])
 
     def size(model) -> float:
-        return model.targets(batch).value.abs().max().item()
+        return model.compute_targets(batch).value.abs().max().item()
 
     model = wake(make(n_step=1, target_every=2))
     assert size(model) < 1e-6, "the target network is untrained still"
@@ -182,13 +191,13 @@ def test_rows_that_no_return_ends_in_are_not_judged():
     some, every = (model._bootstraps(batch, shortest) for shortest in (3, 0))
     assert (some == 0).float().mean() > 0.3
     assert (every != 0).all()
-    expected = make_targets(batch, batch.reward, every, model.unroll, 3, DISCOUNT).value
-    assert torch.allclose(model.targets(batch).value, expected)
+    expected = make_targets(batch, batch.reward, every, model.targets.unroll, 3, DISCOUNT).value
+    assert torch.allclose(model.compute_targets(batch).value, expected)
 
 
 def test_rewards_may_be_clipped():
     batch = play(40)
-    clipped, raw = (make(clip_rewards=clip).targets(batch).reward for clip in (True, False))
+    clipped, raw = (make(clip_rewards=clip).compute_targets(batch).reward for clip in (True, False))
     assert raw.abs().max() > 1
     assert torch.equal(clipped, raw.clamp(-1, 1))
 
@@ -199,11 +208,13 @@ def test_old_rows_bootstrap_earlier():
     with pytest.raises(UserError, match=r"set data\.sampling\.prioritised"):
         model.loss(batch)
     age = torch.tensor([50.0, 150.0, 9999.0])[:, None].expand(3, 8)
-    value = model.targets(batch.replace(extras=batch.extras | {"age": age})).value
+    value = model.compute_targets(batch.replace(extras=batch.extras | {"age": age})).value
     for env, n_step in enumerate((4, 3, 1)):
-        own = make(n_step=n_step, unroll=3, bootstrap="root_value").targets(batch).value
+        own = make(n_step=n_step, unroll=3, bootstrap="root_value").compute_targets(batch).value
         assert torch.allclose(value[env], own[env])
-    assert not torch.allclose(value[2], make(n_step=4, unroll=3, bootstrap="root_value").targets(batch).value[2])
+    assert not torch.allclose(
+        value[2], make(n_step=4, unroll=3, bootstrap="root_value").compute_targets(batch).value[2]
+    )
 
 
 # Value prefix.
@@ -361,8 +372,13 @@ def test_mistakes_get_one_line():
     assert "data.storage.extras must name search_policy" in refusal(lambda: make().loss(bare))
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
     assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
+<<<<<<< HEAD
     assert "unroll and n_step of at least 1" in refusal(lambda: make(unroll=0))
     assert "discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
+=======
+    assert "model.targets.unroll must be at least 1" in refusal(lambda: make(unroll=0))
+    assert "model.targets.discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
+>>>>>>> values
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))
     assert "expected one of debug, tiny" in refusal(lambda: make(FRAMES, size="vector"))
     assert "IdentityModel has none" in refusal(IdentityModel().require_policy)

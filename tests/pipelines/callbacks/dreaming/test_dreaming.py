@@ -13,6 +13,7 @@ from modules.rounds import Rounds
 from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.dyna import Dyna
 from pipelines.callbacks.dreaming.mbpo import Mbpo
+from pipelines.dreams.starts import Starts
 from tests.pipelines.callbacks.dreaming.dreams import (
     FIXED,
     NUM_ENVS,
@@ -66,11 +67,11 @@ def test_the_effective_horizon_is_what_survives(record):
 def starts(record):
     """Return row and environment of every start, and the rows that were shown last."""
 
-    def starts(data, **options):
-        dyna = Dyna(FIXED, **options)
+    def starts(data, num_dreams, **options):
+        dyna = Dyna(FIXED, num_dreams=num_dreams, starts=Starts(**options))
         dyna.generator = np.random.default_rng(0)
         module = Agent(Numbered(), Reinforce(hidden=[8]))
-        chosen = dyna.starts(data, module)
+        chosen = dyna.starts.draw(data, module.world_model, dyna.num_dreams, dyna.generator)
         return chosen[:, 0].numpy(), chosen[:, 1].numpy(), module.world_model.shown
 
     return starts
@@ -173,13 +174,13 @@ def test_counts_and_draws_go_on_where_they_stopped(record, kind):
     dream(data, 3, dreaming)
     state = dreaming.state_dict()
     data.setup("fit")
-    expected = dreaming.starts(data, Agent(Numbered(), Reinforce(hidden=[8])))
+    expected = dreaming.starts.draw(data, Numbered(), 4, dreaming.generator)
     again = kind(FIXED, num_dreams=6)
     again.load_state_dict(state)
     assert again.counts == dreaming.counts == {"dreamed_steps": 54, "model_updates": 3, "policy_updates": 3}
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     again.on_fit_start(trainer, agent("dream"))
-    assert torch.equal(again.starts(data, Agent(Numbered(), Reinforce(hidden=[8]))), expected)
+    assert torch.equal(again.starts.draw(data, Numbered(), 4, again.generator), expected)
 
 
 # Mistakes.
@@ -223,8 +224,11 @@ def test_a_world_model_alone_does_not_dream(record):
         (lambda: Dyna(FIXED, ratio=0), "ratio > 0"),
         (lambda: Dyna(FIXED, every=0), "every of at least 1"),
         (lambda: Dyna(FIXED, num_dreams=0), "num_dreams"),
-        (lambda: Dyna(FIXED, num_dreams=4, episode_starts=5), "openings from 0 to num_dreams"),
-        (lambda: Dyna(FIXED, recent=2, context=2), "recent must be more than the 2 rows of context: got 2"),
+        (
+            lambda: Dyna(FIXED, num_dreams=4, starts=Starts(episode_starts=5)),
+            "Dyna.starts.episode_starts must be from 0 to 4",
+        ),
+        (lambda: Starts(recent=2, context=2), "starts.recent must be more than the 2 rows of context: got 2"),
         (lambda: Mbpo(FIXED, epochs=0), "epochs of at least 1"),
         (lambda: Mbpo(FIXED, num_dreams=4, minibatches=5), "minibatches from 1 to num_dreams"),
     ],

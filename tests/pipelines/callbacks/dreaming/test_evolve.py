@@ -19,10 +19,19 @@ from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.dreaming.evolve import Evolve
 from pipelines.callbacks.housekeeping.random_state import RandomState
 from pipelines.callbacks.measuring.evaluate import Evaluate
+from pipelines.dreams.starts import Starts
 from pipelines.evaluation.results import read
 from tests.fakes import PerfectCartPole
 
-SMALL = {"generations": 3, "population": 6, "dreams": 2, "horizon": 40, "select_every": 2, "context": 1, "sigma": 0.5}
+SMALL = {
+    "generations": 3,
+    "population": 6,
+    "dreams": 2,
+    "horizon": 40,
+    "select_every": 2,
+    "starts": Starts(context=1),
+    "sigma": 0.5,
+}
 
 
 class Stop(lightning.Callback):
@@ -77,7 +86,7 @@ def rows(folder) -> list[dict[str, float]]:
 
 def test_who_evolves_in_a_perfect_dream_plays_in_reality(tmp_path):
     """40 real steps of random play, all of the rest dreamed: the pole stands in every episode."""
-    evolve = Evolve(generations=12, population=16, dreams=4, horizon=500, sigma=0.5, context=1)
+    evolve = Evolve(generations=12, population=16, dreams=4, horizon=500, sigma=0.5, starts=Starts(context=1))
     run(tmp_path, evolve, 2, None, Evaluate(final_episodes=10))
     (evaluation,) = read(tmp_path)
     assert evaluation.env_steps == 40
@@ -208,7 +217,7 @@ def test_evolution_in_reality_needs_worlds_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"generations": 0}, {"population": 3}, {"sigma": 0.0}, {"episode_starts": 99}, {"recent": 8}, {"horizon": 0}],
+    [{"generations": 0}, {"population": 3}, {"sigma": 0.0}, {"horizon": 0}],
     ids=str,
 )
 def test_impossible_numbers(options):
