@@ -372,13 +372,8 @@ def test_mistakes_get_one_line():
     assert "data.storage.extras must name search_policy" in refusal(lambda: make().loss(bare))
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
     assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
-<<<<<<< HEAD
-    assert "unroll and n_step of at least 1" in refusal(lambda: make(unroll=0))
-    assert "discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
-=======
     assert "model.targets.unroll must be at least 1" in refusal(lambda: make(unroll=0))
     assert "model.targets.discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
->>>>>>> values
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))
     assert "expected one of debug, tiny" in refusal(lambda: make(FRAMES, size="vector"))
     assert "IdentityModel has none" in refusal(IdentityModel().require_policy)
