@@ -254,7 +254,7 @@ class ReplayData(LightningDataModule, ABC):
             batch_size: windows.
             sequence_length: rows of a window.
             envs: which to draw from.
-            source: of the draws.
+            source: generator of the draws.
             recent: draw from the last so many rows of every environment; 0 draws from all. The datamodule's own holds
                 for training environments alone.
         """

@@ -55,7 +55,7 @@ def check_folder(name: str, folder: Path | None) -> None:
     """Raise a UserError unless a folder that will be written to is one, or can be made; None may be anything.
 
     Args:
-        name: of the option, as the user spells it.
+        name: name of the option, as the user spells it.
         folder: what was given.
     """
     if folder is None:

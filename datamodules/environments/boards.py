@@ -16,7 +16,7 @@ class BoardRules:
     Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
 
     Args:
-        name: of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
+        name: name of one of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
 
     Raises:
         UserError: an unknown game, or one that is not for two who alternate, with open cards, without chance, for one
@@ -82,7 +82,7 @@ class BoardRules:
             states: (B,), of which those that are over earn nothing.
             depth: moves after which play is cut; null plays to the end.
             discount: from move to move, without the change of sign.
-            generator: of the moves.
+            generator: generator of the moves.
         """
         returns = np.zeros(len(states), np.float32)
         for row, state in enumerate(states):

@@ -27,7 +27,7 @@ class EmulatorDynamics:
         exact: refuse a protocol with chance in it.
         look: keep the screens of states that are reached, for evaluations that see.
         persistence: mu of random play that holds its actions, as RandomActor's; null draws anew at every step.
-        generator: of sticky actions.
+        generator: generator of sticky actions.
 
     Raises:
         UserError: `exact` of a sticky protocol.
@@ -82,7 +82,7 @@ class EmulatorDynamics:
             states: (B,) clones, of which those that are over earn nothing.
             depth: steps after which play is cut; null plays to the end.
             discount: from step to step.
-            generator: of the actions.
+            generator: generator of the actions.
         """
         returns = np.zeros(len(states), np.float32)
         emulator = self._emulator
