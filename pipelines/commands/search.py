@@ -45,7 +45,8 @@ def search(
         checkpoint: checkpoint of an agent, or of a world model with a policy of its own such as MuZero.
         game: what the checkpoint must be of; null takes any.
         simulations: simulations of the search; null takes the run's.
-        steps: number of steps that the policy plays before, greedily, under the evaluation variant of the run's protocol.
+        steps: number of steps that the policy plays before, greedily, under the evaluation variant of the run's
+            protocol.
         seed: seed of the episode.
         device: device to run the networks on.
         folder: where tree.png and line.png go; the run's own unless given.
