@@ -87,15 +87,16 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=10, smoke=2, help="steps of a dream")
     parser.add_argument("--seconds", type=float, default=2.0, smoke=0.01, help="seconds of every measurement, at least")
     parser.add_argument("--largest", type=int, default=10_000, smoke=1, help="largest batch that dreams")
+    parser.add_argument("--copies", type=int, nargs="+", default=COPIES, smoke=(1, 4), help="real environments at once")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rate = partial(measure, seconds=options.seconds)
+    rate, copies = partial(measure, seconds=options.seconds), options.copies
     matrix = torch.randn(1024, 1024)
     gemm = rate(lambda: matrix @ matrix, 2 * 1024**3)
     real = {
-        VECTOR: [real_rate(ControlEnvironments("CartPole-v1", num), options.seconds) for num in COPIES],
-        SMALL_FRAMES: [real_rate(AtariEnvironments("pong", num, size=(42, 42)), options.seconds) for num in COPIES],
-        FRAMES: [real_rate(AtariEnvironments("pong", num), options.seconds) for num in COPIES],
+        VECTOR: [real_rate(ControlEnvironments("CartPole-v1", num), options.seconds) for num in copies],
+        SMALL_FRAMES: [real_rate(AtariEnvironments("pong", num, size=(42, 42)), options.seconds) for num in copies],
+        FRAMES: [real_rate(AtariEnvironments("pong", num), options.seconds) for num in copies],
     }
     models = {}
     for name, (make, spec, batch_sizes) in MODELS.items():
@@ -116,7 +117,7 @@ def main() -> None:
         best = max(rates.values())
         models[name] = {
             "dreamed_steps_per_second": {str(size): round(found) for size, found in rates.items()},
-            "real_steps_per_second": {str(num): round(found) for num, found in zip(COPIES, real[spec], strict=True)},
+            "real_steps_per_second": {str(num): round(found) for num, found in zip(copies, real[spec], strict=True)},
             "ratio_to_one_environment": round(best / real[spec][0], 2),
             "ratio_to_real": round(best / max(real[spec]), 2),
             "operations_per_frame": round(operations),

@@ -77,7 +77,7 @@ def bare_loop(model: WorldModel, data: AtariReplay, clip: float) -> Callable[[in
     data.setup("fit")
     model.build_from(data.spec)
     optimizer = torch.optim.AdamW(model.parameter_groups())
-    scheduler = LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / max(1, model.warmup)))
+    scheduler = LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / max(1, model.optimization.warmup)))
 
     def train(updates: int) -> None:
         for _ in range(updates):

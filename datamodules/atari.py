@@ -19,11 +19,11 @@ class AtariReplay(ReplayData):
     while it trains. With `path` it trains from the rows of an existing store and plays nothing.
 
     Args:
-        game: in any usual spelling; null takes that of the store at `path`.
+        game: name of the game in any usual spelling; null takes that of the store at `path`.
         protocol: "atari100k" or "machado2018"; null takes that of the store at `path`.
         size: height and width of a frame.
         color: "grey" or "rgb".
-        num_threads: of the emulators; 0 for one per environment, at most one per core.
+        num_threads: number of threads of the emulators; 0 for one per environment, at most one per core.
     """
 
     def __init__(

@@ -36,10 +36,10 @@ class Collector:
     """One row per environment and vector step, under next-step autoreset.
 
     Args:
-        environment: its N environments fill the store's environments in order.
+        environment: N environments; they fill the store's environments in order.
         store: open for writing. Without a state, rows that it holds already belong to runs that were cut: new episodes
             begin.
-        state: of `state_dict`, to go on with the episodes that were running.
+        state: result of `state_dict`, to go on with the episodes that were running.
     """
 
     def __init__(self, environment: VectorEnvironment, store: Rows, state: dict[str, Any] | None = None) -> None:

@@ -18,8 +18,8 @@ class ControlReplay(ReplayData):
     while it trains. With `path` it trains from the rows of an existing store and plays nothing.
 
     Args:
-        id: of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first; null takes that
-            of the store at `path`.
+        id: id of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first; null takes
+            that of the store at `path`.
     """
 
     def __init__(

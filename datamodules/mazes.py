@@ -39,7 +39,7 @@ class MazeReplay(ReplayData):
     Args:
         maze: "dyna", "blocking" or "shortcut"; null takes that of the store at `path`.
         change_at: steps of an environment after which its maze changes; null takes the book's.
-        max_steps: of an episode, which is truncated then; null sets no limit.
+        max_steps: number of steps of an episode, which is truncated then; null sets no limit.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class RankGenerator:
     """A callback's NumPy generator on this rank; a checkpoint keeps every rank's.
 
     Args:
-        purpose: that it is seeded for.
+        purpose: purpose that the generator is seeded for.
     """
 
     def __init__(self, purpose: str) -> None:

@@ -254,7 +254,7 @@ class ReplayData(LightningDataModule, ABC):
             batch_size: windows.
             sequence_length: rows of a window.
             envs: which to draw from.
-            source: of the draws.
+            source: generator of the draws.
             recent: draw from the last so many rows of every environment; 0 draws from all. The datamodule's own holds
                 for training environments alone.
         """
@@ -334,6 +334,12 @@ class ReplayData(LightningDataModule, ABC):
     def _nothing_held_out(self) -> UserError:
         assert self.store is not None
         return UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, unless it is there already: looking through it costs as much as several callbacks."""
+        if all(rows.action.device == device for rows in batch.values()):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""

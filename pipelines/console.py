@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import Namespace
-
 from modules.errors import UserError, check_range, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -39,6 +36,8 @@ def expand_home(config: Any) -> Any:
     Args:
         config: what a command line and YAML files gave: namespaces, lists and plain values, nested.
     """
+    from jsonargparse import Namespace  # `dreamcade doctor` tells where it is not installed
+
     if isinstance(config, Namespace):
         for key, value in vars(config).items():
             setattr(config, key, expand_home(value))
@@ -56,7 +55,7 @@ def check_folder(name: str, folder: Path | None) -> None:
     """Raise a UserError unless a folder that will be written to is one, or can be made; None may be anything.
 
     Args:
-        name: of the option, as the user spells it.
+        name: name of the option, as the user spells it.
         folder: what was given.
     """
     if folder is None:
@@ -96,6 +95,8 @@ def find_config(before: str, argument: str) -> str:
 
 def _check_config(path: Path) -> None:
     """Fail where a file holds no keys: the parser would not say which file it means."""
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it

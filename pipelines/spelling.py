@@ -52,8 +52,8 @@ def explain(message: str, keys: Iterable[str]) -> str:
     """Turn a message of the argument parser into one line with the nearest right spelling.
 
     Args:
-        message: of jsonargparse, over many lines.
-        keys: of a configuration, such as trainer.max_steps.
+        message: message of jsonargparse, over many lines.
+        keys: keys of a configuration, such as trainer.max_steps.
     """
     line = re.sub(r"\s+", " ", message).strip()
     if match := re.search(r"unrecognized arguments: --(\S+?)(=| |$)", line):

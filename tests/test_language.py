@@ -27,7 +27,7 @@ def arguments(docstring: str) -> dict[str, str]:
         if match := re.match(r"    (\**\w+): (.*)", line):
             name = match[1]
             texts[name] = match[2]
-        elif name:
+        elif name and line.strip():
             texts[name] += f" {line.strip()}"
     return texts
 

@@ -1,5 +1,6 @@
 """What README and docs say can be typed."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -98,6 +99,49 @@ def test_the_hooks_are_told_in_the_order_in_which_they_run(run):  # noqa: F811
     told = re.findall(r"^\|[^|]*\| `(\w+\.\w+)` \|", section, re.MULTILINE)
     assert told == re.findall(r"^  (\w+\.\w+) ", outcome.out, re.MULTILINE)
     assert "Agent.training_step" in told
+
+
+def test_the_contracts_are_in_the_files_that_the_page_names():
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    section = page.partition("## The contracts")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| `([\w/]+\.py)` \|", section, re.MULTILINE)
+    for names, file in rows:
+        source = (PROJECT / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE), f"{file} does not define {name}"
+    assert len(rows) > 10
+
+
+def members() -> dict[str, set[str]]:
+    """What every class of the project has: methods, fields and arguments, those of its parents included."""
+    own: dict[str, set[str]] = {}
+    parents: dict[str, list[str]] = {}
+    files = [file for folder in ("modules", "datamodules", "pipelines") for file in (PROJECT / folder).rglob("*.py")]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                inside = [inner for line in node.body for inner in ast.walk(line)]
+                found = {inner.name for inner in inside if isinstance(inner, ast.FunctionDef)}
+                found |= {inner.arg for inner in inside if isinstance(inner, ast.arg)}
+                found |= {inner.id for inner in inside if isinstance(inner, ast.Name) and type(inner.ctx) is ast.Store}
+                own.setdefault(node.name, set()).update(found)
+                parents.setdefault(node.name, []).extend(base.id for base in node.bases if isinstance(base, ast.Name))
+
+    def inherited(name: str) -> set[str]:
+        return own.get(name, set()).union(*(inherited(parent) for parent in parents.get(name, []) if parent != name))
+
+    return {name: inherited(name) for name in own}
+
+
+def test_what_a_page_names_of_a_class_is_there():
+    """`Collect.prefill` and the like: a setting that was renamed must be renamed in the docs."""
+    known, checked = members(), 0
+    for page in PAGES:
+        for owner, name in re.findall(r"`([A-Z]\w+)\.(\w+)(?:\(.*?\))?`", page.read_text()):
+            if owner in known:
+                checked += 1
+                assert name in known[owner], f"{page.name}: {owner} has no {name}"
+    assert checked > 30
 
 
 def test_planning_in_a_model_of_one_s_own():

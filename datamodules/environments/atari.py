@@ -207,14 +207,14 @@ class AtariEnvironments(VectorEnvironment):
     - Each step returns a buffer of its own. Its threads do not survive a fork.
 
     Args:
-        game: in any usual spelling.
+        game: name of the game in any usual spelling.
         num_envs: N.
         protocol: a name in PROTOCOLS, or a protocol of one's own.
-        variant: of the protocol: in training a lost life may end the episode.
+        variant: variant of the protocol: in training a lost life may end the episode.
         size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
         color: grey for one channel, rgb for three.
-        seed: of all resets, no-ops and sticky actions; nonnegative.
-        num_threads: of the emulators; 0 for one per environment, at most one per core.
+        seed: seed of all resets, no-ops and sticky actions; nonnegative.
+        num_threads: number of threads of the emulators; 0 for one per environment, at most one per core.
 
     Raises:
         UserError: before any game is loaded, for an unknown game, protocol, variant, color, or an impossible number.

@@ -61,11 +61,11 @@ class ControlEnvironments(VectorEnvironment):
     - Observations of other types, such as float64, are rounded to float32.
 
     Args:
-        id: of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first. The time limit
-            is that of its registration.
+        id: id of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first. The time
+            limit is that of its registration.
         num_envs: N.
         variant: recorded alone: training and evaluation play alike.
-        seed: of all resets; nonnegative.
+        seed: seed of all resets; nonnegative.
 
     Raises:
         UserError: an unknown id, an environment that cannot be made, whose actions are not discrete or whose

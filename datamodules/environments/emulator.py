@@ -43,11 +43,12 @@ class Emulator:
 
     Args:
         game: ALE's id.
-        protocol: of which the emulator obeys frame skip, pooling, sticky actions, actions, and how a game opens.
+        protocol: protocol; the emulator obeys its frame skip, pooling, sticky actions, actions, and how a game
+            opens.
         max_frames: emulated frames before a game is over.
         grey: read grey screens, or RGB ones.
-        mode: of the game, one of ALE's; null is its default.
-        difficulty: likewise.
+        mode: mode of the game, one of ALE's; null is its default.
+        difficulty: difficulty of the game, one of ALE's numbers; null is its default.
 
     Raises:
         UserError: for a mode or a difficulty that the game does not have.
@@ -111,8 +112,8 @@ class Emulator:
         """Execute an action for `frame_skip` frames, fewer where the game ends, and return what they earned.
 
         Args:
-            action: in [0, actions).
-            generator: of sticky actions.
+            action: number of the action in [0, actions).
+            generator: generator of sticky actions.
             look: read the screen.
         """
         chance, skip = self.protocol.repeat_action_probability, self.protocol.frame_skip
@@ -165,15 +166,15 @@ class AtariEmulators(VectorEnvironment):
     frames and sticky actions, comes from a generator per environment, which no clone holds.
 
     Args:
-        game: in any usual spelling.
+        game: name of the game in any usual spelling.
         num_envs: N.
         protocol: a name in PROTOCOLS, or a protocol of one's own.
-        variant: of the protocol: in training a lost life may end the episode.
+        variant: variant of the protocol: in training a lost life may end the episode.
         size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
         color: grey for one channel, rgb for three.
-        seed: of all resets, no-ops and sticky actions; nonnegative.
-        mode: of the game, one of ALE's numbers; null is its default.
-        difficulty: likewise.
+        seed: seed of all resets, no-ops and sticky actions; nonnegative.
+        mode: mode of the game, one of ALE's numbers; null is its default.
+        difficulty: difficulty of the game, one of ALE's numbers; null is its default.
 
     Raises:
         UserError: for an unknown game, protocol, variant, color, mode, difficulty, or an impossible number.

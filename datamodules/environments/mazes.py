@@ -55,7 +55,7 @@ class MazeEnvironments(VectorEnvironment):
         maze: a name in MAZES.
         num_envs: N.
         change_at: steps of an environment after which its maze changes; null takes the figure's.
-        max_steps: of an episode, which is truncated then; null sets no limit.
+        max_steps: number of steps of an episode, which is truncated then; null sets no limit.
 
     Raises:
         UserError: an unknown maze, an impossible number, or a time of change for a maze that has none.

@@ -23,11 +23,11 @@ class SeededVector:
     is reset once more, alone, by a seed of its own, and what came before is forgotten.
 
     Args:
-        vector: of Gymnasium's interface, in NEXT_STEP mode, with partial resets.
-        seed: of everything.
+        vector: environments of Gymnasium's interface, in NEXT_STEP mode, with partial resets.
+        seed: seed of everything.
         whole: whether a partial reset takes a seed for every environment, as Gymnasium's own vectors do, or one for
             every environment that is reset, as ALE's.
-        name: of the world, to say which one died.
+        name: name of the world, to say which one died.
     """
 
     def __init__(self, vector: Any, seed: int, whole: bool, name: str) -> None:

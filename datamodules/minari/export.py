@@ -53,7 +53,7 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
     Frames become (H, W, C). Every episode's last step is marked truncated unless it terminated, as Minari has it.
 
     Args:
-        store: to read.
+        store: store to read.
         dataset_id: name-v0 or namespace/name-v0.
         path: folder of all local datasets; None takes Minari's.
         advance: told of rows that were written.

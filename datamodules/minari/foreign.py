@@ -30,7 +30,7 @@ class Foreign:
     Args:
         size: height and width of a frame.
         color: grey or rgb.
-        num_envs: of the store, of equal length.
+        num_envs: number of environments of the store, of equal length.
         num_validation_envs: the last of them, held out.
         world: game or Gymnasium id, where the dataset names none.
         protocol: by which the game was played, where the dataset does not say.
@@ -51,7 +51,7 @@ class ForeignEpisodes:
     are left over. An episode that was cut goes on at the start of the next environment. Infos are left behind.
 
     Args:
-        dataset: of discrete actions, and uint8 pictures or vectors to observe.
+        dataset: dataset of discrete actions, and uint8 pictures or vectors to observe.
         options: how it is converted.
 
     Raises:

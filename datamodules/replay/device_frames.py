@@ -15,7 +15,7 @@ class DeviceFrames:
 
     Args:
         observations: (num_envs, slots, *observation_shape), of the store.
-        device: that keeps them.
+        device: device that keeps them.
 
     Raises:
         UserError: the device has not so much memory left.

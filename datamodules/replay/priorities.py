@@ -18,7 +18,7 @@ class Prioritised:
 
     Args:
         alpha: 0 draws uniformly, 1 in proportion to priority.
-        beta: of the importance weights (1 / (N P(i)))^beta, over the batch's largest; 1 corrects fully.
+        beta: beta of the importance weights (1 / (N P(i)))^beta, over the batch's largest; 1 corrects fully.
         epsilon: added to every priority, so that none is lost for good.
     """
 

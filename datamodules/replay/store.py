@@ -124,8 +124,8 @@ class ReplayStore:
         """Open a store.
 
         Args:
-            path: its folder.
-            writable: to append; one process at a time.
+            path: folder of the store.
+            writable: open the store to append; one process at a time.
             verify: check the checksum of every valid row, at about 1 GB/s.
             expect: what the description must say, such as game and protocol.
 

@@ -84,7 +84,7 @@ class UNet(WorldModel):
     and appends the predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
 
     Args:
-        size: of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
+        size: size of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
             (trains in minutes on a CPU), "medium", "simple" (the paper's).
         frame: levels of a pixel, and loss of the predicted frame.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.

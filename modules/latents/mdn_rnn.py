@@ -66,10 +66,11 @@ class MDNRNN(WorldModel):
 
     Args:
         vae: encodes and paints frames. Its `optimization` says its learning rate and weight decay alone.
-        hidden_size: of the LSTM; 256 in the paper's car racing, 512 in its Doom.
+        hidden_size: width of the LSTM; 256 in the paper's car racing, 512 in its Doom.
         mixtures: Gaussians for each number of z.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        outcome_weight: of reward and continuation, beside a density that is the mean over the numbers of z.
+        outcome_weight: weight of reward and continuation, beside a density that is the mean over the numbers of
+            z.
         vae_updates: updates in which the VAE learns alone, before it stands still and the rest learns, as in the paper;
             null lets both learn side by side.
         temperature: tau of sampled steps: above 1 dreams are less certain than the model is; 0 takes the mode.

@@ -48,8 +48,8 @@ class MuZero(WorldModel):
     `root_value`): whatever the search improves, MuZero's policy or Gumbel MuZero's, is what f learns.
 
     Args:
-        size: of the networks: "vector", or for pictures "debug", "tiny" and "small" (CPU), "efficientzero" and "muzero"
-            (the papers', for 96 x 96).
+        size: size of the networks: "vector", or for pictures "debug", "tiny" and "small" (CPU), "efficientzero" and
+            "muzero" (the papers', for 96 x 96).
         support: integers of the distributions of value and reward, odd: 601 in the paper, 51 reach 642.
         norm: "batch" or "layer". Batch normalisation searches by running statistics.
         state_norm: "minmax" scales every latent to [0, 1], as MuZero does; EfficientZero does without ("none").

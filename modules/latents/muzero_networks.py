@@ -125,8 +125,8 @@ class Representation(nn.Module):
     """h: an observation as a latent.
 
     Args:
-        shape: of the observation, (C, H, W) or (D,).
-        size: of the network.
+        shape: shape of the observation, (C, H, W) or (D,).
+        size: size of the network.
         norm: "batch" or "layer".
     """
 
@@ -183,7 +183,7 @@ class Prediction(Policy):
     """f: the policy and the value of a latent.
 
     Args:
-        size: of the network.
+        size: size of the network.
         norm: "batch" or "layer".
         support: integers of the value's distribution.
     """
@@ -218,8 +218,8 @@ class MuZeroNetworks(nn.Module):
     """h, g and f over states that are one row of float32: the latent, and the sum of rewards beside it if it has one.
 
     Args:
-        spec: of the world.
-        size: of the networks.
+        spec: spec of the world.
+        size: size of the networks.
         norm: "batch" or "layer".
         state_norm: "minmax" scales every latent to [0, 1] (Schrittwieser et al. 2020, appendix G).
         support: integers of the distributions of value and reward.

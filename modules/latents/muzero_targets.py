@@ -78,7 +78,7 @@ def make_targets(
         unroll: K.
         n_step: rewards that a return sums before it bootstraps, fewer where the window or an episode ends; (B,) gives
             each window its own.
-        discount: of returns.
+        discount: discount of returns.
         value_prefix: actions over which rewards are summed before a sum starts anew; 0 sums nothing.
     """
     has_successor, opened = batch.has_successor(), ~batch.is_last[:, :1]

@@ -31,13 +31,13 @@ class VAE(WorldModel):
 
     Args:
         latent_size: numbers in z; 32 for the paper's car racing, 64 for its Doom.
-        channels: of the encoder's convolutions; the decoder has the same in reverse.
+        channels: channels of the encoder's convolutions; the decoder has the same in reverse.
         kl_tolerance: nats per number of z below which the divergence from the prior costs nothing more: the paper's
             floor, 0.5.
-        kl_weight: of the divergence, beside the squared error summed over a picture.
+        kl_weight: weight of the divergence, beside the squared error summed over a picture.
         foreground_weight: how much more a pixel's error counts where the frame differs from the median picture, which
             `refit` takes. 1 in the paper, whose worlds have no small things that matter.
-        num_frames: of a batch that an update learns from, drawn anew; null takes all.
+        num_frames: number of frames of a batch that an update learns from, drawn anew; null takes all.
         optimization: optimizer, learning rate and schedule of the model.
     """
 

@@ -35,10 +35,10 @@ class Posterior(nn.Module):
 
     Args:
         inputs: channels of the picture and its successor together.
-        height: of both.
-        width: of both.
+        height: height of both pictures.
+        width: width of both pictures.
         conditions: numbers in a condition.
-        size: of the encoder.
+        size: size of the encoder.
         bits: N.
     """
 
@@ -58,7 +58,7 @@ class Prior(nn.Module):
     Args:
         inputs: numbers that it sees.
         bits: N, a multiple of 8.
-        width: of the LSTM.
+        width: width of the LSTM.
     """
 
     place: Tensor

@@ -26,7 +26,7 @@ def body(
     Args:
         feature_shape: (C, H, W) or (D,).
         hidden: widths of the fully connected layers.
-        channels: of the three convolutions.
+        channels: channels of the three convolutions.
         activation: "relu", "silu" or "tanh".
         layer_norm: normalise before every activation of the fully connected layers.
     """

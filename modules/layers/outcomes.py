@@ -16,7 +16,7 @@ class VectorOutcomes(nn.Module):
     """Reward and continuation, read off a vector: the head and its losses.
 
     Args:
-        size: of the vector.
+        size: size of the vector.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
     """
 
@@ -76,9 +76,9 @@ class Outcomes(VectorOutcomes):
     so that one place suffices, and by mean; a learned map tells the places apart.
 
     Args:
-        channels: of the finest features.
-        height: of them.
-        width: of them.
+        channels: channels of the finest features.
+        height: height of the features.
+        width: width of the features.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
         looks: channels of the look.
     """

@@ -94,8 +94,8 @@ class Encoder(nn.Module):
 
     Args:
         inputs: channels of the picture.
-        height: of the picture.
-        width: of the picture.
+        height: height of the picture.
+        width: width of the picture.
         conditions: numbers in a condition.
         size: widths and depth.
     """
@@ -134,8 +134,8 @@ class Decoder(nn.Module):
 
     Args:
         outputs: channels of the picture.
-        height: of the picture.
-        width: of the picture.
+        height: height of the picture.
+        width: width of the picture.
         conditions: numbers in a condition.
         size: the encoder's.
     """

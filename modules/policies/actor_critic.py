@@ -21,14 +21,14 @@ class ActorCritic(Policy):
 
     Args:
         hidden: widths of the fully connected layers.
-        channels: of the three convolutions that see pictures.
+        channels: channels of the three convolutions that see pictures.
         activation: "relu", "silu" or "tanh".
-        layer_norm: in the fully connected layers.
+        layer_norm: use layer normalisation in the fully connected layers.
         shared: actor and critic see through one body.
         discount: gamma.
-        lambda_: of the returns, between bootstrapping at once (0) and at the end of the window (1).
-        entropy_coefficient: of the entropy bonus.
-        value_coefficient: of the critic's loss.
+        lambda_: lambda of the returns, between bootstrapping at once (0) and at the end of the window (1).
+        entropy_coefficient: weight of the entropy bonus.
+        value_coefficient: weight of the critic's loss.
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient.
         clip_rewards: learn from rewards clipped to [-1, 1].
@@ -97,7 +97,7 @@ class PPO(ActorCritic):
 
     Args:
         clip_range: how far the ratio of new to old probabilities may move.
-        **kwargs: as for every actor-critic.
+        **kwargs: arguments of every actor-critic.
     """
 
     extras = ("log_prob", "value")

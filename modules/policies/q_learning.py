@@ -43,9 +43,9 @@ class QLearning(Policy):
 
     Args:
         hidden: widths of the fully connected layers.
-        channels: of the three convolutions that see pictures.
+        channels: channels of the three convolutions that see pictures.
         activation: "relu", "silu" or "tanh".
-        layer_norm: in the fully connected layers; steadies many updates per real step.
+        layer_norm: use layer normalisation in the fully connected layers; steadies many updates per real step.
         double: choose the next action by the online network (van Hasselt et al. 2016).
         dueling: a value and advantages (Wang et al. 2016).
         n_step: rewards that a target sums, at most as many as a window has.
@@ -55,7 +55,7 @@ class QLearning(Policy):
         act_by: the network that chooses actions. The target network, an average over many updates, acts more steadily
             (Schwarzer et al. 2023, section 4).
         epsilon_start: probability of a random action at first.
-        epsilon_end: and at last.
+        epsilon_end: probability of a random action at last.
         epsilon_updates: policy updates over which it falls linearly.
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient.

@@ -62,7 +62,7 @@ class MLPEnsemble(WorldModel):
         num_layers: hidden layers.
         sampling: draw a member at every "step" (TS1 of Chua et al. 2018, section 5.1) or once per "dream"
             (TS-infinity).
-        temperature: of sampled steps: scales the standard deviation of the Gaussian; 0 takes its mean.
+        temperature: temperature of sampled steps: scales the standard deviation of the Gaussian; 0 takes its mean.
         optimization: optimizer, learning rate and schedule of the model.
     """
 

@@ -22,7 +22,7 @@ class Tabular(WorldModel):
     lead back to its state and earn nothing.
 
     Args:
-        num_states: of one environment's world.
+        num_states: number of states of one environment's world.
         num_envs: worlds side by side.
         exploration_bonus: kappa of Dyna-Q+ (section 8.3): rehearsing an action that was not tried for tau steps earns
             kappa * sqrt(tau) more, and untried actions of known states are rehearsed as well. 0 is Dyna-Q.

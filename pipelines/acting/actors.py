@@ -28,7 +28,7 @@ class RandomActor(Actor):
 
     Args:
         num_actions: A.
-        generator: of the draws.
+        generator: generator of the draws.
         persistence: mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps, which are
             drawn from a zeta distribution, n^-mu, where all actions are legal. Null draws anew at every step.
     """
@@ -80,7 +80,7 @@ class ModelActor(Actor):
     Args:
         model: built, with its spec.
         policy: acts by the model's features.
-        generator: of the draws.
+        generator: generator of the draws.
         epsilon: probability of a random action instead.
     """
 
@@ -154,7 +154,7 @@ class PolicyActor(ModelActor):
     Args:
         model: built, with its spec.
         policy: acts by the model's features.
-        generator: of the draws.
+        generator: generator of the draws.
         greedy: always take the likeliest action.
         exploration: probability of a random action instead.
     """
@@ -189,7 +189,7 @@ class SearchActor(ModelActor):
         model: built, with its spec; it plans in its `step`.
         policy: prior and value.
         search: how it plans.
-        generator: of the noise and the draws.
+        generator: generator of the noise and the draws.
         greedy: play the best move, without noise.
         exploration: temperatures of the moves, and the probability of a random action instead.
 

@@ -52,7 +52,7 @@ class LocalPlayers:
     """This process plays all environments.
 
     Args:
-        collector: of the run's store.
+        collector: collector of the run's store.
         actors: by name.
     """
 

@@ -78,7 +78,7 @@ class Player:
     Args:
         cast: what it is made of.
         running: how the episodes stand; None opens new ones.
-        states: of the actors, by name.
+        states: states of the actors, by name.
     """
 
     def __init__(self, spec: PlayerSpec, running: dict[str, Any] | None, states: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ class RayPlayers:
         module: what the run trains.
         casts: what the players are made of.
         lag: updates that weights may be behind.
-        states: of every player's actors, by name, where they go on with `data.running`.
+        states: states of every player's actors, by name, where they go on with `data.running`.
     """
 
     def __init__(

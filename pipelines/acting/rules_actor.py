@@ -24,7 +24,7 @@ class RulesActor(Actor):
         dynamics: rules of the environment that is played; all N games are searched as one batch.
         search: how it plans.
         evaluate: judges its states: rollouts, a network, or a mix of both.
-        generator: of the noise and the draws.
+        generator: generator of the noise and the draws.
         reuse: keep what was found under the moves that were made.
         temperature: moves are drawn by visits^(1 / temperature); 0 plays the best, and draws where some are alike.
             A Gumbel search draws by its own noise instead.

@@ -34,7 +34,7 @@ def collect(
     """Play a game at random and record a store, which `--data.path` trains from.
 
     Args:
-        game: in any usual spelling.
+        game: name of the game in any usual spelling.
         path: folder of the new store.
         steps: real steps in the training environments.
         protocol: how the game is played.
@@ -42,7 +42,7 @@ def collect(
         num_validation_envs: further ones, whose environments are held out.
         size: height and width of a frame.
         color: grey or rgb.
-        seed: of everything.
+        seed: seed of everything.
     """
     check_range("--steps", steps, 1)
     check_seed("--seed", seed)

@@ -32,16 +32,16 @@ def evaluate(
     """Play whole episodes with the policy of a checkpoint, under the evaluation variant of its protocol.
 
     Args:
-        checkpoint: of an agent, or of a world model with a policy of its own such as MuZero.
+        checkpoint: checkpoint of an agent, or of a world model with a policy of its own such as MuZero.
         game: what the checkpoint must be of; null takes any.
-        episodes: to play, each with a seed of its own.
+        episodes: number of episodes to play, each with a seed of its own.
         policy: take the likeliest action, or draw as in training.
         epsilon: probability of a random action instead.
         simulations: plan every move, by so many simulations of the run's own search; 0 plays by the policy alone, null
             plays as the run's evaluations did.
         max_steps: agent steps after which an episode is given up; null plays it to its end.
-        seed: of the episodes.
-        device: to run the networks on.
+        seed: seed of the episodes.
+        device: device to run the networks on.
         out: folder whose evaluations.jsonl the result is added to; the run's own unless given.
     """
     check_range("--episodes", episodes, 1)

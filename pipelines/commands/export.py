@@ -19,7 +19,7 @@ def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
 
     Args:
         store: folder of the store.
-        dataset_id: of the new dataset, name-v0 or namespace/name-v0.
+        dataset_id: id of the new dataset, name-v0 or namespace/name-v0.
         path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
     """
     check_folder("--path", path)

@@ -36,7 +36,7 @@ def import_(
         path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
         size: height and width of a frame.
         color: grey or rgb.
-        num_envs: of the store, over which the episodes are spread.
+        num_envs: number of environments of the store, over which the episodes are spread.
         num_validation_envs: the last of them, held out.
         world: game or Gymnasium id, where the dataset names none.
         protocol: by which the game was played, where the dataset does not say.

@@ -26,7 +26,7 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
         runs: folders of runs, or folders with runs somewhere beneath them.
         out: folder to write to.
         baseline: an experiment; the chance of improving over it is added for the others.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         UserError: there is nothing to compare, or the runs are not comparable.

@@ -42,12 +42,13 @@ def search(
     The search is that of the run's configuration where it has one, else PUCT with 50 simulations; without noise.
 
     Args:
-        checkpoint: of an agent, or of a world model with a policy of its own such as MuZero.
+        checkpoint: checkpoint of an agent, or of a world model with a policy of its own such as MuZero.
         game: what the checkpoint must be of; null takes any.
-        simulations: of the search; null takes the run's.
-        steps: that the policy plays before, greedily, under the evaluation variant of the run's protocol.
-        seed: of the episode.
-        device: to run the networks on.
+        simulations: simulations of the search; null takes the run's.
+        steps: number of steps that the policy plays before, greedily, under the evaluation variant of the run's
+            protocol.
+        seed: seed of the episode.
+        device: device to run the networks on.
         folder: where tree.png and line.png go; the run's own unless given.
     """
     check_range("--simulations", simulations, 1)

@@ -32,11 +32,11 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
     """Run a sweep file, and leave results.csv and parallel_coordinates.png.
 
     Args:
-        file: in W&B's format.
+        file: sweep file in W&B's format.
         count: trials in all, those of earlier calls included; null takes the whole grid, or the file's run_cap.
-        folder: of the sweep; runs/sweep_<file> unless given.
+        folder: folder of the sweep; runs/sweep_<file> unless given.
         jobs: runs side by side.
-        seed: of what is drawn; the runs themselves are seeded by `seed_everything`.
+        seed: seed of what is drawn; the runs themselves are seeded by `seed_everything`.
 
     Raises:
         UserError: the file is wrong, the command line would not take what it draws, or every trial failed.

@@ -48,16 +48,16 @@ class DreamVectorEnv(VectorEnv):
     Args:
         model: a world model, or an agent that has one; it may go on learning.
         num_envs: N.
-        checkpoint: of a run, instead of a model.
+        checkpoint: checkpoint of a run, instead of a model.
         starts: windows (M, T) that begin with episodes, to start from; null takes those that the checkpoint keeps.
         game: what the checkpoint must be of, in any usual spelling; null takes any.
-        max_episode_steps: of an episode; null sets no limit.
+        max_episode_steps: max episode steps of an episode; null sets no limit.
         sample_termination: end an episode with the probability that the model predicts; else where an end is likelier
             than none.
         autoreset_mode: when an episode that ended is followed by the next; see Gymnasium's AutoresetMode.
         render_mode: "rgb_array" or null.
         scale: screen pixels per pixel.
-        device: of a checkpoint's model; a given model stays where it is.
+        device: device of a checkpoint's model; a given model stays where it is.
 
     Raises:
         UserError: neither or both of model and checkpoint, a checkpoint that cannot be used or is of another game, a
@@ -222,9 +222,9 @@ class DreamEnv(gymnasium.Env):
     It has no time limit of its own beside the model's: `gymnasium.make` adds the registered one, or that it is given.
 
     Args:
-        model: as in DreamVectorEnv.
+        model: model of the dreams, as in DreamVectorEnv.
         render_mode: "rgb_array" or null.
-        arguments: of DreamVectorEnv: checkpoint, starts, game, sample_termination, scale, device.
+        arguments: arguments of DreamVectorEnv: checkpoint, starts, game, sample_termination, scale, device.
     """
 
     metadata: dict[str, Any] = METADATA

@@ -32,10 +32,10 @@ class Evolution:
 
     Args:
         start: (V,) mean of the first population.
-        sigma: its standard deviation.
+        sigma: population's standard deviation.
         population: P, vectors in a population.
         covariance: "full", or "diagonal" (Ros & Hansen 2008) where V squared numbers are too many.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     def __init__(self, start: np.ndarray, sigma: float, population: int, covariance: Covariance, seed: int) -> None:

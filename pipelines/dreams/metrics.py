@@ -84,7 +84,7 @@ def per_horizon(dreams: Dreams, ssim_at: Collection[int] | None = None) -> list[
     """Measure dreams at every horizon, beside copying the last frame.
 
     Args:
-        dreams: of held-out windows.
+        dreams: dreams of held-out windows.
         ssim_at: the only horizons at which SSIM is measured, which takes as long as all the rest; nan elsewhere.
 
     Returns:

@@ -86,8 +86,8 @@ def probability_of_improvement(x: Scores, y: Scores, seed: int = 0, resamples: i
 
     Args:
         x: runs (runs,) per game.
-        y: the same of another algorithm, for the same games in the same order.
-        seed: of the bootstrap, which draws runs of both within each game.
+        y: scores of another algorithm, for the same games in the same order.
+        seed: seed of the bootstrap, which draws runs of both within each game.
         resamples: draws of it.
     """
     assert len(x) == len(y) > 0

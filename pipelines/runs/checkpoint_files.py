@@ -124,7 +124,7 @@ def newest(folder: Path, keep: bool) -> Path:
     """Return the newest whole checkpoint of a run: last.ckpt, or previous.ckpt where that is damaged, and say so.
 
     Args:
-        folder: of checkpoints.
+        folder: folder of checkpoints.
         keep: move a damaged last.ckpt aside, to damaged.ckpt, so that it does not take the other's place.
 
     Raises:

@@ -37,8 +37,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Learner,
     """Build the module that a run trained, from its checkpoint alone.
 
     Args:
-        path: of the checkpoint, which keeps the run's resolved configuration, its world's spec and the weights.
-        device: to put the module on.
+        path: path of the checkpoint, which keeps the run's resolved configuration, its world's spec and the weights.
+        device: device to put the module on.
 
     Returns:
         The module in evaluation mode, and the checkpoint.
@@ -87,7 +87,7 @@ def misfits(module: torch.nn.Module, weights: dict[str, Any]) -> dict[str, str]:
     """Return the names of tensors of which a module and some weights do not have the same, and what each has.
 
     Args:
-        module: that the weights are for.
+        module: module that the weights are for.
         weights: a state dict. What is no tensor, such as counters, is left out of account.
     """
     expected = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}

@@ -14,7 +14,7 @@ def header(run: Run, config: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         run: the run that writes the checkpoint.
-        config: its resolved configuration as plain data.
+        config: the run's resolved configuration as plain data.
 
     Returns:
         format_version, version and commit of dreamcade, the configuration, the world's name, the description of its

@@ -100,8 +100,8 @@ class WandbLogger(loggers.WandbLogger):
         mode: "offline" (send it later with `wandb sync`), "online" or "disabled".
         project: W&B's project.
         entity: W&B's user or team.
-        name: of the run; null lets W&B choose.
-        tags: of the run.
+        name: name of the run; null lets W&B choose.
+        tags: tags of the run.
         save_dir: the folder; null is the run's own.
     """
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyspiel
 import torch
 
+from datamodules.environments.boards import BoardRules
 from datamodules.environments.emulator import AtariEmulators
-from modules.errors import UserError, nearest
+from modules.errors import UserError
 from modules.world_model import Step
 
 
@@ -27,7 +27,7 @@ class EmulatorDynamics:
         exact: refuse a protocol with chance in it.
         look: keep the screens of states that are reached, for evaluations that see.
         persistence: mu of random play that holds its actions, as RandomActor's; null draws anew at every step.
-        generator: of sticky actions.
+        generator: generator of sticky actions.
 
     Raises:
         UserError: `exact` of a sticky protocol.
@@ -82,7 +82,7 @@ class EmulatorDynamics:
             states: (B,) clones, of which those that are over earn nothing.
             depth: steps after which play is cut; null plays to the end.
             discount: from step to step.
-            generator: of the actions.
+            generator: generator of the actions.
         """
         returns = np.zeros(len(states), np.float32)
         emulator = self._emulator
@@ -117,87 +117,15 @@ def random_actions(num_actions: int, generator: np.random.Generator, persistence
         yield from drawn.tolist()
 
 
-class GameDynamics:
-    """The rules of a board game for two by open_spiel; states are arrays (B,) of its state objects.
+class GameDynamics(BoardRules):
+    """What moves do in a board game for two; states are arrays (B,) of open_spiel's state objects.
 
     Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
-
-    Args:
-        name: of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
-
-    Raises:
-        UserError: an unknown game, or one that is not for two who alternate, with open cards, without chance, for one
-            outcome at the end.
     """
 
     deterministic = True
 
-    def __init__(self, name: str) -> None:
-        known = pyspiel.registered_names()
-        self.name = name
-        if name.partition("(")[0] not in known:
-            raise UserError(
-                f"unknown game {name!r}: expected one of open_spiel's, the nearest is {nearest(name, known)}"
-            )
-        try:
-            self.game = pyspiel.load_game(name)
-        except pyspiel.SpielError as error:
-            raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())}") from None
-        kind = self.game.get_type()
-        wanted = {
-            "two players": self.game.num_players() == 2,
-            "alternating moves": kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL,
-            "no chance": kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC,
-            "nothing hidden": kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION,
-            "opposed interests": kind.utility == pyspiel.GameType.Utility.ZERO_SUM,
-            "an outcome at the end alone": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
-        }
-        if missing := [text for text, there in wanted.items() if not there]:
-            raise UserError(f"{name} is no game to search in: it lacks {' and '.join(missing)}")
-        self.num_actions = self.game.num_distinct_actions()
-
     def step(self, states: np.ndarray, actions: Any) -> Step:
         """Make moves (B,); continuation 0 where that ends the game."""
-        after = np.empty(len(states), object)
-        reward, continuation = torch.zeros(len(states)), torch.ones(len(states))
-        for row, (state, action) in enumerate(zip(states, actions.tolist(), strict=True)):
-            mover, child = state.current_player(), state.child(action)
-            if child.is_terminal():
-                reward[row], continuation[row] = child.returns()[mover], 0
-            else:
-                assert child.current_player() == 1 - mover, f"player {mover} of {self.game} moves twice"
-            after[row] = child
-        return Step(after, reward, continuation)  # type: ignore[arg-type]
-
-    def legal_actions(self, states: np.ndarray) -> np.ndarray:
-        """Return the legal actions (B, K) int64 of states, padded with -1; a state that is over has none."""
-        legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
-        actions = np.full((len(states), max(1, *map(len, legal))), -1)
-        for row, moves in zip(actions, legal, strict=True):
-            row[: len(moves)] = moves
-        return actions
-
-    def play_out(
-        self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
-    ) -> np.ndarray:
-        """Return what random play earns (B,) float32, discounted, for whoever moves at the states.
-
-        Args:
-            states: (B,), of which those that are over earn nothing.
-            depth: moves after which play is cut; null plays to the end.
-            discount: from move to move, without the change of sign.
-            generator: of the moves.
-        """
-        returns = np.zeros(len(states), np.float32)
-        for row, state in enumerate(states):
-            if state.is_terminal():
-                continue
-            mover, playing, weight = state.current_player(), state.clone(), 1.0
-            for _ in count() if depth is None else range(depth):
-                moves = playing.legal_actions()
-                playing.apply_action(moves[int(generator.random() * len(moves))])
-                if playing.is_terminal():
-                    returns[row] = weight * playing.returns()[mover]
-                    break
-                weight *= discount
-        return returns
+        after, reward, ended = self.apply(states, actions)
+        return Step(after, torch.from_numpy(reward), torch.from_numpy(~ended).float())  # type: ignore[arg-type]

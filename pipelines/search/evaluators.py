@@ -82,13 +82,13 @@ class Rollouts(Uniform):
     world model, by `step`. Where they have `legal_actions(states) -> (B, K)`, those alone are played.
 
     Args:
-        dynamics: to play in.
+        dynamics: dynamics to play in.
         depth: steps after which play is cut; null plays to the end.
-        discount: of the search.
+        discount: discount of the search.
         players: 1, or 2 who alternate.
         num_actions: A; null asks the dynamics for it.
-        value: of the states where play is cut; null is 0.
-        generator: of the actions.
+        value: value of the states where play is cut; null is 0.
+        generator: generator of the actions.
 
     Raises:
         UserError: for a depth that cannot be, or dynamics that do not say how many actions there are.
@@ -152,9 +152,9 @@ class PriorAndValue:
     """The prior of one evaluation and the value of another: AlphaGo's networks were two.
 
     Args:
-        prior: its logits and actions.
-        value: its value.
-        temperature: that the logits are divided by; AlphaGo's was 1.5, as 1 / 0.67.
+        prior: evaluation that gives logits and actions.
+        value: evaluation that gives the value.
+        temperature: number that the logits are divided by; AlphaGo's was 1.5, as 1 / 0.67.
     """
 
     def __init__(self, prior: Evaluate, value: Evaluate, temperature: float = 1.0) -> None:
@@ -175,7 +175,7 @@ class Mixed:
 
     Args:
         evaluate: prior and value.
-        rollouts: of which the value alone is taken.
+        rollouts: rollouts of which the value alone is taken.
         weight: lambda, from 0 to 1.
     """
 

@@ -24,7 +24,7 @@ class Graphed:
 
     Args:
         dynamics: `capturable`: it always does the same, whatever the numbers are, and reads none of them back.
-        evaluate: likewise.
+        evaluate: evaluation that is recorded with it.
     """
 
     def __init__(self, dynamics: Dynamics, evaluate: Evaluate) -> None:

@@ -67,7 +67,7 @@ def chosen(tree: Tree, b: int, rows: int = 14, depth: int = 6) -> list[Mark]:
     """Return what is worth drawing of tree b, parents before children: the principal line, then what has most visits.
 
     Args:
-        tree: of a search.
+        tree: tree of a search.
         b: which of its roots.
         rows: leaves, at most; half of them may be the root's own.
         depth: moves from the root, at most.
@@ -136,8 +136,8 @@ def draw_tree(
     coloured by their value, and show their frame where there is one.
 
     Args:
-        tree: of a search.
-        path: of the PNG.
+        tree: tree of a search.
+        path: path of the PNG.
         meanings: a name per action.
         frames: shows states.
         b: which of the roots.
@@ -280,8 +280,8 @@ def draw_line(
     """Draw the principal line of tree b: its frames with action, reward, value and visits, or bars without frames.
 
     Args:
-        tree: of a search.
-        path: of the PNG.
+        tree: tree of a search.
+        path: path of the PNG.
         meanings: a name per action.
         frames: shows states.
         b: which of the roots.

@@ -105,9 +105,9 @@ class Gumbel(Rule):
 
     Args:
         considered: actions that are drawn without replacement and tried at the root.
-        c_visit: of sigma(q) = (c_visit + largest visit count) c_scale q.
-        c_scale: and how much Q weighs beside the logits: 0.1 in Atari, 1 in board games.
-        scale: of the noise; 0 plays the best action, for evaluation.
+        c_visit: c visit of sigma(q) = (c_visit + largest visit count) c_scale q.
+        c_scale: weight: how much Q weighs beside the logits: 0.1 in Atari, 1 in board games.
+        scale: scale of the noise; 0 plays the best action, for evaluation.
         epsilon: least distance between the largest and the smallest Q of a node, below which differences do not count
             in full. Where rewards are rare, anything less lets the noise of values rule.
     """
@@ -172,7 +172,7 @@ class Dirichlet:
 
     Args:
         alpha: about 10 / (typical number of legal actions).
-        fraction: of the noise in the prior.
+        fraction: fraction of the noise in the prior.
     """
 
     alpha: float = 0.3
@@ -189,7 +189,7 @@ class Stop:
 
     Args:
         simulations: at most so many.
-        seconds: of wall clock for all roots together.
+        seconds: seconds of wall clock for all roots together.
         decided: no other action can still be visited more often than the one that is ahead.
         converged: the root's value moved less than this over 32 simulations.
         proven: the root's exact value is known; it needs known bounds.

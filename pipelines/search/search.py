@@ -79,7 +79,7 @@ class Search:
     Args:
         rule: how a simulation chooses: Uct, Puct or Gumbel; null is Puct.
         stop: when a root is done.
-        discount: of the next state's value.
+        discount: discount of the next state's value.
         players: 1, or 2 who alternate: values are for the mover, and change their sign from move to move.
         noise: on the prior of the roots.
         max_depth: length of the longest simulations; those go no further and return the value found there before.
@@ -160,8 +160,8 @@ class Search:
             dynamics: takes the actions; None where `expand` does.
             evaluate: judges the states.
             legal: (B, A) bool, of the roots alone; None where evaluate says it, or all are.
-            generator: of the noise.
-            tree: to go on from: `result.tree`, or its `advance(actions)` after a move. Visits stay; noise is new.
+            generator: generator of the noise.
+            tree: tree to go on from: `result.tree`, or its `advance(actions)` after a move. Visits stay; noise is new.
             expand: one call for the step and the evaluation.
 
         Raises:

@@ -43,9 +43,9 @@ def draw(sweep: Sweep, results: Sequence[Result], path: Path) -> None:
     Trials that were stopped early are dashed. Constant parameters have no axis.
 
     Args:
-        sweep: that the results are of.
+        sweep: sweep that the results are of.
         results: the best first.
-        path: of the PNG.
+        path: path of the PNG.
     """
     measured = [result for result in results if result.value is not None and result.state in ("complete", "pruned")]
     if not measured:

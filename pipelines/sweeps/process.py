@@ -27,8 +27,8 @@ class Process:
     """A `dreamcade fit` in a folder of its own, started, found running, or found finished.
 
     Args:
-        folder: of the run.
-        options: of `dreamcade fit`, but for the folder.
+        folder: folder of the run.
+        options: options of `dreamcade fit`, but for the folder.
     """
 
     def __init__(self, folder: Path, options: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ class Parameter:
 
     Args:
         name: the dotted key, such as model.policy.lr.
-        choices: to draw one of; empty where a number is drawn.
+        choices: values to draw one of; empty where a number is drawn.
         low: the least number.
         high: the largest.
         log: draw its logarithm evenly.
@@ -90,9 +90,9 @@ class Sweep:
     """A sweep file that was read without complaint.
 
     Args:
-        path: of the file.
-        content: of it, as plain data.
-        parameters: that are swept.
+        path: path of the file.
+        content: content of it, as plain data.
+        parameters: parameters that are swept.
         metric: a column of metrics.csv.
         goal: what to do with it.
     """
@@ -143,8 +143,8 @@ class Sweep:
         """Return who draws a trial's values: by its number, so that a sweep that was killed goes on as it would have.
 
         Args:
-            number: of the trial.
-            seed: of the sweep.
+            number: number of the trial.
+            seed: seed of the sweep.
         """
         if self.method == "grid":
             grids = {parameter.name: parameter.grid() for parameter in self.parameters}

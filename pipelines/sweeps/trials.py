@@ -53,9 +53,9 @@ class Trials:
     logged. All is kept in the folder: study.db, the sweep file, and a folder per trial.
 
     Args:
-        sweep: that they belong to.
+        sweep: sweep that the trials belong to.
         folder: where they lie.
-        seed: of what is drawn.
+        seed: seed of what is drawn.
 
     Raises:
         UserError: the folder is of another sweep, or in use.
@@ -96,7 +96,7 @@ class Trials:
         When it is told to stop, so are the runs, and the same call goes on with them.
 
         Args:
-            count: of trials in all.
+            count: count of trials in all.
             jobs: runs side by side.
             tell: is called with every result.
         """

@@ -19,8 +19,8 @@ Change = tuple[str, Any, Any]
 MISSING = "nothing"
 LOOSE = {"batch_size", "sequence_length", "cross_episodes", "validation_batches", "recent", "frames_on_device", "path"}
 """What may change of the data: how it is drawn, and where it lies. All else is how it was and is played."""
-FIXED = ("seed_everything", "model.optimization.optimizer", "model.world_model.optimization.optimizer")
-"""What else may not change: a checkpoint keeps states that belong to it."""
+FIXED = {"class_path", "optimizer"}
+"""What may not change of the model: a checkpoint keeps states that belong to it. Weights say themselves what fits."""
 ONCE = ("config", "ckpt_path", "init_from", "init_fresh", "print_plan", "weights_only")
 """What says how a run begins, not what it does."""
 
@@ -40,7 +40,7 @@ def check(found: list[Change], path: Path | str) -> None:
     for key, before, now in found:
         part, last = key.partition(".")[0], key.rpartition(".")[2]
         played = part == "data" and last not in LOOSE
-        if played or key in FIXED or (part == "model" and last == "class_path"):
+        if played or key == "seed_everything" or (part == "model" and last in FIXED):
             raise UserError(
                 f"{path} was written with {key} {before}, not {now}: that cannot change on the way; "
                 "--init_from begins a new run with its weights"

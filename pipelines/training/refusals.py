@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from pipelines.runs.checkpoints import OWN
 
 UNSUITED: dict[type[Callback], str] = {
@@ -67,6 +67,9 @@ def check(trainer: Trainer) -> None:
         raise UserError(
             f"trainer.precision is {trainer.precision}: expected one of {', '.join(PRECISIONS)}, weights stay float32"
         )
+    check_range("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
+    check_range("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+    check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, 0)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for kind, reason in UNSUITED.items():
             if isinstance(callback, kind):

@@ -14,11 +14,13 @@ FILES = sorted(path for path in FOLDER.rglob("*.py") if "__main__" in path.read_
 QUICK = ["pong_paddle", "evolution", "peers/lightzero", "peers/mctx_search", "trainer_overhead"]
 """What `make test` runs of them; `make gates` and `make smoke` run all."""
 OTHER_KEYS = {
+    "emulator_uct": ("settings",),  # the arguments that there were
     "faults": ("moments",),  # counts by when the kill came, which nobody chooses
     "hostile_files": ("outcomes", "kinds"),  # counts by verdict
-    "muzero_atari_small": ("commit",),  # of an older result
 }
 """Parts of a result whose keys are measured themselves."""
+OLDER = {"replay": "its result is of before memcpy stood beside torchrl, and waits for a quiet machine"}
+"""Results that are to be measured anew, and why."""
 PEERS = {"search": ("vs_lightzero", "tree_vs_lightzero", "vs_mctx")}
 """Figures of a result that need a peer which is installed apart."""
 
@@ -28,16 +30,16 @@ def name(path: Path) -> str:
 
 
 def unknown(found: object, kept: object, at: str = "") -> list[str]:
-    """Keys of a result, at any depth, that another one has not: of games and sizes a smoke run may have fewer."""
+    """Keys of a result, at any depth, that another one has not: a smoke run has fewer games, and sizes of its own."""
     if not isinstance(found, dict) or not isinstance(kept, dict):
         return []
-    return [f"{at}{key}" for key in found if key not in kept] + [
+    return [f"{at}{key}" for key in found if key not in kept and not key.isdigit()] + [
         key for each in found if each in kept for key in unknown(found[each], kept[each], f"{at}{each}.")
     ]
 
 
 def test_keys_that_only_one_result_has_are_found():
-    assert unknown({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}}) == []
+    assert unknown({"a": {"b": 1, "2": 0}}, {"a": {"b": 2, "c": 3, "64": 0}}) == []
     assert unknown({"a": {"b": 1, "d": 0}, "e": 1}, {"a": {"b": 2}}) == ["e", "a.d"]
 
 
@@ -70,9 +72,11 @@ def test_a_benchmark_runs_and_writes_what_its_result_says(path, tmp_path):
     kept = FOLDER / "results" / result.name
     if not kept.exists():
         pytest.skip(f"ran, but there is no {kept.relative_to(ROOT)} to compare its keys with")
+    if path.stem in OLDER:
+        pytest.skip(f"ran, but {OLDER[path.stem]}")
     measured = json.loads(kept.read_text())
     wanted = {key for key in measured if not key.startswith(PEERS.get(path.stem, ("\0",)))}
     assert found.keys() == wanted
-    for key in OTHER_KEYS.get(path.stem, ()):
+    for key in ("versions", *OTHER_KEYS.get(path.stem, ())):
         found.pop(key, None)
     assert unknown(found, measured) == []

@@ -159,6 +159,10 @@ class Nothing(lightning.LightningModule):
         return None
 
 
+class Measured(Nothing):
+    test_step = predict_step = Nothing.validation_step
+
+
 def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     data = begin(20)
     with pytest.raises(UserError, match=r"holds out nothing: set data\.envs\.validation"):
@@ -175,9 +179,9 @@ def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     )
     trainer.fit(Nothing(), datamodule=data)
     assert trainer.current_epoch == 2
-    assert trainer.validate(Nothing(), datamodule=data) == []
-    data.setup("predict")
-    assert data.predict_dataloader() == []
+    for measure in (trainer.validate, trainer.test, trainer.predict):
+        with pytest.raises(UserError, match="holds out nothing"):
+            measure(Measured(), datamodule=data)
 
 
 # What a checkpoint keeps.

@@ -259,7 +259,7 @@ def test_a_run_that_plays_itself_goes_on_counting(train, tmp_path):
         ({"agent.policy_learns_from": "dreams"}, ["policy_learns_from", "dreams"]),
         ({"Mbpo": None}, ["policy_learns_from is dream, but nobody dreams"]),
         ({"policy.activation": "rellu"}, ["activation", "rellu"]),
-        ({"policy.discount": 1.01}, ["discount must lie between 0 and 1"]),
+        ({"policy.discount": 1.01}, ["discount must be from 0 to 1"]),
         ({"Mbpo.minibatches": 7}, ["minibatches from 1 to num_dreams"]),
         ({"Mbpo.starts.recent": 1}, ["recent must be more than the 1 rows of context"]),
     ],

@@ -83,6 +83,8 @@ def again(run, short, tmp_path):
         (["--trainer.precision", "bf16-true"], ["trainer.precision", "bf16-true", "bf16-mixed"]),
         (["--trainer.precision", "16-true"], ["trainer.precision", "16-true", "16-mixed"]),
         (["--trainer.val_check_interval", 100], ["trainer.val_check_interval", "100", "limit_train_batches"]),
+        (["--trainer.accumulate_grad_batches", 0], ["trainer.accumulate_grad_batches", "at least 1", "0"]),
+        (["--trainer.log_every_n_steps", 0], ["trainer.log_every_n_steps", "at least 1", "0"]),
         ([f"{CALLBACK}LearningRateFinder"], ["LearningRateFinder", "lr"]),
         ([f"{CALLBACK}BatchSizeFinder"], ["BatchSizeFinder", "batch size"]),
         ([f"{CALLBACK}EMAWeightAveraging"], ["EMAWeightAveraging", "averaged weights"]),

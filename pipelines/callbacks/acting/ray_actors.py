@@ -77,7 +77,7 @@ class RayActors(Callback):
             run: the run that learns.
             learner: a copy of what it trains.
             actors: for each Ray actor, by name, who act by the copy.
-            states: of these, where they go on with episodes that were running.
+            states: states of the actors, where they go on with episodes that were running.
         """
         from pipelines.acting.ray_players import PlayerSpec, RayPlayers
 

@@ -50,12 +50,12 @@ class Evolve(Callback):
     Figures of every generation lie in evolution.csv and evolution.png.
 
     Args:
-        generations: in a round.
+        generations: number of generations in a round.
         population: vectors in a generation.
-        dreams: that judge a vector; in reality, episodes.
+        dreams: number of dreams that judge a vector; in reality, episodes.
         horizon: steps of a dream or episode, at most.
         sigma: standard deviation of a round's first population.
-        covariance: of the search: "full", or "diagonal" for more than about a thousand weights.
+        covariance: covariance of the search: "full", or "diagonal" for more than about a thousand weights.
         world: "dream" or "real": where a population is judged.
         select_every: generations between two elections.
         starts: real rows that dreams start from.

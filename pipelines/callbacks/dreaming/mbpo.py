@@ -25,7 +25,7 @@ class Mbpo(Dreaming):
     Args:
         horizon: steps of a dream.
         num_dreams: launched at a time.
-        minibatches: that they are split into.
+        minibatches: number of minibatches that dreams are split into.
         epochs: how often they are gone through before the next are launched.
         starts: real rows that dreams start from.
     """

@@ -25,10 +25,10 @@ class Pretrained(Callback):
     With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` is refused beside a whole model.
 
     Args:
-        checkpoint: of a run with a model of the same class and size, on the same world unless part is `all`.
-        part: of the run's world model that the checkpoint's is: `vae` starts an MDN-RNN with a VAE that was trained by
-            itself. Null is the whole model. `all` is everything that the run trains, policy and all, on any world, but
-            no counters: that is what `dreamcade fit --init_from` does.
+        checkpoint: checkpoint of a run with a model of the same class and size, on the same world unless part is `all`.
+        part: part of the run's world model that the checkpoint's is: `vae` starts an MDN-RNN with a VAE that was
+            trained by itself. Null is the whole model. `all` is everything that the run trains, policy and all, on any
+            world, but no counters: that is what `dreamcade fit --init_from` does.
         fresh: leave weights as they are that the checkpoint has not, or has in another shape, and list them; false
             refuses.
     """

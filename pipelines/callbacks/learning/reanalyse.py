@@ -27,7 +27,7 @@ class Reanalyse(Callback):
     where MuZero bootstraps from the search's root values. The store keeps what was found first.
 
     Args:
-        fraction: of the windows of a batch; 1 learns from fresh targets alone.
+        fraction: fraction of the windows of a batch; 1 learns from fresh targets alone.
         search: how. Without noise at the root, targets are as good as they can be.
     """
 

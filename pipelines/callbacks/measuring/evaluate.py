@@ -54,6 +54,7 @@ class Evaluate(Callback):
         self.greedy = greedy
         self.max_steps = max_steps
         self.evaluated_at = 0
+        self.figures: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that somebody can play."""
@@ -64,6 +65,10 @@ class Evaluate(Callback):
             run.learner.require_policy()
             run.model.require("step", "reward", by="a search")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a run that goes on monitor what was measured before."""
+        self._show(trainer)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where a round is over and enough real steps were taken since the last time."""
         run = Run(trainer)
@@ -71,6 +76,12 @@ class Evaluate(Callback):
         if self.every and over and run.real_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = run.real_steps
             self.evaluate(run, self.episodes)
+            self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        """Let callbacks of every rank, such as ModelCheckpoint, monitor what was measured last."""
+        self.figures = trainer.strategy.broadcast(self.figures)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.figures.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what training made."""
@@ -94,7 +105,7 @@ class Evaluate(Callback):
         if normalized is not None:
             figures["evaluate/human_normalized"] = normalized
         run.log(figures)
-        run.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
+        self.figures = figures
         if final:
             tell(evaluation, run.folder)
 
@@ -130,8 +141,9 @@ class Evaluate(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Remember when it evaluated last."""
-        return {"evaluated_at": self.evaluated_at}
+        return {"evaluated_at": self.evaluated_at, "figures": self.figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.evaluated_at = state_dict["evaluated_at"]
+        self.figures = state_dict.get("figures", {})

@@ -37,7 +37,7 @@ class LatentPictures(Callback):
         num_frames: pictures in a row of reconstructions and samples.
         num_numbers: rows of the traversals.
         span: standard deviations of the prior, to both sides, that a traversal goes through.
-        temperatures: of the dreams.
+        temperatures: temperatures of the dreams.
         horizons: steps shown of the dreams.
         context: rows that the model observes before it dreams.
         scale: screen pixels per pixel.

@@ -59,7 +59,8 @@ class SearchEvaluation(Evaluate):
         planned = self.play(run, episodes, final, actor=self.actor, watch=findings.add)
         figures = findings.figures()
         shown = {"return": planned.score, "raw_return": raw.score, "return_gain": planned.score - raw.score} | figures
-        run.log({f"search/{name}": value for name, value in shown.items()})
+        self.figures = {f"search/{name}": float(value) for name, value in shown.items()}
+        run.log(self.figures)
         data, folder = run.data, run.folder
         meanings = data.description.get("action_meanings") or [str(action) for action in range(data.spec.num_actions)]
         with run.precision():

@@ -43,7 +43,7 @@ class Summary:
     Args:
         runs: as `load` returns them.
         baseline: the experiment that others are compared with.
-        seed: of all bootstraps.
+        seed: seed of all bootstraps.
 
     Raises:
         UserError: no run is of the baseline, or all are.

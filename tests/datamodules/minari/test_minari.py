@@ -275,7 +275,7 @@ def test_environments_are_of_equal_length():
             "6 actions, pong has 18",
         ),
         (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"world": "pong", "color": "rgb"}, "grey frames"),
-        (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"num_envs": 0}, "must be positive"),
+        (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"num_envs": 0}, "num_envs must be at least 1"),
         (Box(-1, 1, (3,)), Discrete(6), {"world": "CartPole-v1"}, "too few steps"),
     ],
 )

@@ -60,5 +60,5 @@ def test_a_controller_of_another_action_set_is_refused():
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.1])
 def test_impossible_numbers(epsilon):
-    with pytest.raises(UserError, match="epsilon must lie between 0 and 1"):
+    with pytest.raises(UserError, match="epsilon must be from 0 to 1"):
         LinearController(epsilon)

@@ -180,8 +180,8 @@ def test_schedules_go_on_where_they_stopped():
     [
         ({"n_step": 0}, "n_step"),
         ({"target_every": 0}, "target_every"),
-        ({"discount": 1.5}, "discount must lie between 0 and 1: got 1.5"),
-        ({"epsilon_end": -0.1}, "epsilon_end must lie between 0 and 1"),
+        ({"discount": 1.5}, "discount must be from 0 to 1: got 1.5"),
+        ({"epsilon_end": -0.1}, "epsilon_end must be from 0 to 1"),
     ],
     ids=str,
 )

@@ -187,7 +187,7 @@ def test_mistakes_are_told():
         built(TabularQ()).loss(corridor(), PerfectModel())
     with pytest.raises(UserError, match="one-hot"):
         TabularQ().build((4, 84, 84), 6)
-    with pytest.raises(UserError, match="epsilon must lie between 0 and 1: got 2"):
+    with pytest.raises(UserError, match="epsilon must be from 0 to 1: got 2"):
         TabularQ(epsilon=2)
     with pytest.raises(UserError, match="planning_steps must not be negative"):
         TabularQ(planning_steps=-1)

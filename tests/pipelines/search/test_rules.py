@@ -210,9 +210,9 @@ def test_first_visits_by_name():
     ("make", "message"),
     [
         (lambda: Gumbel(considered=0), "at least 1 action"),
-        (lambda: Puct(c1=-1), "c1 must not be negative"),
+        (lambda: Puct(c1=-1), "Puct.c1 must be at least 0: got -1"),
         (lambda: Puct(first_visit="Zero"), "unknown first_visit 'Zero'"),
-        (lambda: Dirichlet(alpha=0), "positive alpha"),
+        (lambda: Dirichlet(alpha=0), "Dirichlet.alpha must be more than 0"),
     ],
 )
 def test_mistakes_are_named(make, message):

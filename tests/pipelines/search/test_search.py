@@ -255,12 +255,14 @@ def test_the_clock_stops_alone_and_together():
     [
         (lambda: Search(stop=Stop(0)), "at least 1 simulation"),
         (lambda: Search(stop=Stop(None)), "needs an end"),
-        (lambda: Search(stop=Stop(None, seconds=0)), "more than 0 seconds"),
+        (lambda: Search(stop=Stop(None, seconds=0)), "seconds must be more than 0"),
         (lambda: Search(Gumbel(), Stop(None, seconds=1)), "Gumbel .* set stop.simulations"),
         (lambda: Search(Gumbel(), noise=Dirichlet()), "own noise"),
         (lambda: Search(players=3), "players is 3"),
         (lambda: Search(bounds=(1, -1)), "bounds"),
-        (lambda: Search(max_depth=0), "max_depth is 0"),
+        (lambda: Search(discount=1.5), "search.discount must be from 0 to 1: got 1.5"),
+        (lambda: Search(discount=-1), "search.discount must be from 0 to 1: got -1"),
+        (lambda: Search(max_depth=0), "max_depth must be at least 1: got 0"),
     ],
 )
 def test_settings_that_cannot_be_are_named(make, message):

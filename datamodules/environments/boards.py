@@ -1,0 +1,99 @@
+"""Board games for two by open_spiel: their rules, and how its quirks are handled."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+import pyspiel
+
+from modules.errors import UserError, nearest
+
+
+class BoardRules:
+    """The rules of a board game for two by open_spiel; states are arrays (B,) of its state objects.
+
+    Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
+
+    Args:
+        name: name of one of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
+
+    Raises:
+        UserError: an unknown game, or one that is not for two who alternate, with open cards, without chance, for one
+            outcome at the end.
+    """
+
+    def __init__(self, name: str) -> None:
+        known = pyspiel.registered_names()
+        self.name = name
+        if name.partition("(")[0] not in known:
+            raise UserError(
+                f"unknown game {name!r}: expected one of open_spiel's, the nearest is {nearest(name, known)}"
+            )
+        try:
+            self.game = pyspiel.load_game(name)
+        except pyspiel.SpielError as error:
+            raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())}") from None
+        kind = self.game.get_type()
+        wanted = {
+            "two players": self.game.num_players() == 2,
+            "alternating moves": kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL,
+            "no chance": kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC,
+            "nothing hidden": kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION,
+            "opposed interests": kind.utility == pyspiel.GameType.Utility.ZERO_SUM,
+            "an outcome at the end alone": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
+        }
+        if missing := [text for text, there in wanted.items() if not there]:
+            raise UserError(f"{name} is no game to search in: it lacks {' and '.join(missing)}")
+        self.num_actions = self.game.num_distinct_actions()
+
+    def apply(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Make moves (B,) int64.
+
+        Returns:
+            The states after them (B,), what they earned the mover (B,) float32, and where they ended the game (B,)
+            bool.
+        """
+        after = np.empty(len(states), object)
+        reward, ended = np.zeros(len(states), np.float32), np.zeros(len(states), bool)
+        for row, (state, action) in enumerate(zip(states, actions.tolist(), strict=True)):
+            mover, child = state.current_player(), state.child(action)
+            if child.is_terminal():
+                reward[row], ended[row] = child.returns()[mover], True
+            else:
+                assert child.current_player() == 1 - mover, f"player {mover} of {self.game} moves twice"
+            after[row] = child
+        return after, reward, ended
+
+    def legal_actions(self, states: np.ndarray) -> np.ndarray:
+        """Return the legal actions (B, K) int64 of states, padded with -1; a state that is over has none."""
+        legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
+        actions = np.full((len(states), max(1, *map(len, legal))), -1)
+        for row, moves in zip(actions, legal, strict=True):
+            row[: len(moves)] = moves
+        return actions
+
+    def play_out(
+        self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Return what random play earns (B,) float32, discounted, for whoever moves at the states.
+
+        Args:
+            states: (B,), of which those that are over earn nothing.
+            depth: moves after which play is cut; null plays to the end.
+            discount: from move to move, without the change of sign.
+            generator: generator of the moves.
+        """
+        returns = np.zeros(len(states), np.float32)
+        for row, state in enumerate(states):
+            if state.is_terminal():
+                continue
+            mover, playing, weight = state.current_player(), state.clone(), 1.0
+            for _ in count() if depth is None else range(depth):
+                moves = playing.legal_actions()
+                playing.apply_action(moves[int(generator.random() * len(moves))])
+                if playing.is_terminal():
+                    returns[row] = weight * playing.returns()[mover]
+                    break
+                weight *= discount
+        return returns
