@@ -208,6 +208,7 @@ class SearchActor(ModelActor):
     ) -> None:
         super().__init__(model, policy, generator, exploration.epsilon)
         model.require("step", "reward", by="a search")
+        search = search.discounting_as(policy, model)
         self.search = search.greedy() if greedy else search
         self.greedy = greedy
         self.exploration = exploration

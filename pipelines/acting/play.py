@@ -169,7 +169,8 @@ class RulesPlay(Play):
             persistence=self.persistence,
             generator=stage.source("chance"),
         )
-        rollouts = Rollouts(dynamics, self.rollout_depth, self.search.discount, generator=stage.source("rollouts"))
+        discount = self.search.effective_discount
+        rollouts = Rollouts(dynamics, self.rollout_depth, discount, generator=stage.source("rollouts"))
         source = stage.source("search")
         return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
 

@@ -18,7 +18,6 @@ from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import generator
 from modules.errors import check_range
 from modules.imagination import evaluating
-from modules.learner import Learner
 from pipelines.acting.actors import ModelActor, PolicyActor, SearchActor
 from pipelines.commands.parser import Parser
 from pipelines.console import check_folder, check_seed
@@ -58,7 +57,7 @@ def search(
     learner, kept = checkpoints.load(checkpoint, device)
     checkpoints.check_world(checkpoint, kept, game)
     model, policy = learner.world_model, learner.require_policy()
-    settings = checkpoints.search(checkpoint, kept) or default(learner)
+    settings = checkpoints.search(checkpoint, kept) or Search(Puct(), Stop(simulations=50))
     if simulations is not None:
         settings = settings.limited(simulations)
     planner = SearchActor(model, policy, settings, generator(0, "search", seed), greedy=True)
@@ -89,13 +88,6 @@ def search(
         soft_wrap=True,
     )
     console.print(f"the tree: {tree}; its principal line: {line}", soft_wrap=True)
-
-
-def default(learner: Learner) -> Search:
-    """Return PUCT with 50 simulations, and the discount that the policy learned by."""
-    discounts = (getattr(part, "discount", None) for part in (learner.policy, learner.world_model))
-    discount = next((discount for discount in discounts if discount is not None), 0.997)
-    return Search(Puct(), Stop(simulations=50), discount=discount)
 
 
 def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tensor:

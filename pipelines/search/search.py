@@ -21,6 +21,8 @@ ROOTS_PER_THREAD = 128
 """Fewer are not worth a thread: where another process is busy, waiting for it takes longer than they do."""
 _NO_MASK = np.empty((0, 0), np.bool_)
 _ENDLESS = 2**40
+DISCOUNT = 0.997
+"""Discount of a search that is told none, in what has learned by none: MuZero's."""
 _NO_CANDIDATES = np.zeros((1, 1), compiled.CANDIDATES)
 _ZERO = np.zeros(1, np.float32)
 _NOTHING = Outputs(np.zeros((1, 0), np.float32), ALL_ACTIONS, _ZERO, _ZERO, _ZERO)
@@ -79,7 +81,8 @@ class Search:
     Args:
         rule: how a simulation chooses: Uct, Puct or Gumbel; null is Puct.
         stop: when a root is done.
-        discount: discount of the next state's value.
+        discount: discount of the next state's value; null takes the one that the policy or the model learns by, and
+            0.997 where there is neither.
         players: 1, or 2 who alternate: values are for the mover, and change their sign from move to move.
         noise: on the prior of the roots.
         max_depth: length of the longest simulations; those go no further and return the value found there before.
@@ -94,7 +97,7 @@ class Search:
         self,
         rule: Rule | None = None,
         stop: Stop = Stop(),
-        discount: float = 0.997,
+        discount: float | None = None,
         players: int = 1,
         noise: Dirichlet | None = None,
         max_depth: int | None = None,
@@ -131,6 +134,22 @@ class Search:
         """Return the same search with some settings changed."""
         names = ("rule", "stop", "discount", "players", "noise", "max_depth", "bounds")
         return Search(**({name: getattr(self, name) for name in names} | changes))
+
+    @property
+    def effective_discount(self) -> float:
+        """The discount that it runs with."""
+        return DISCOUNT if self.discount is None else self.discount
+
+    def discounting_as(self, *learned: Any) -> Search:
+        """Return the same search with a discount: its own, else the first that what it searches with has learned by.
+
+        Args:
+            learned: policies and models, which may have a `discount`.
+        """
+        if self.discount is not None:
+            return self
+        found = (getattr(part, "discount", None) for part in learned)
+        return self.changed(discount=next((discount for discount in found if discount is not None), DISCOUNT))
 
     def greedy(self) -> Search:
         """Return the same search without noise, for evaluation."""
@@ -296,7 +315,8 @@ def _settings(search: Search) -> np.ndarray:
     rule, stop = search.rule, search.stop
     for name, value in rule.settings().items():
         record[name] = value
-    record["discount"], record["sign"] = search.discount, 1 if search.players == 1 else -1
+    record["discount"] = search.effective_discount
+    record["sign"] = 1 if search.players == 1 else -1
     record["max_depth"] = search.max_depth or -1
     if search.bounds is not None:
         record["bounded"], record["prove"] = True, search.max_depth is None

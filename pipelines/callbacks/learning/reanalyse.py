@@ -46,10 +46,11 @@ class Reanalyse(Callback):
             raise UserError(
                 f"Reanalyse needs a model that learns from searches, MuZero: got {type(pl_module).__name__}"
             )
+        self.search = self.search.discounting_as(pl_module)
         if self.search.discount != pl_module.discount:
             raise UserError(
                 f"the discount of the search is {self.search.discount}, that of the model {pl_module.discount}: "
-                "they must be the same"
+                "set it to null, which takes the model's"
             )
         self.generator = self.rank_generator.start(trainer.global_rank)
         self.networks = pl_module.target_networks

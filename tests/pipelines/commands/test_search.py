@@ -5,14 +5,13 @@ import re
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from pipelines import cli
-from pipelines.acting.actors import PolicyActor
-from pipelines.commands.search import default, walk
-from pipelines.console import CONFIGS
+from pipelines.acting.actors import PolicyActor, SearchActor
+from pipelines.commands.search import walk
 from pipelines.runs import checkpoints
+from pipelines.search.search import Search
 from tests.fakes import locate
 from tests.pipelines.callbacks.measuring.test_search_evaluation import Known, Lanes, Lefty
 
@@ -110,9 +109,8 @@ def test_a_run_without_a_search_is_searched_by_puct(muzero):
         for name in ("search", "actor"):
             callback.get("init_args", {}).pop(name, None)
     assert checkpoints.search(muzero, kept) is None
-    settings = default(module)
-    assert str(settings) == "search by Puct, 50 simulations"
-    assert settings.discount == module.discount == 0.997
+    actor = SearchActor(module, module.policy, Search(), np.random.default_rng(0))
+    assert actor.search.discount == module.discount == 0.997
 
 
 def test_mistakes_are_one_line(run, muzero, trained, tmp_path):
@@ -129,11 +127,3 @@ def test_mistakes_are_one_line(run, muzero, trained, tmp_path):
 
 def test_it_is_in_the_help(run):
     assert "\n  search " in run("--help").out
-
-
-@pytest.mark.parametrize("name", ["unet__search", "unet__search_small"])
-def test_the_experiments_state_what_they_plan_with(name):
-    content = yaml.safe_load((CONFIGS / "experiment" / f"{name}.yaml").read_text())
-    (evaluation,) = (c for c in content["trainer"]["callbacks+"] if c["class_path"].endswith("SearchEvaluation"))
-    policy = content["model"]["init_args"]["policy"]["init_args"]
-    assert evaluation["init_args"]["search"]["init_args"]["discount"] == policy["discount"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_what_has_ended_backs_up_again_without_the_model():
     np.testing.assert_allclose(result.q[0, 0], (0.5 * 7 + 9 * 0.5 * 5) / 10, rtol=1e-6)
     np.testing.assert_allclose(result.value[0], (7 + 0.5 * 7 + 9 * 0.5 * 5) / 11, rtol=1e-6)
     assert result.max_depth[0] == 2
+
+
+def test_a_discount_is_its_own_or_what_it_searches_with_has_learned_by():
+    policy, model = SimpleNamespace(discount=0.5), SimpleNamespace(discount=0.7)
+    assert Search(discount=0.9).discounting_as(policy, model).discount == 0.9
+    assert Search().discounting_as(policy, model).discount == 0.5
+    assert Search(players=2).discounting_as(SimpleNamespace(), model).discount == 0.7
+    assert Search().discounting_as(SimpleNamespace()).discount == 0.997
+    corridor = Corridor()
+    root = torch.zeros(1, dtype=torch.int64)
+    plain, told = (
+        Search(Puct(), Stop(10), discount).run(root, corridor, corridor.evaluate).value for discount in (None, 0.997)
+    )
+    assert np.array_equal(plain, told)
 
 
 def test_a_continuation_above_0_is_a_part_of_the_discount():

@@ -71,5 +71,5 @@ def test_mistakes_get_one_line():
         Reanalyse(0.0, SEARCH)
     with pytest.raises(UserError, match="learns from searches, MuZero: got Agent"):
         Reanalyse(1.0, SEARCH).on_fit_start(Host(), agent())
-    with pytest.raises(UserError, match="they must be the same"):
+    with pytest.raises(UserError, match="set it to null"):
         Reanalyse(1.0, Search(Puct(), Stop(4), 0.5)).on_fit_start(Host(), model_of("target"))
