@@ -47,7 +47,7 @@ NUM_ENVS = 8
 CLIP = 0.1
 SIDES: dict[float, dict[str, Any]] = {
     # Wanted ms of a bare update: the model. The number of windows in a batch is found by trying.
-    20.0: {"size": "small", "unroll": 1},
+    20.0: {"size": "small", "unroll": Unroll(1)},
     5.0: {"size": "debug", "unroll": Unroll(1), "frame": FrameLoss("l2", copy_bias=None)},
 }
 

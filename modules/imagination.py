@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -77,7 +77,7 @@ def imagine(
         gradient also `logits` (B, H + 1, A).
     """
     assert (policy is None) != (actions is None), "either a policy or actions"
-    with evaluating(model, policy), frozen(model), torch.set_grad_enabled(gradient):
+    with evaluating(model, policy), frozen(model) if gradient else nullcontext(), torch.set_grad_enabled(gradient):
         return _unroll(model, policy, states, horizon, actions, gradient)
 
 

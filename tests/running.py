@@ -33,7 +33,8 @@ class Outcome:
     def refused(self, *words: str) -> bool:
         """Whether it was one clear line with these words, and exit code 2."""
         assert self.code == 2, (self.code, self.err)
-        lines = [line for line in self.err.splitlines() if line.startswith("dreamcade: ")]
+        said = [line for line in self.err.splitlines() if line.startswith("dreamcade: ")]
+        lines = [line for line in said if not line.startswith("dreamcade: changed since the checkpoint: ")]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
         missing = [word for word in words if word not in lines[0]]

@@ -141,7 +141,7 @@ def check_size(size: tuple[int, ...]) -> None:
     """Raise a UserError unless frames of this size, (height, width), can be learned from and measured."""
     if len(size) != 2 or not all(isinstance(side, int) and side >= SMALLEST for side in size):
         raise UserError(
-            f"size must be two numbers of pixels of at least {SMALLEST}, height and width such as [84, 84]: "
+            f"size must be two numbers of pixels of at least {SMALLEST}, (height, width) such as [84, 84]: "
             f"got {list(size)}"
         )
 

@@ -27,7 +27,7 @@ def test_a_batch_is_the_newest_transition_of_every_environment(data):
     collector.step(actor)
     batches = iter(data.train_dataloader())
     for row in range(20):
-        before = collector.observation
+        before = collector.playing.observation
         collector.step(actor)
         batch = next(batches)["real"]
         assert batch.shape == (3, 2)
@@ -55,12 +55,12 @@ def test_stores_are_read_at_random(data):
 
 
 def test_a_restored_maze_has_changed_if_it_had(data):
-    data.collector.environment.clock[:] = [5, 6, 7, 8]
+    data.collector.playing.environment.clock[:] = [5, 6, 7, 8]
     state = data.state_dict()
     data.environment.clock[:] = 0
     del data.__dict__["collector"]
     data.load_state_dict(state)
-    assert data.collector.environment.clock.tolist() == [5, 6, 7, 8]
+    assert data.collector.playing.environment.clock.tolist() == [5, 6, 7, 8]
 
 
 def test_mistakes_are_told():

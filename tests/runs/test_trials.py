@@ -167,7 +167,7 @@ def test_a_seed_that_no_generator_takes(run, short, command):
 
 
 def test_a_search_that_would_not_converge(run):
-    assert run("plan", "--search.discount", 1.5).refused("search.discount", "from 0 to 1", "1.5")
+    assert run("plan", "--actor.search.discount", 1.5).refused("search.discount", "from 0 to 1", "1.5")
 
 
 def test_the_home_folder(run, tmp_path, monkeypatch, short):

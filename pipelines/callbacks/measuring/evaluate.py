@@ -66,7 +66,10 @@ class Evaluate(Callback):
             run.model.require("step", "reward", by="a search")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a run that goes on monitor what was measured before."""
+        """Show what a run that goes on has measured before to callbacks that monitor it."""
+        run = Run(trainer)
+        if run.updates and (run.folder / FILE).exists() and (played := read(run.folder)):
+            self.figures = {"evaluate/return": played[-1].score}
         self._show(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -141,9 +144,8 @@ class Evaluate(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Remember when it evaluated last."""
-        return {"evaluated_at": self.evaluated_at, "figures": self.figures}
+        return {"evaluated_at": self.evaluated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.evaluated_at = state_dict["evaluated_at"]
-        self.figures = state_dict.get("figures", {})

@@ -177,7 +177,7 @@ def test_a_plan_needs_no_more_than_a_game(run, tmp_path):
             ["--protocol", "machado2018", "--actor.reuse", "false", "--actor.search.bounds", "[0, 9]"],
             ["bounds", "sticky"],
         ),
-        (["--actor.rollout_depth", "0"], ["depth of at least 1: got 0"]),
+        (["--actor.rollout_depth", "0"], ["rollout_depth must be at least 1: got 0"]),
         (["--episodes", "0"], ["--episodes", "at least 1"]),
         (["--max_steps", "0"], ["--max_steps", "at least 1"]),
         (["--mode", "5"], ["breakout has no mode 5", "0, 4, 8"]),
