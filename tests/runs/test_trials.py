@@ -74,7 +74,7 @@ def again(run, short, tmp_path):
         (["--seed_everything", -1], ["seed_everything", "from 0 to 4294967295", "-1"]),
         (["--seed_everything", 2**32], ["seed_everything", "from 0 to 4294967295", str(2**32)]),
         (["--data.seed", -1], ["data.seed", "at least 0", "-1"]),
-        (["--data.storage.capacity", "null"], ["data.storage.capacity", "null"]),
+        (["--data.storage.capacity", "null"], ["storage.capacity", "None"]),
         (["--model.policy.n_step", "null"], ["n_step", "int"]),
         (["--trainer.devices", "abc"], ["trainer.devices", "abc"]),
         (["--trainer.strategy", "foo"], ["trainer.strategy", "foo"]),
