@@ -19,18 +19,18 @@ Source = Literal["real", "dream", "both", "imagined"]
 
 
 class Agent(Learner):
-    """Any world model and any policy: one summed loss, one optimizer with groups for each part.
+    """Trains any world model and any policy with one summed loss and one optimizer with groups per part.
 
-    A training batch is {"real": Batch, "dream": Batch}; either may be absent. The model learns from real rows. What the
-    policy learns from is the whole difference between algorithms. No gradient passes from one part to the other, each
-    part's gradient is clipped by its own norm, and a part whose turn it is not stands still.
+    A training batch is {"real": Batch, "dream": Batch}; either may be absent. The model learns from real rows. The
+    algorithms differ in the rows that the policy learns from. No gradient passes between the parts. The gradient of
+    each part is clipped by its own norm. A part does not change outside its turn in the round.
 
     Args:
         world_model: the world model; an IdentityModel makes the policy model-free.
         policy: the policy that acts.
-        policy_learns_from: rows that the policy learns from: "real" (a model-free control), "dream" (MBPO), "both"
-            (Dyna), or "imagined": it dreams by itself from the states of real rows (backprop through the model).
-        rounds: number of updates of either part in a round.
+        policy_learns_from: rows that the policy learns from: "real" (a model-free baseline), "dream" (MBPO), "both"
+            (Dyna), or "imagined": the policy dreams by itself from states of real rows (backprop through the model).
+        rounds: number of updates of each part in a round.
     """
 
     world_model: WorldModel
@@ -51,11 +51,11 @@ class Agent(Learner):
 
     @property
     def trained_policy(self) -> Policy:
-        """The policy."""
+        """Return the policy."""
         return self.policy
 
     def build_from(self, spec: Spec) -> None:
-        """Build both parts for a world; checkpoints keep its spec."""
+        """Build both parts for a spec; checkpoints store the spec."""
         model = self.world_model
         model.build_from(spec)
         if not hasattr(model, "feature_shape"):
@@ -64,7 +64,7 @@ class Agent(Learner):
         self.spec = spec
 
     def setup(self, stage: str) -> None:
-        """Check that the parts go together."""
+        """Check that world model, policy and data fit together."""
         super().setup(stage)
         model, policy, source = self.world_model, self.trained_policy, self.policy_learns_from
         if source != "real":
@@ -98,15 +98,15 @@ class Agent(Learner):
         return Loss(total, logs, model.states, model.priority)
 
     def policy_loss(self, real: Batch | None, dream: Batch | None, states: Tensor | None = None) -> Loss:
-        """Return the policy's loss over the rows that it may learn from: every transition that is reached counts alike.
+        """Return the policy's loss on the rows that it learns from, with equal weight for every reached transition.
 
         Args:
             real: real rows.
             dream: dreamed rows.
-            states: the states of the real rows, where they are known already.
+            states: states of the real rows if they are known already.
 
         Raises:
-            UserError: it should learn from dreams, and there are none.
+            UserError: the policy learns from dreams, but the batch has none.
         """
         source = self.policy_learns_from
         if dream is None and source in ("dream", "both"):

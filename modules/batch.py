@@ -1,4 +1,4 @@
-"""The one batch type, and the only place that shifts by one."""
+"""The batch type of all learners; only this module shifts rows by one step."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of rows, real or dreamed. All fields are (B, T, ...).
+    """Windows of real or dreamed rows. All fields are (B, T, ...).
 
-    Row t is the observation o_t, the action a_t chosen there and what that action did. Real rows have an
-    observation, dreamed ones a state; a dream of H steps has H + 1 rows, the last of which only closes it.
+    Row t holds the observation o_t, the action a_t chosen at o_t, and the reward and continuation that a_t led to. Real
+    rows have an observation, dreamed rows have a state. A dream of H steps has H + 1 rows; its last row holds only the
+    final state.
     """
 
     action: Tensor
-    """(B, T) int64: a_t, chosen at o_t. Never executed where is_last."""
+    """(B, T) int64: a_t, chosen at o_t. The environment never executes it where is_last."""
     reward: Tensor
-    """(B, T) float32, raw: what a_t earned."""
+    """(B, T) float32: raw reward of a_t."""
     continuation: Tensor
-    """(B, T) float32: 1 - terminated for real rows, for dreamed ones the probability that the episode goes on."""
+    """(B, T) float32: 1 - terminated for real rows; for dreamed rows the probability that the episode goes on."""
     is_first: Tensor
-    """(B, T) bool: o_t opens an episode."""
+    """(B, T) bool: o_t is the first observation of an episode."""
     is_last: Tensor
-    """(B, T) bool: o_t closes an episode, by termination or by truncation."""
+    """(B, T) bool: o_t is the last observation of an episode, by termination or truncation."""
     observation: Tensor | None = None
     """(B, T, stack * C, H, W) uint8 frame stacks, oldest first, or (B, T, D) float32 vectors."""
     state: Tensor | None = None
-    """(B, T, *state_shape): the states of a world model."""
+    """(B, T, *state_shape): states of a world model."""
     extras: dict[str, Tensor] = field(default_factory=dict)
-    """What the actor left beside its actions: log_prob, value, search_policy, ..."""
+    """Further outputs of the actor, stored with its actions: log_prob, value, search_policy, ..."""
 
     @property
     def shape(self) -> torch.Size:
@@ -57,7 +58,7 @@ class Batch:
         return [value for value in fields.values() if isinstance(value, Tensor)]
 
     def __getitem__(self, index: Any) -> Batch:
-        """Index every tensor by the leading dimensions: `batch[:, 3:]` are the rows from 3 on."""
+        """Index the leading dimensions of every tensor: `batch[:, 3:]` holds the rows from 3 on."""
         return self.map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -69,10 +70,10 @@ class Batch:
         return dataclasses.replace(self, **changes)
 
     def segments(self, length: int) -> Batch:
-        """Cut every window into segments of `length` rows, each of which opens with the row that closes the one before.
+        """Cut every window into segments of `length` rows; the first row of a segment repeats the last row before it.
 
         Returns:
-            (B * S, length, ...) with S = (T - 1) // (length - 1); the rows that are left over are dropped.
+            (B * S, length, ...) with S = (T - 1) // (length - 1), without the remaining rows.
         """
         steps = length - 1
         first = torch.arange((self.shape[1] - 1) // steps, device=self.action.device) * steps
@@ -80,26 +81,27 @@ class Batch:
         return self.map(lambda tensor: tensor[:, rows].flatten(0, 1))
 
     def previous_action(self) -> Tensor:
-        """(B, T) int64: a_{t-1}, the action that led to o_t; 0 where o_t opens an episode and in the first row."""
+        """Return (B, T) int64: a_{t-1}, the action that led to o_t; 0 at episode starts and in the first row."""
         previous = torch.zeros_like(self.action)
         previous[:, 1:] = self.action[:, :-1]
         return previous.masked_fill(self.is_first, 0)
 
     def has_successor(self) -> Tensor:
-        """(B, T - 1) bool: row t + 1 is what a_t led to.
+        """Return (B, T - 1) bool: row t + 1 is the successor of row t (same episode, same run).
 
-        False where o_t closes an episode, and where a run was cut: o_{t+1} opens an episode that o_t did not close.
+        False where o_t is the last observation of an episode. False also where a run was cut: o_{t+1} is then the first
+        observation of an episode although is_last is not set at t.
         """
         return ~self.is_last[:, :-1] & ~self.is_first[:, 1:]
 
 
 def push(stacked: Tensor | None, newest: Tensor, is_first: Tensor | None, num_frames: int) -> Tensor:
-    """Append the newest frame to every stack and drop the oldest: what `stack` does to a window, one row at a time.
+    """Append the newest frame to every stack and drop the oldest: the one-step version of `stack`.
 
     Args:
-        stacked: (B, num_frames * C, ...), oldest frame first; None where nothing was seen yet.
-        newest: (B, C, ...).
-        is_first: (B,) bool: the frame opens an episode, and fills its stack; None where none does.
+        stacked: (B, num_frames * C, ...) stacks, oldest frame first; None before the first frame.
+        newest: (B, C, ...) newest frames.
+        is_first: (B,) bool: the frame starts an episode and fills its whole stack; None if no frame does.
         num_frames: frames in a stack.
 
     Returns:
@@ -115,11 +117,11 @@ def push(stacked: Tensor | None, newest: Tensor, is_first: Tensor | None, num_fr
 
 
 def stack(frames: Tensor, is_first: Tensor, num_frames: int) -> Tensor:
-    """Stack each frame on the ones before it, repeating an episode's first frame where there are none.
+    """Stack each frame on the frames before it; the first frame of an episode stands in for missing ones.
 
     Args:
-        frames: (B, T, C, H, W), in order.
-        is_first: (B, T) bool: the frame opens an episode. The first row of a window counts as one.
+        frames: (B, T, C, H, W) frames in order of time.
+        is_first: (B, T) bool: the frame starts an episode. The first row of a window always counts as a start.
         num_frames: frames in a stack.
 
     Returns:

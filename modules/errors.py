@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake of the user: one line that says what is wrong, what was expected and the nearest right spelling.
+    """A user's mistake: one line that says what is wrong, what was expected and the nearest valid spelling.
 
-    The command line prints it and exits with code 2; anything else that escapes is a bug and keeps its traceback.
+    The command line prints the line and exits with code 2. Any other exception is a bug and keeps its traceback.
     """
 
 
 def brief(error: Exception) -> str:
-    """Return what went wrong and where, in one line."""
+    """Return the type, message and place of an error in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}{where}"
@@ -25,14 +25,14 @@ def brief(error: Exception) -> str:
 def check_range(
     name: str, value: float | None, low: float = -math.inf, high: float = math.inf, above: bool = False
 ) -> None:
-    """Raise a UserError unless a number is finite and lies in a range; None, where nothing is set, may be anything.
+    """Raise a UserError unless a number is finite and lies in a range; None (not set) always passes.
 
     Args:
-        name: as the user spells it: --epsilon, QLearning.lr.
-        value: what was given.
-        low: smallest value that is allowed.
-        high: largest value that is allowed.
-        above: the value must be larger than `low`, not equal to it.
+        name: key as the user spells it: --epsilon, QLearning.lr.
+        value: number that the user gave.
+        low: smallest allowed value.
+        high: largest allowed value.
+        above: exclude `low` itself.
     """
     if value is None or (math.isfinite(value) and low <= value <= high and not (above and value == low)):
         return
@@ -44,7 +44,7 @@ def check_range(
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Return the word that is spelled most alike."""
+    """Return the candidate with the most similar spelling; "" without candidates."""
     words = sorted(set(words))
     lower = {candidate.lower(): candidate for candidate in words}
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.0)

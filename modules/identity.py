@@ -1,4 +1,4 @@
-"""The world model that is no model: policies learn from the observations themselves, model-free."""
+"""The identity as world model: policies learn model-free from the observations."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from modules.world_model import Loss, Spec, WorldModel
 
 
 class IdentityModel(WorldModel):
-    """Its state is the observation. It predicts nothing, so nothing can be dreamed in it."""
+    """A world model whose state is the observation. It predicts nothing, so it cannot dream."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def build(self, spec: Spec) -> None:
-        """Remember the shape of a stack of frames, or of a vector."""
+        """Set the state shape to the shape of a frame stack or of a vector."""
         first, *rest = spec.observation_shape
         self.pictures = bool(rest)
         self.state_shape = self.feature_shape = (spec.frame_stack * first, *rest)
 
     def loss(self, batch: Batch) -> Loss:
-        """There is nothing to learn."""
+        """Return an empty loss: the model has no parameters."""
         return Loss(None, {})
 
     def encode(self, batch: Batch) -> Tensor:
@@ -40,5 +40,5 @@ class IdentityModel(WorldModel):
         return observation
 
     def features(self, state: Tensor) -> Tensor:
-        """Return pictures in [0, 1], vectors as they are."""
+        """Return pictures scaled to [0, 1]; return vectors unchanged."""
         return state.float() / 255 if self.pictures else state

@@ -14,20 +14,20 @@ from modules.batch import Batch
 
 
 class Dynamics(Protocol):
-    """What imagination needs of a world model."""
+    """The methods of a world model that `imagine` needs."""
 
     def step(self, state: Tensor, action: Tensor) -> Any:
         """Map states (B, *state_shape) and actions, (B,) int64 or (B, A) float, to a `Step`."""
         ...
 
     def features(self, state: Tensor) -> Tensor:
-        """Map states to what a policy sees, (B, *feature_shape)."""
+        """Map states to the input of a policy, (B, *feature_shape)."""
         ...
 
 
 @contextmanager
 def evaluating(*modules: Any) -> Iterator[None]:
-    """Switch modules to evaluation mode, and back to the mode that each was in; None is left out."""
+    """Switch modules to evaluation mode and restore their modes afterwards; skip None."""
     training = [module for module in modules if module is not None and module.training]
     for module in training:
         module.eval()
@@ -59,22 +59,22 @@ def imagine(
     actions: Tensor | None = None,
     gradient: bool = False,
 ) -> Batch:
-    """Dream of `horizon` steps from given states, in evaluation mode.
+    """Dream `horizon` steps from given states, in evaluation mode.
 
     Args:
-        model: a world model that steps.
-        policy: maps features to (logits (B, A), value (B,)); its actions are drawn by their logits.
-        states: (B, *state_shape).
-        horizon: H.
-        actions: (B, H) int64, or (B, H, A) float weights, to follow instead of a policy's actions.
-        gradient: let gradients flow from the dream to the states and to the policy, through the model, whose own
-            parameters get none. Drawn actions pass them on straight through: forward a one-hot action, backward its
-            probabilities (Bengio et al. 2013).
+        model: world model with the capability "step".
+        policy: policy that maps features to (logits (B, A), value (B,)); actions are sampled from its logits.
+        states: states (B, *state_shape) at the start of the dreams.
+        horizon: number H of steps.
+        actions: actions (B, H) int64, or float weights (B, H, A), that replace a policy's actions.
+        gradient: let gradients flow from the dream through the model to the states and the policy. The parameters of
+            the model get no gradient. Sampled actions are straight-through: one-hot in the forward pass, their
+            probabilities in the backward pass (Bengio et al. 2013).
 
     Returns:
-        H + 1 rows: states, the actions chosen there and what they did. The last row closes the dream: its action is 0
-        and was never executed. A policy's extras are `log_prob` and `value`, that of the last row included; with
-        gradient also `logits` (B, H + 1, A).
+        H + 1 rows of states, actions, rewards and continuations. The last row holds the final state; its action is 0
+        and was never executed. With a policy the extras are `log_prob` and `value`, also for the last row; with
+        gradient the extras include `logits` (B, H + 1, A).
     """
     assert (policy is None) != (actions is None), "either a policy or actions"
     with evaluating(model, policy), frozen(model) if gradient else nullcontext(), torch.set_grad_enabled(gradient):
@@ -127,6 +127,6 @@ def _unroll(
 
 
 def straight_through(action: Tensor, probabilities: Tensor) -> Tensor:
-    """Return one-hot actions (B, A) of (B,) int64, whose gradient is that of their probabilities (B, A)."""
+    """Return one-hot actions (B, A) of (B,) int64 with the gradient of their probabilities (B, A)."""
     one_hot = F.one_hot(action, probabilities.shape[1]).to(probabilities.dtype)
     return one_hot + probabilities - probabilities.detach()

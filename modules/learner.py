@@ -1,4 +1,4 @@
-"""The one place that knows the Lightning Trainer: what it trains, whether a world model alone or an agent."""
+"""The base of all that the Lightning Trainer fits, a world model alone or an agent; training hooks live only here."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ CAPABILITIES = frozenset({"step", "reward", "decode", "gradient"})
 
 
 class Spec(NamedTuple):
-    """The shapes of a world: all that networks need to be built."""
+    """The shapes of an environment that networks are built from."""
 
     observation_shape: tuple[int, ...]
     """(C, H, W) of a single frame, or (D,) of a vector."""
     frame_stack: int
-    """Frames in an observation; 1 for vectors."""
+    """Number of frames in an observation; 1 for vectors."""
     num_actions: int
 
 
 class Loss(NamedTuple):
-    """What a model or a policy computes from a batch."""
+    """The result of a model's or a policy's loss on a batch."""
 
     total: Tensor | None
-    """() to minimise; None where nothing is learned by gradient descent."""
+    """(): loss to minimise; None without gradient descent."""
     logs: dict[str, Tensor]
     """Scalars to log, detached."""
     states: Tensor | None = None
-    """(B, T, *state_shape): the states that `encode` would give, detached, where the loss computed them anyway."""
+    """(B, T, *state_shape): the states of `encode`, detached, if the loss computed them anyway."""
     priority: Tensor | None = None
-    """(B,): what each window has still to teach, for prioritised replay."""
+    """(B,): priority of each window for prioritised replay."""
 
 
 class Learner(lightning.LightningModule):
-    """Trains a world model, and a policy beside it where it has one, by one loss and one optimizer.
+    """Trains a world model and, if present, a policy with one loss and one optimizer.
 
-    Subclasses say what `world_model` and `policy` are, and compute `learn`. No method here is called for a world model
-    that is part of an agent: only the agent's own are.
+    Subclasses provide `world_model` and `policy` and implement `learn`. For a world model inside an agent, Lightning
+    calls these methods on the agent only.
     """
 
     world_model: Any
-    """The `WorldModel` that learns."""
+    """The `WorldModel` to train."""
     policy: Any
-    """The `Policy` that acts: an agent's, or a world model's own such as MuZero's; None where there is none."""
+    """The `Policy` that acts: an agent's, or a world model's own such as MuZero's; None without a policy."""
     rounds = Rounds(model_updates=1, policy_updates=0)
 
     def __init__(self) -> None:
@@ -58,19 +58,19 @@ class Learner(lightning.LightningModule):
 
     @property
     def turn(self) -> Turn:
-        """The place in the rounds of the update that is being made, or, between two updates, of the next one."""
+        """Return the turn of the current update; between two updates, the turn of the next one."""
         return self.rounds.at(self.trainer.global_step)
 
     @property
     def trained_policy(self) -> Any:
-        """The policy that has a loss of its own; None where the world model's loss trains it, or there is none."""
+        """Return the policy with a loss of its own; None without one, or if the world model's loss trains it."""
         return None
 
     def require_policy(self) -> Any:
         """Return the policy that acts.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no policy.
         """
         if self.policy is None:
             raise UserError(
@@ -80,7 +80,7 @@ class Learner(lightning.LightningModule):
         return self.policy
 
     def learn(self, batch: dict[str, Batch]) -> Loss:
-        """Return the loss of the parts whose turn it is, on real and dreamed rows."""
+        """Return the loss on real and dreamed rows of the parts whose turn it is."""
         raise NotImplementedError
 
     # Building.
@@ -89,7 +89,7 @@ class Learner(lightning.LightningModule):
         """Build the networks from the datamodule's spec, once.
 
         Raises:
-            UserError: several processes would have no gradients to share.
+            UserError: there are several processes but no gradients to share.
         """
         if self.spec is not None:
             return
@@ -98,7 +98,7 @@ class Learner(lightning.LightningModule):
             raise UserError("processes share gradients, and nothing here learns by them: set trainer.devices to 1")
 
     def build_from(self, spec: Spec) -> None:
-        """Build for a world; checkpoints keep its spec."""
+        """Build the networks for a spec; checkpoints store the spec."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
@@ -108,18 +108,18 @@ class Learner(lightning.LightningModule):
         assert not unknown, f"{type(model).__name__} declares unknown capabilities {sorted(unknown)}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the world's spec beside the weights."""
+        """Store the spec beside the weights."""
         if self.spec is not None:
             checkpoint["spec"] = dict(self.spec._asdict())
 
     # Training.
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor | None:
-        """Learn from a batch, and log where the loggers write."""
+        """Return the loss of a batch, and log it at the steps at which the loggers write."""
         loss = self.learn(batch)
         if loss.priority is not None:
             self.trainer.datamodule.update_priorities(batch["real"], loss.priority)  # type: ignore[attr-defined]
-        # Lightning's bookkeeping costs a millisecond per value: only where its loggers write.
+        # Lightning's logging costs a millisecond per value, so log only at the steps at which its loggers write.
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_dict(loss.logs, batch_size=1)
             if loss.total is not None:
@@ -127,7 +127,7 @@ class Learner(lightning.LightningModule):
         return loss.total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and count the update for the parts that learned: before any callback plays, evaluates or saves."""
+        """Step and count the update of the parts that learned, before any callback plays, evaluates or saves."""
         turn = self.turn
         super().optimizer_step(*args, **kwargs)
         if turn.model:
@@ -136,11 +136,11 @@ class Learner(lightning.LightningModule):
             self.trained_policy.updated()
 
     def configure_optimizers(self) -> Any:
-        """One optimizer over the groups of all parts; the world model's learning rate follows its schedule."""
+        """Return one optimizer over the groups of all parts; only the world model's learning rate has a schedule."""
         model, policy = self.world_model, self.trained_policy
         model_groups = model.parameter_groups()
         policy_groups = [] if policy is None else policy.parameter_groups()
-        # Without anything to descend, as with tables, the optimizer only counts.
+        # Without parameters, as with tables, the optimizer only counts steps.
         optimizer = model.optimization.make([*model_groups, *policy_groups])
         factor = model.optimization.schedule(self.trainer)
         factors = [factor] * len(model_groups) + [lambda update: 1.0] * len(policy_groups)
@@ -150,7 +150,7 @@ class Learner(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip each part by its own norm: the world model's by the Trainer's value, the policy by its own."""
+        """Clip each part by its own norm: the world model by the Trainer's value, the policy by the policy's value."""
         policy = self.trained_policy
         parts: list[tuple[nn.Module, float | None]] = [
             (part, gradient_clip_val) for part in self.world_model.gradient_parts()
@@ -183,10 +183,10 @@ class Learner(lightning.LightningModule):
         self.log_dict(prefixed(stage, logs), batch_size=batch["real"].shape[0], sync_dist=True)
 
     def predict_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Tensor]:
-        """Dream from the first row of validation windows on, with the actions that were really taken.
+        """Dream from the first row of validation windows on, with the recorded actions.
 
         Returns:
-            action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, where the model decodes, frame
+            action (B, T - 1), the dreamed reward and continuation (B, T - 1), and, if the model decodes, frame
             (B, T - 1, *observation_shape) in [0, 1].
         """
         model, real = self.world_model, batch["real"]
@@ -199,5 +199,5 @@ class Learner(lightning.LightningModule):
 
 
 def prefixed(prefix: str, logs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return logs under the name of the part that they are of."""
+    """Return logs with a prefix before their names."""
     return {f"{prefix}/{name}": value for name, value in logs.items()}

@@ -1,4 +1,4 @@
-"""How gradients become steps."""
+"""Optimizer and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Optimization:
 
     Args:
         lr: peak learning rate.
-        weight_decay: weight decay of weights that have two or more dimensions; biases and gains have none.
-        warmup: updates of the run over which the learning rate rises from 0.
+        weight_decay: weight decay of parameters with two or more dimensions; biases and gains are not decayed.
+        warmup: number of first updates over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine over the run's `max_steps`.
         optimizer: "adamw", or "sgd" with a momentum of 0.9.
     """
@@ -36,7 +36,7 @@ class Optimization:
             check_range(f"optimization.{name}", getattr(self, name), 0)
 
     def groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-        """Return two parameter groups: weights that decay, and biases and gains, which do not."""
+        """Return two parameter groups: weights with weight decay, biases and gains without."""
         learned = [p for p in parameters if p.requires_grad]
         return [
             {"params": [p for p in learned if p.ndim >= 2], "lr": self.lr, "weight_decay": self.weight_decay},
@@ -50,10 +50,10 @@ class Optimization:
         return torch.optim.AdamW(groups)
 
     def schedule(self, trainer: Any) -> Callable[[int], float]:
-        """Return the factor of the learning rate at every update: warm-up and, if asked for, cosine decay.
+        """Return the function from an update to the factor of its learning rate: warm-up and, if set, cosine decay.
 
         Raises:
-            UserError: the learning rate should decay, and the run has no end.
+            UserError: `decay` is set, but the run has no end.
         """
         total = trainer.estimated_stepping_batches if self.decay else math.inf
         if self.decay and math.isinf(total):

@@ -1,4 +1,4 @@
-"""Whose turn it is to learn."""
+"""Rounds of updates: which part learns at which update."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from modules.errors import UserError
 
 
 class Turn(NamedTuple):
-    """An update's place in the rounds."""
+    """The position of an update in the rounds, and the parts that it trains."""
 
     number: int
-    """Of the round, from 0."""
+    """Index of the round, from 0."""
     model: bool
     """The world model learns."""
     policy: bool
@@ -22,14 +22,15 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Rounds:
-    """Training proceeds in rounds of updates, in which each part learns a fixed number of times: their ratio is pinned.
+    """Splits training into rounds, in which each part learns a fixed number of times: this fixes their ratio.
 
     Args:
-        model_updates: updates of the world model in a round; a list gives each round its own number, the last one holds
+        model_updates: updates of the world model per round; a list gives one number per round, and its last number
+            holds for all later rounds.
+        policy_updates: updates of the policy per round; a list gives one number per round, and its last number holds
             for all later rounds.
-        policy_updates: updates of the policy in a round; a list as for the world model.
-        together: let both learn from a round's first update on, in one summed loss; false trains the model first and
-            then the policy.
+        together: train both parts from the first update of a round on, by one summed loss; false trains the model
+            first and then the policy.
     """
 
     model_updates: int | list[int] = 1
@@ -45,12 +46,12 @@ class Rounds:
                 raise UserError(f"round {number} needs at least one update of a part: got {model} and {policy}")
 
     def at(self, update: int) -> Turn:
-        """Return the turn of an update, counted from 0."""
+        """Return the turn of an update; updates count from 0."""
         for number in count():
             model, policy = self._lengths(number)
             length = max(model, policy) if self.together else model + policy
             if number >= self._listed():
-                # All rounds from here on are alike.
+                # All later rounds have the same length.
                 number, update = number + update // length, update % length
             if update < length:
                 return Turn(number, update < model, update < policy if self.together else update >= model)
@@ -58,7 +59,7 @@ class Rounds:
         raise AssertionError
 
     def ends(self, updates: int) -> bool:
-        """Return whether a round is over after so many updates, at least 1."""
+        """Return whether a round ends after this number of updates, at least 1."""
         return self.at(updates).number != self.at(updates - 1).number
 
     def _listed(self) -> int:

@@ -14,47 +14,48 @@ from modules.optimization import Optimization
 
 
 class Step(NamedTuple):
-    """What an action did, read off the state after it: the targets are row t's."""
+    """The predicted outcome of an action a_t, read off the state after it; reward and continuation are row t's."""
 
     state: Tensor
-    """(B, *state_shape)"""
+    """(B, *state_shape): state after the action."""
     reward: Tensor
-    """(B,) expected."""
+    """(B,): expected reward."""
     continuation: Tensor
-    """(B,) probability that the episode goes on; ones where it is not modelled."""
+    """(B,): probability that the episode goes on; ones if the model does not predict it."""
 
 
 class WorldModel(Learner):
-    """A learned world: its whole state is one tensor with a leading batch dimension.
+    """A learned world model: its whole state is one tensor with a leading batch dimension.
 
-    A subclass builds its networks in `build`, and trains through `loss`. Alone it is a LightningModule that the
-    Trainer fits; inside an Agent only the methods of the contract run, so they use no hooks and no `self.log`.
+    A subclass builds its networks in `build` and returns its loss in `loss`. On its own a world model is a
+    LightningModule that the Trainer fits. Inside an Agent only the methods of the contract run, so these methods must
+    not use hooks or `self.log`.
 
     Args:
-        optimization: optimizer, which an agent's policy shares, and learning rate and schedule of the model.
+        optimization: optimizer, learning rate and schedule of the model; an agent's policy shares the optimizer.
     """
 
     state_shape: tuple[int, ...]
     feature_shape: tuple[int, ...]
     capabilities: frozenset[str] = frozenset()
-    """Of {step, reward, decode, gradient}: what callers may ask for."""
+    """Subset of {step, reward, decode, gradient} that the model supports."""
     temperature: float = 0.0
-    """Of sampled steps; 0 is the mode."""
+    """Sampling temperature of `step`; 0 takes the mode."""
     max_horizon: int | None = None
-    """Steps that it can dream at most; null where there is no limit."""
+    """Largest number of steps of a dream; None means no limit."""
     capturable: bool = False
-    """Whether a CUDA graph may replay its step and its policy: they always do the same, whatever the numbers are."""
+    """Whether a CUDA graph may replay `step` and the policy: their control flow must not depend on tensor values."""
 
     def __init__(self, optimization: Optimization = Optimization()) -> None:
         super().__init__()
         self.optimization = optimization
         self.updates = 0
-        """Optimizer steps that were made."""
+        """Number of optimizer steps so far."""
 
     # The contract.
 
     def build(self, spec: Spec) -> None:
-        """Make the networks, and set `state_shape` and `feature_shape`."""
+        """Build the networks and set `state_shape` and `feature_shape`."""
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> Loss:
@@ -62,7 +63,7 @@ class WorldModel(Learner):
         raise NotImplementedError
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the states (B, T, *state_shape) of real rows; a scan over `observe` unless a model knows better."""
+        """Return the states (B, T, *state_shape) of real rows. The default scans `observe` over time."""
         state = self.initial(batch.shape[0])
         previous_action = batch.previous_action()
         states = []
@@ -73,54 +74,54 @@ class WorldModel(Learner):
         return torch.stack(states, dim=1)
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return the state (batch_size, *state_shape) of a model that has seen nothing yet."""
+        """Return the states (batch_size, *state_shape) before the first observation."""
         raise NotImplementedError
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the state after observation o_t, which action a_{t-1} led to from `state`."""
+        """Return the state after observation o_t; action a_{t-1}, taken in `state`, led to o_t."""
         raise NotImplementedError
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """Predict what an action does: (B,) int64, or (B, A) float weights to differentiate."""
+        """Predict the outcome of actions: (B,) int64, or (B, A) float weights for gradients."""
         raise NotImplementedError
 
     def features(self, state: Tensor) -> Tensor:
-        """Return what a policy sees, (B, *feature_shape)."""
+        """Return the input of a policy, (B, *feature_shape)."""
         return state
 
     def decode(self, state: Tensor) -> Tensor:
-        """Return the newest frame in [0, 1], or the vector, (B, *observation_shape)."""
+        """Return the newest frame in [0, 1] or the observed vector, (B, *observation_shape)."""
         raise NotImplementedError
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Fit all that is not learned by gradient descent: normalisers, palettes, elites, processes, trees.
+        """Fit the parts that gradient descent does not train: normalisers, palettes, elites, processes, trees.
 
         Args:
             batch: real training rows.
-            validation_windows: rows of the validation environments, where there are any.
+            validation_windows: rows of the validation environments; None if there are none.
         """
 
     def updated(self) -> None:
-        """Count an optimizer step; whatever else follows from one, such as target networks, is a subclass's to add."""
+        """Increment `updates`; called after every optimizer step. Override it to update target networks."""
         self.updates += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what checkpoints keep beside the weights."""
+        """Return the state that checkpoints store beside the weights."""
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on counting where it stopped."""
+        """Restore the number of updates."""
         self.updates = state["updates"]
 
     def require(self, *capabilities: str, by: str) -> None:
-        """Check that the model can do what somebody needs.
+        """Check that the model has the capabilities that a caller needs.
 
         Args:
             *capabilities: names among "step", "reward", "decode" and "gradient".
-            by: who needs them, to say so.
+            by: name of the caller, for the error message.
 
         Raises:
-            UserError: the model lacks one of them.
+            UserError: the model lacks one of the capabilities.
         """
         if missing := [name for name in capabilities if name not in self.capabilities]:
             predicted = {"step": "states", "reward": "rewards", "decode": "pictures", "gradient": "derivatives"}
@@ -131,31 +132,31 @@ class WorldModel(Learner):
             )
 
     def check_horizon(self, horizon: int) -> None:
-        """Raise a UserError where the model cannot dream so many steps."""
+        """Raise a UserError if a horizon exceeds `max_horizon`."""
         if self.max_horizon is not None and horizon > self.max_horizon:
             raise UserError(
                 f"{type(self).__name__} dreams {self.max_horizon} steps at most: horizon of {horizon} is too long"
             )
 
     def gradient_parts(self) -> list[torch.nn.Module]:
-        """Return the parts whose gradients are clipped, each by its own norm: those that learn from the same loss."""
+        """Return the parts with a loss of their own; the gradient of each part is clipped by its own norm."""
         return [self]
 
     def nonfinite_reason(self) -> str:
-        """Name what went wrong in the last loss, where it is not finite and the model knows better; else ""."""
+        """Return a more specific reason for a non-finite last loss, or ""."""
         return ""
 
-    # Trained alone.
+    # Training without an agent.
 
     policy = None
 
     @property
     def world_model(self) -> WorldModel:  # type: ignore[override]
-        """The model itself."""
+        """Return the model itself."""
         return self
 
     def build_from(self, spec: Spec) -> None:
-        """Build for a world; checkpoints keep its spec."""
+        """Build the networks for a spec; checkpoints store the spec."""
         self.build(spec)
         self.spec = spec
 

@@ -1,4 +1,4 @@
-"""What comes next in a VAE's latent space: the MDN-RNN of World Models (Ha & Schmidhuber 2018, section 3)."""
+"""The MDN-RNN of World Models, which predicts the next latent of a VAE (Ha & Schmidhuber 2018, section 3)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from modules.world_model import Loss, Spec, Step, WorldModel
 
 
 class Memory(nn.Module):
-    """An LSTM over latents and actions, and what is read off its output h: the next z, the reward, whether it goes on.
+    """An LSTM over latents and actions, with heads on its output h for the next z, the reward and the continuation.
 
     Args:
-        latent_size: Z.
-        num_actions: A.
-        hidden_size: H.
-        mixtures: K Gaussians for each number of z.
-        reward_loss: "categorical" or "real".
+        latent_size: number Z of numbers in z.
+        num_actions: number A of actions.
+        hidden_size: number H of hidden units.
+        mixtures: number K of Gaussians per number of z.
+        reward_loss: loss of the reward: "categorical" or "real".
     """
 
     def __init__(self, latent_size: int, num_actions: int, hidden_size: int, mixtures: int, reward_loss: Any) -> None:
@@ -39,14 +39,14 @@ class Memory(nn.Module):
         """Map (B, T, Z + A) to h (B, T, H) after each row.
 
         Args:
-            inputs: z and the action of every row.
-            opens: (B, T) bool: nothing before the row is remembered. The first row counts as one.
+            inputs: (B, T, Z + A) z and action of every row.
+            opens: (B, T) bool: the memory is reset before the row. The first row always resets it.
         """
         opens = opens.clone()
         opens[:, 0] = True
         if not opens[:, 1:].any():
             return self.lstm(inputs)[0]
-        # Each piece between two openings becomes a sequence of its own, padded to the length of the longest.
+        # Each chunk between two resets becomes a separate sequence, padded to the longest length.
         starts = opens.flatten().nonzero()[:, 0]
         lengths = starts.diff(append=starts.new_tensor([opens.numel()]))
         chunks = nn.utils.rnn.pad_sequence(list(inputs.flatten(0, 1).split(lengths.tolist())), batch_first=True)
@@ -54,27 +54,27 @@ class Memory(nn.Module):
         return self.lstm(chunks)[0][held].unflatten(0, opens.shape)
 
     def step(self, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, Z + A) and the LSTM's h and c (B, H) to those after it."""
+        """Map (B, Z + A) and the LSTM's h and c (B, H) to the next h and c (B, H)."""
         return torch.lstm_cell(inputs, (h, c), *self.lstm.all_weights[0])
 
 
 class MDNRNN(WorldModel):
-    """Dreams in z: an LSTM predicts the next z as a mixture of Gaussians, the reward, and whether the episode goes on.
+    """Dreams in z: an LSTM predicts the next z as a mixture of Gaussians, the reward and the continuation.
 
-    Its state is z, h and c of the LSTM in one row of float32; policies see z and h. While it learns, z is drawn anew
-    from the VAE's posterior every time, and no gradient passes from one part to the other. Who acts sees the mean.
+    The state is z, h and c of the LSTM in one row of float32; policies see z and h. In training every update draws z
+    anew from the VAE's posterior, and no gradient passes between the VAE and the LSTM. Actors see the mean of z.
 
     Args:
-        vae: encodes and paints frames. Its `optimization` says its learning rate and weight decay alone.
-        hidden_size: width of the LSTM; 256 in the paper's car racing, 512 in its Doom.
-        mixtures: Gaussians for each number of z.
-        reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        outcome_weight: weight of reward and continuation, beside a density that is the mean over the numbers of
-            z.
-        vae_updates: updates in which the VAE learns alone, before it stands still and the rest learns, as in the paper;
-            null lets both learn side by side.
-        temperature: tau of sampled steps: above 1 dreams are less certain than the model is; 0 takes the mode.
-        optimization: optimizer and schedule of all, and the learning rate of all but the VAE.
+        vae: VAE that encodes and decodes frames. Its `optimization` sets only its learning rate and weight decay.
+        hidden_size: hidden units of the LSTM; 256 in the paper's car racing, 512 in its Doom.
+        mixtures: number of Gaussians per number of z.
+        reward_loss: loss of the reward: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
+        outcome_weight: weight of the reward and continuation losses; the density loss, a mean over the numbers of z,
+            has weight 1.
+        vae_updates: number of first updates that train only the VAE; later updates train only the rest, as in the
+            paper. null trains both in every update.
+        temperature: temperature tau of sampled steps: above 1 dreams are less certain than the model; 0 takes the mode.
+        optimization: optimizer and schedule of all parts, and learning rate of all parts except the VAE.
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
@@ -105,10 +105,10 @@ class MDNRNN(WorldModel):
         self.vae_updates = vae_updates
         self.temperature = temperature
         self.density: Tensor | None = None
-        """The negative logarithm of the last loss's density."""
+        """Negative log density of the last loss."""
 
     def build(self, spec: Spec) -> None:
-        """Make the networks for frames (C, H, W)."""
+        """Build the networks for frames (C, H, W)."""
         self.vae.build_from(spec)
         self.latent_size, self.num_actions = self.vae.latent_size, spec.num_actions
         self.state_shape = (self.latent_size + 2 * self.hidden_size,)
@@ -116,27 +116,27 @@ class MDNRNN(WorldModel):
         self.memory = Memory(self.latent_size, self.num_actions, self.hidden_size, self.mixtures, self.reward_loss)
 
     def gradient_parts(self) -> list[nn.Module]:
-        """The VAE and the memory: neither knows of the other's loss."""
+        """Return the VAE and the memory: each has a loss of its own."""
         return [self.vae, self.memory]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the VAE's parameter groups and those of the rest."""
+        """Return the parameter groups of the VAE and of the memory."""
         return [*self.vae.parameter_groups(), *self.optimization.groups(self.memory.parameters())]
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Let fresh networks start from the median picture, and from outcomes as frequent as they are."""
+        """Start untrained networks from the median picture and from the frequencies of outcomes."""
         self.vae.refit(batch)
         if self.updates == 0:
             self.memory.outcomes.start(batch)
 
     def learns(self) -> tuple[bool, bool]:
-        """Return whether the VAE learns by now, and whether the rest does; outside training both are measured."""
+        """Return whether the VAE and the memory learn in this update; both are True outside training."""
         if self.vae_updates is None or not self.training:
             return True, True
         return self.updates < self.vae_updates, self.updates >= self.vae_updates
 
     def loss(self, batch: Batch) -> Loss:
-        """Return the losses of the parts whose turn it is, in one sum."""
+        """Return the summed losses of the parts that learn in this update."""
         if batch.shape[1] < 2:
             raise UserError("MDNRNN learns from windows of at least 2 rows: data.sampling.sequence_length is 1")
         vae, memory = self.learns()
@@ -156,9 +156,9 @@ class MDNRNN(WorldModel):
         return Loss(total, {"loss": total.detach(), **parts})
 
     def memory_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Predict what follows each row of the windows, from nothing but what came before in them.
+        """Return the loss of predicting the successor of each row from the earlier rows of its window.
 
-        A frame that closes an episode is no target: nobody acts on it, and emulators do not draw it.
+        The last frame of a terminated episode is no target: no action follows it, and emulators do not draw it.
         """
         assert batch.observation is not None
         with torch.no_grad():
@@ -181,13 +181,13 @@ class MDNRNN(WorldModel):
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def nonfinite_reason(self) -> str:
-        """Name a mixture that collapsed."""
+        """Return the reason if the mixture density collapsed, or ""."""
         if self.density is None or self.density.isfinite():
             return ""
         return f"the mixture density of the MDN-RNN collapsed (nll {self.density.item()})"
 
     def inputs(self, z: Tensor, action: Tensor) -> Tensor:
-        """Return what the LSTM takes in, (..., Z + A): z and the weights of the action."""
+        """Return the LSTM's inputs, (..., Z + A): z and the weights of the action."""
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
         return torch.cat([z, action], dim=-1)
@@ -203,7 +203,7 @@ class MDNRNN(WorldModel):
         return self.memory.step(self.inputs(z, action), h, c)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the states of all rows; a window begins without memories."""
+        """Return the states of all rows; the memory is zero at the start of a window."""
         z = self.vae.encode(batch)
         zeros = z.new_zeros(batch.shape[0], 2 * self.hidden_size)
         states = [torch.cat([z[:, 0], zeros], dim=1)]
@@ -217,7 +217,7 @@ class MDNRNN(WorldModel):
         return torch.zeros(batch_size, *self.state_shape, device=self.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the mean of z, and the memory of what came before."""
+        """Return the mean of z with the updated memory."""
         z = self.vae.observe(state, action, observation, is_first)
         memory = torch.cat(self.remember(state, action), dim=1)
         return torch.cat([z, memory.masked_fill(is_first[:, None], 0)], dim=1)
@@ -239,7 +239,7 @@ class MDNRNN(WorldModel):
         return self.vae.decode(state[:, : self.latent_size])
 
     def updated(self) -> None:
-        """Count, for the order of learning."""
+        """Count the update, for the VAE only while it learns."""
         if self.vae_updates is None or self.updates < self.vae_updates:
             self.vae.updated()
         super().updated()

@@ -1,4 +1,4 @@
-"""MuZero's three functions: h, which represents what was observed, g, which steps, and f, which predicts."""
+"""MuZero's three functions: representation h, dynamics g and prediction f."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Norm = Literal["batch", "layer"]
 
 @dataclass(frozen=True)
 class MuZeroSize:
-    """How large h, g and f are."""
+    """Sizes of h, g and f."""
 
     latent: int
     """Channels of the latent picture, or the length of the latent vector."""
     blocks: int
-    """Residual blocks of h at the latent's resolution, and of g."""
+    """Number of residual blocks of h at the latent's resolution, and of g."""
     hidden: int
-    """Width of the heads' hidden layers; for vectors of every hidden layer."""
+    """Width of the heads' hidden layers; for vectors the width of every hidden layer."""
     halvings: tuple[tuple[int, int], ...] = ()
-    """(channels, residual blocks after it) of each halving of the picture; none for vectors. Those that keep the number
-    of channels pool, others are convolutions of stride 2."""
+    """(channels, residual blocks after it) of each halving of the picture; none for vectors. A halving that keeps the
+    number of channels is a pooling, any other a convolution of stride 2."""
     head_blocks: int = 0
-    """Residual blocks of f."""
+    """Number of residual blocks of f."""
     reduced: int = 16
-    """Channels that a head sees the latent picture through."""
+    """Channels to which a head first reduces the latent picture."""
     recurrent: int = 64
     """Width of the LSTM that sums rewards."""
     projection: tuple[int, int] = (128, 64)
-    """Widths of what is compared for consistency, and of its predictor's hidden layer."""
+    """Widths of the projection for the consistency loss, and of its predictor's hidden layer."""
 
 
 SIZES = {
@@ -61,7 +61,7 @@ def normalisation(width: int, norm: Norm) -> nn.Module:
 
 
 class AnyBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors and of pictures alike."""
+    """Batch normalisation of vectors (B, C) and of pictures (B, C, H, W)."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         assert input.ndim in (2, 4), input.shape
@@ -78,14 +78,14 @@ class Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, C) to the same."""
+        """Map (B, C, H, W) or (B, C) to the same shape."""
         return F.relu(x + self.layers(x))
 
 
 def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
-    """Return a convolution of kernel 3, or a linear layer for vectors, to be normalised.
+    """Return a convolution of kernel 3, or a linear layer for vectors, which normalisation follows.
 
-    Without a bias, layer normalisation would make a vector and its double the same.
+    The linear layer has a bias: without it, layer normalisation would map a vector and its double to the same output.
     """
     if picture:
         return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
@@ -93,21 +93,21 @@ def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
 
 
 class Last(nn.Linear):
-    """A head's last layer: it starts at 0, and keeps float32, since bfloat16 cannot tell near values apart."""
+    """A head's last layer: it starts at 0 and computes in float32, since bfloat16 is too coarse for values."""
 
     def reset_parameters(self) -> None:
-        """Start at 0."""
+        """Set weight and bias to 0."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before) to (B, after) float32."""
+        """Map (B, before) to (B, after) float32."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
 def look(shape: tuple[int, ...], size: MuZeroSize, norm: Norm) -> tuple[nn.Module, int]:
-    """Return what a head sees of a latent (B, *shape), as a vector, and that vector's length."""
+    """Return a network from a latent (B, *shape) to the input vector of a head, and the vector's length."""
     if len(shape) == 1:
         return nn.Identity(), shape[0]
     seen = [nn.Conv2d(shape[0], size.reduced, 1, bias=False), normalisation(size.reduced, norm), nn.ReLU()]
@@ -115,19 +115,19 @@ def look(shape: tuple[int, ...], size: MuZeroSize, norm: Norm) -> tuple[nn.Modul
 
 
 def head(width: int, hidden: int, outputs: int, norm: Norm) -> nn.Sequential:
-    """Return a hidden layer and a last one."""
+    """Return a head: a hidden layer and a last layer."""
     return nn.Sequential(
         nn.Linear(width, hidden, bias=False), normalisation(hidden, norm), nn.ReLU(), Last(hidden, outputs)
     )
 
 
 class Representation(nn.Module):
-    """h: an observation as a latent.
+    """Representation h: maps an observation to a latent.
 
     Args:
         shape: shape of the observation, (C, H, W) or (D,).
         size: size of the network.
-        norm: "batch" or "layer".
+        norm: normalisation: "batch" or "layer".
     """
 
     mean: Tensor
@@ -154,18 +154,18 @@ class Representation(nn.Module):
             layers += [mix(size.hidden, size.latent, picture), normalisation(size.latent, norm), nn.ReLU()]
         layers += [Residual(size.latent, picture, norm) for _ in range(size.blocks)]
         self.layers = nn.Sequential(*layers)
-        # Vectors are standardised by what was seen before the first update; pictures are in [0, 1] already. A better
-        # policy gets many deviations further: without the logarithm what lies far out would drown the rest.
+        # Vectors are standardised by the observations before the first update; pictures are in [0, 1] already. A better
+        # policy reaches states many deviations away: without the symlog, such outliers would drown the rest.
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
 
     def forward(self, observation: Tensor) -> Tensor:
-        """(B, *shape) float to (B, *latent_shape)."""
+        """Map (B, *shape) float to (B, *latent_shape)."""
         return self.layers(observation if self.picture else symlog((observation - self.mean) / self.scale))
 
 
 class Transition(nn.Module):
-    """g without its reward: the latent that an action leads to."""
+    """Dynamics g without its reward: maps a latent and an action to the next latent."""
 
     def __init__(self, shape: tuple[int, ...], num_actions: int, size: MuZeroSize, norm: Norm) -> None:
         super().__init__()
@@ -174,18 +174,18 @@ class Transition(nn.Module):
         self.blocks = nn.Sequential(*[Residual(shape[0], picture, norm) for _ in range(size.blocks)])
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
-        """Map latents (B, *shape) and weights of actions (B, A), one plane each, to latents."""
+        """Map latents (B, *shape) and weights of actions (B, A), one plane per action, to the next latents."""
         planes = action.view(*action.shape, *[1] * (latent.ndim - 2)).expand(*action.shape, *latent.shape[2:])
         return self.blocks(F.relu(latent + self.enter(torch.cat([latent, planes], dim=1))))
 
 
 class Prediction(Policy):
-    """f: the policy and the value of a latent.
+    """Prediction f: the policy and the value of a latent.
 
     Args:
         size: size of the network.
-        norm: "batch" or "layer".
-        support: integers of the value's distribution.
+        norm: normalisation: "batch" or "layer".
+        support: number of integers in the value's distribution.
     """
 
     def __init__(self, size: MuZeroSize, norm: Norm, support: int) -> None:
@@ -194,7 +194,7 @@ class Prediction(Policy):
         self.support = Support(support)
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make the networks."""
+        """Build the networks."""
         size, norm = self.size, self.norm
         picture = len(feature_shape) == 3
         self.blocks = nn.Sequential(*[Residual(feature_shape[0], picture, norm) for _ in range(size.head_blocks)])
@@ -215,16 +215,17 @@ class Prediction(Policy):
 
 
 class MuZeroNetworks(nn.Module):
-    """h, g and f over states that are one row of float32: the latent, and the sum of rewards beside it if it has one.
+    """h, g and f on states of one row of float32: the latent and, with a value prefix, the sum of rewards.
 
     Args:
-        spec: spec of the world.
+        spec: shapes of the environment.
         size: size of the networks.
-        norm: "batch" or "layer".
-        state_norm: "minmax" scales every latent to [0, 1] (Schrittwieser et al. 2020, appendix G).
-        support: integers of the distributions of value and reward.
-        value_prefix: steps over which an LSTM sums rewards, before it starts anew (Ye et al. 2021, section 4.2);
-            0 predicts every reward by itself.
+        norm: normalisation: "batch" or "layer".
+        state_norm: normalisation of latents: "minmax" scales every latent to [0, 1] (Schrittwieser et al. 2020,
+            appendix G), "none" keeps it.
+        support: number of integers in the distributions of value and reward.
+        value_prefix: number of steps after which the LSTM's sum of rewards restarts (Ye et al. 2021, section 4.2);
+            0 predicts single rewards.
     """
 
     capturable = True
@@ -247,7 +248,7 @@ class MuZeroNetworks(nn.Module):
         self.latent_shape = (size.latent, *sides)
         self.latent_width = math.prod(self.latent_shape)
         self.recurrent = size.recurrent if value_prefix else 0
-        # Beside the latent: h and c of the LSTM, the sum so far, and the steps that it goes over.
+        # After the latent: h and c of the LSTM, the sum of rewards so far, and its number of steps.
         self.state_shape = (self.latent_width + (2 * self.recurrent + 2 if value_prefix else 0),)
         self.transition = Transition(self.latent_shape, spec.num_actions, size, norm)
         self.reward_look, width = look(self.latent_shape, size, norm)
@@ -261,17 +262,17 @@ class MuZeroNetworks(nn.Module):
         self.support = self.policy.support
 
     def represent(self, observation: Tensor) -> Tensor:
-        """h: map observations (B, *), pictures uint8 or in [0, 1], to states (B, *state_shape)."""
+        """Apply h: map observations (B, *), pictures uint8 or in [0, 1], to states (B, *state_shape)."""
         pixels = observation.float() / 255 if observation.dtype == torch.uint8 else observation.float()
         latent = self._normalised(self.representation(pixels))
         return F.pad(latent, (0, self.state_shape[0] - self.latent_width))
 
     def advance(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """g: map states and actions, (B,) int64 or weights (B, A), to the states that they lead to.
+        """Apply g: map states and actions, (B,) int64 or weights (B, A), to the next states.
 
         Returns:
-            The states, the reward's distribution, or that of the sum of rewards, as logits (B, support), and the
-            expected reward (B,).
+            The next states, the logits (B, support) of the reward or of the sum of rewards, and the expected reward
+            (B,).
         """
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
@@ -291,7 +292,7 @@ class MuZeroNetworks(nn.Module):
         return after, logits, prefix - before[:, 0]
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """g, as a world model steps; MuZero knows no ends, and its continuation is 1."""
+        """Apply g as a world model's step; MuZero does not predict ends, so the continuation is 1."""
         after, _, reward = self.advance(state, action)
         return Step(after, reward, torch.ones_like(reward))
 

@@ -1,4 +1,4 @@
-"""What MuZero learns from: windows of real rows, as targets of its unrolled steps."""
+"""Targets of MuZero's unrolled steps, made from windows of real rows."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class TargetRule:
 
 
 class Targets(NamedTuple):
-    """Of states 0 .. K, which unrolling leads to, and of the K actions between them. Masks are bool: what is known."""
+    """Targets of the unrolled states 0 .. K and of the K actions between them. Masks are bool: True where known."""
 
     value: Tensor
-    """(B, K + 1): n-step returns, 0 from an end on."""
+    """(B, K + 1): n-step returns; 0 from the end of an episode on."""
     reward: Tensor
-    """(B, K): 0 from an end on, or their sums where a value prefix is learned."""
+    """(B, K): rewards, or their sums with a value prefix; rewards are 0 from the end of an episode on."""
     value_known: Tensor
-    """(B, K + 1)."""
+    """(B, K + 1): mask of `value`."""
     reward_known: Tensor
-    """(B, K)."""
+    """(B, K): mask of `reward`."""
     alive: Tensor
-    """(B, K + 1): the state was seen and is no end; it has a policy, and an observation to agree with."""
+    """(B, K + 1): the state was observed and is not terminal, so it has targets for policy and consistency."""
 
 
 def make_targets(
@@ -67,22 +67,22 @@ def make_targets(
 ) -> Targets:
     """Make the targets of a window's first row, unrolled (Schrittwieser et al. 2020, appendix G).
 
-    From the end of an episode on, states are absorbing: value and rewards are 0, whatever the actions, and there is no
-    policy. Where an episode was truncated, or a run was cut, the last row's value stands in for the rest, and nothing
-    is known of what comes. A window that opens with the row that closes an episode teaches nothing.
+    From the end of an episode on, states are absorbing: value and rewards are 0 for all actions, and there is no policy
+    target. Where an episode was truncated or a run was cut, the return bootstraps from the last row's value, and later
+    targets are unknown. A window whose first row is the last of an episode has no known targets.
 
     Args:
-        batch: (B, T) real rows.
-        reward: (B, T) to learn.
-        values: (B, T) to bootstrap from.
-        unroll: K.
-        n_step: rewards that a return sums before it bootstraps, fewer where the window or an episode ends; (B,) gives
-            each window its own.
-        discount: discount of returns.
-        value_prefix: actions over which rewards are summed before a sum starts anew; 0 sums nothing.
+        batch: real rows (B, T).
+        reward: rewards (B, T) to learn.
+        values: values (B, T) to bootstrap from.
+        unroll: number K of unrolled actions.
+        n_step: number of rewards that a return sums before it bootstraps, fewer at the end of a window or an episode;
+            a tensor (B,) gives one number per window.
+        discount: discount factor of the returns.
+        value_prefix: number of actions after which a sum of rewards restarts; 0 learns single rewards.
     """
     has_successor, opened = batch.has_successor(), ~batch.is_last[:, :1]
-    # Row k was reached through real rows, without a cut.
+    # Row k follows the first row through real rows of one episode and one run.
     reached = torch.cat([opened, opened & has_successor[:, :unroll].cumprod(dim=1).bool()], dim=1)
     ends = reached[:, :-1] & (batch.continuation[:, :unroll] == 0)
     ended = torch.cat([torch.zeros_like(opened), ends.cumsum(dim=1) > 0], dim=1)

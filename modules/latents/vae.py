@@ -1,4 +1,4 @@
-"""A picture as a few numbers: the convolutional variational autoencoder of World Models (Ha & Schmidhuber 2018)."""
+"""The convolutional variational autoencoder of World Models (Ha & Schmidhuber 2018)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, WorldModel
 
 LOG_STD_BOUNDS = (-8.0, 4.0)
-"""Of the posterior: an encoder that diverges shows in the loss, not as a number that is none."""
+"""Bounds of the posterior's log standard deviation: a diverging encoder gives a large loss instead of NaN."""
 
 FOREGROUND = 0.05
-"""By how much of the brightest white a pixel of the foreground differs from the median picture, at least."""
+"""Least difference of a foreground pixel from the median picture, as a fraction of white."""
 
 
 class VAE(WorldModel):
-    """Encodes the newest frame as a Gaussian over z, and paints frames from z (Kingma & Welling 2014).
+    """Encodes the newest frame as a Gaussian over z, and decodes frames from z (Kingma & Welling 2014).
 
-    By itself it predicts nothing: its state is z, the mean of the posterior, and whatever policy sees z learns
-    model-free. `modules.latents.mdn_rnn` dreams in z.
+    The VAE alone cannot dream: its state is z, the mean of the posterior, and a policy on z learns model-free.
+    `modules.latents.mdn_rnn` dreams in z.
 
-    Four convolutions of 4 x 4 pixels with stride 2 encode, a linear layer and as many transposed ones, of 5 or 6 pixels
-    as the size of the picture wants it, paint: for 64 x 64 x 3 these are the paper's networks.
+    The encoder has convolutions of 4 x 4 pixels with stride 2. The decoder has a linear layer and as many transposed
+    convolutions, whose kernels depend on the size of the picture. With four layers, 64 x 64 x 3 gives the paper's
+    networks.
 
     Args:
-        latent_size: numbers in z; 32 for the paper's car racing, 64 for its Doom.
-        channels: channels of the encoder's convolutions; the decoder has the same in reverse.
-        kl_tolerance: nats per number of z below which the divergence from the prior costs nothing more: the paper's
-            floor, 0.5.
-        kl_weight: weight of the divergence, beside the squared error summed over a picture.
-        foreground_weight: how much more a pixel's error counts where the frame differs from the median picture, which
-            `refit` takes. 1 in the paper, whose worlds have no small things that matter.
-        num_frames: number of frames of a batch that an update learns from, drawn anew; null takes all.
+        latent_size: number of numbers in z; 32 for the paper's car racing, 64 for its Doom.
+        channels: channels of the encoder's convolutions; the decoder reverses their order.
+        kl_tolerance: floor of the KL divergence from the prior, in nats per number of z; 0.5 in the paper.
+        kl_weight: weight of the KL divergence, relative to the squared error summed over a picture.
+        foreground_weight: weight of a pixel's error where the frame differs from the median picture, which `refit`
+            computes; 1 in the paper, whose environments have no important small objects.
+        num_frames: number of frames of a batch that an update learns from, drawn at random; null takes all frames.
         optimization: optimizer, learning rate and schedule of the model.
     """
 
@@ -66,7 +66,7 @@ class VAE(WorldModel):
         self.num_frames = num_frames
 
     def build(self, spec: Spec) -> None:
-        """Make the networks for frames (C, H, W)."""
+        """Build the networks for frames (C, H, W)."""
         if len(spec.observation_shape) != 3:
             raise UserError(
                 f"the VAE encodes frames (C, H, W): observations are {spec.observation_shape}; try modules.states"
@@ -81,7 +81,7 @@ class VAE(WorldModel):
 
     @torch.no_grad()
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Let a fresh decoder start from the median picture: what never changes need not be learned."""
+        """Start an untrained decoder from the median picture, so that it need not learn the constant background."""
         if self.updates or self.offset.any():
             return
         assert batch.observation is not None
@@ -98,23 +98,23 @@ class VAE(WorldModel):
         return mean, log_std.clamp(*LOG_STD_BOUNDS)
 
     def paint(self, z: Tensor) -> Tensor:
-        """Return frames (B, C, H, W) in [0, 1] of z (B, Z)."""
+        """Return frames (B, C, H, W) in [0, 1], decoded from z (B, Z)."""
         return (self.decoder(z).float() + self.offset).sigmoid()
 
     def weights(self, frames: Tensor) -> Tensor:
-        """Return what the pixels of frames (B, C, H, W) count for: more where they differ from the median picture."""
+        """Return the weights of the pixels of frames (B, C, H, W): foreground pixels weigh `foreground_weight`."""
         foreground = (frames - self.offset.sigmoid()).abs() > FOREGROUND
         return 1 + (self.foreground_weight - 1) * foreground
 
     def loss(self, batch: Batch) -> Loss:
         """Return squared error plus floored divergence (appendix A.1), the means over frames.
 
-        The parts are reconstruction, a weighted sum over the pixels; its plain mean over pixels, mse;
-        the divergence in nats before the floor, kl; and how many numbers of z say anything, active.
+        The parts are reconstruction (weighted sum over pixels), mse (unweighted mean over pixels), kl (divergence
+        in nats before the floor) and active (how many numbers of z carry information).
         """
         assert batch.observation is not None
         frames = self.newest(batch.observation).flatten(0, 1)
-        # A frame that closes an episode need not be one that was drawn.
+        # The emulator may not have drawn the last frame of an episode.
         index = (~batch.is_last).flatten().nonzero()[:, 0]
         if self.training and self.num_frames is not None and self.num_frames < len(index):
             index = index[torch.randperm(len(index), device=index.device)[: self.num_frames]]
@@ -139,7 +139,7 @@ class VAE(WorldModel):
         return Loss(loss, {name: part.detach() for name, part in parts.items()})
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the means of z, of all observations at once."""
+        """Return the means of z for all observations at once."""
         assert batch.observation is not None
         return self.infer(self.newest(batch.observation.flatten(0, 1)))[0].unflatten(0, batch.shape)
 
@@ -148,7 +148,7 @@ class VAE(WorldModel):
         return torch.zeros(batch_size, self.latent_size, device=self.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the mean of z; nothing before the observation counts."""
+        """Return the mean of z, which depends only on the observation."""
         return self.infer(self.newest(observation))[0]
 
     def decode(self, state: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def decoder(latent_size: int, frame_shape: Sequence[int], channels: Sequence[int
 
 
 class Spread(nn.ConvTranspose2d):
-    """A transposed convolution of a single pixel: one matrix product, which is four times as quick."""
+    """A transposed convolution of a single pixel: one matrix product, which is four times as fast."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, C, 1, 1) to (B, C', k, k)."""

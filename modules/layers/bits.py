@@ -1,4 +1,4 @@
-"""What a picture alone cannot tell, as bits: a posterior that has seen what came, and a prior that has not.
+"""Discrete latents of stochastic transitions: a posterior that sees the next picture, and a prior that does not.
 
 Kaiser et al. 2019, *Model-Based Reinforcement Learning for Atari*, section 4, "stochastic model with discrete latents".
 """
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from modules.layers.unet import Encoder, UNetSize
 
 WORD = 8
-"""Bits that the prior draws at a time, as one of 256 classes."""
+"""Number of bits that the prior draws at once, as one of 256 classes."""
 
 
 def binarize(logits: Tensor, noise: float = 0.0, flips: float = 0.0) -> Tensor:
-    """Return bits, -1 or 1, of the signs of logits; their gradient is that of tanh(logits).
+    """Return the signs of logits as bits, -1 or 1; their gradient is the gradient of tanh(logits).
 
     Args:
-        logits: any shape.
-        noise: standard deviation of the Gaussian that is added to the logits.
-        flips: probability with which each bit is turned over afterwards.
+        logits: logits of any shape.
+        noise: standard deviation of the Gaussian noise on the logits.
+        flips: probability that a bit is flipped afterwards.
     """
     soft = (logits + noise * torch.randn_like(logits)).tanh() if noise else logits.tanh()
     bits = torch.where(soft > 0, 1.0, -1.0) + (soft - soft.detach())
@@ -31,15 +31,15 @@ def binarize(logits: Tensor, noise: float = 0.0, flips: float = 0.0) -> Tensor:
 
 
 class Posterior(nn.Module):
-    """Says in bits what came of a picture: an encoder of its own over the picture and its successor.
+    """Encodes a transition in bits: a separate encoder sees the picture and its successor.
 
     Args:
         inputs: channels of the picture and its successor together.
         height: height of both pictures.
         width: width of both pictures.
-        conditions: numbers in a condition.
+        conditions: length of a condition.
         size: size of the encoder.
-        bits: N.
+        bits: number N of bits.
     """
 
     def __init__(self, inputs: int, height: int, width: int, conditions: int, size: UNetSize, bits: int) -> None:
@@ -53,11 +53,11 @@ class Posterior(nn.Module):
 
 
 class Prior(nn.Module):
-    """Predicts the bits one word after another, each from those before it: an LSTM that opens with what was seen.
+    """Predicts the bits word by word with an LSTM; the input features set its initial state.
 
     Args:
-        inputs: numbers that it sees.
-        bits: N, a multiple of 8.
+        inputs: number of input features.
+        bits: number N of bits, a multiple of 8.
         width: width of the LSTM.
     """
 
@@ -75,7 +75,7 @@ class Prior(nn.Module):
         self.register_buffer("place", 2 ** torch.arange(WORD), persistent=False)
 
     def losses(self, seen: Tensor, bits: Tensor) -> Tensor:
-        """Return the cross-entropy (B,) of bits (B, N), in nats per word, given what was seen (B, inputs)."""
+        """Return the cross-entropy (B,) of bits (B, N), in nats per word, given features (B, inputs)."""
         words = self.words(bits)
         before = torch.cat([torch.full_like(words[:, :1], 2**WORD), words[:, :-1]], dim=1)
         output, _ = self.lstm(self.embed(before), self._episode_start(seen))
@@ -83,7 +83,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def sample(self, seen: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw bits (B, N) given what was seen (B, inputs); at temperature 0 every word is the likeliest one."""
+        """Draw bits (B, N) given features (B, inputs); temperature 0 takes the likeliest word."""
         memory = self._episode_start(seen)
         word = torch.full((len(seen), 1), 2**WORD, device=seen.device)
         words = []
@@ -98,7 +98,7 @@ class Prior(nn.Module):
         return self.bits(torch.cat(words, dim=1))
 
     def words(self, bits: Tensor) -> Tensor:
-        """Pack bits (B, N), -1 or 1, into words (B, N / 8) int64, the first bit of each lowest."""
+        """Pack bits (B, N), -1 or 1, into words (B, N / 8) int64; the first bit of a word is its lowest."""
         return ((bits.unflatten(1, (-1, WORD)) > 0) * self.place).sum(dim=-1)
 
     def bits(self, words: Tensor) -> Tensor:

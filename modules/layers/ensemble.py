@@ -1,4 +1,4 @@
-"""Several networks of one shape, computed together."""
+"""Ensembles of networks of one shape, computed in one batched product."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class EnsembleLinear(nn.Module):
-    """Linear layers of one shape, each initialised as nn.Linear is.
+    """An ensemble of linear layers of one shape, initialised like nn.Linear.
 
     Args:
-        members: M layers.
-        inputs: I.
-        outputs: O.
+        members: number M of layers.
+        inputs: number I of input features.
+        outputs: number O of output features.
     """
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
@@ -21,12 +21,12 @@ class EnsembleLinear(nn.Module):
         bound = inputs**-0.5
         self.members = members
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
-        # Flat, since weight decay spares what has one dimension.
+        # Flat: weight decay skips parameters with one dimension.
         self.flat_bias = nn.Parameter(torch.empty(members * outputs).uniform_(-bound, bound))
 
     @property
     def bias(self) -> Tensor:
-        """(M, O)"""
+        """Return the biases, (M, O)."""
         return self.flat_bias.view(self.members, -1)
 
     def forward(self, x: Tensor, member: int | None = None) -> Tensor:
@@ -37,14 +37,14 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """Perceptrons of one shape, with SiLU between their layers.
+    """An ensemble of multi-layer perceptrons of one shape, with SiLU between the layers.
 
     Args:
-        members: M perceptrons.
-        inputs: I.
+        members: number M of perceptrons.
+        inputs: number I of input features.
         hidden: width of the hidden layers.
         layers: number of hidden layers, at least 1.
-        outputs: O.
+        outputs: number O of output features.
     """
 
     def __init__(self, members: int, inputs: int, hidden: int, layers: int, outputs: int) -> None:
@@ -64,19 +64,19 @@ class EnsembleMLP(nn.Module):
     def by_group(self, x: Tensor, counts: list[int]) -> Tensor:
         """Map (N, I) to (N, O): the first counts[0] rows by member 0, the next counts[1] by member 1, and so on.
 
-        A row costs the same however many members there are.
+        The cost per row does not depend on the number of members.
         """
         groups = enumerate(x.split(counts))
         return torch.cat([self(group, member) for member, group in groups if len(group)])
 
     @torch.no_grad()
     def transform_inputs(self, scale: Tensor, shift: Tensor) -> None:
-        """Make f(x) what f(scale * x + shift) was; scale and shift are (I,)."""
+        """Change the first layer so that the new f(x) is the old f(scale * x + shift); scale and shift are (I,)."""
         self.input.bias.add_(shift @ self.input.weight)
         self.input.weight.mul_(scale[:, None])
 
     @torch.no_grad()
     def transform_outputs(self, scale: Tensor, shift: Tensor) -> None:
-        """Make f(x) what scale * f(x) + shift was; scale and shift are (O,)."""
+        """Change the last layer so that the new f(x) is the old scale * f(x) + shift; scale and shift are (O,)."""
         self.output.weight.mul_(scale)
         self.output.bias.mul_(scale).add_(shift)

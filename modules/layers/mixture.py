@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_LOG_STD = -6.0
-"""Below which no deviation falls: a component that sits on one number would have an endless density."""
+"""Lower bound of the log standard deviation: a component on a single number would have an infinite density."""
 
 
 class Mixture(NamedTuple):
     """K Gaussians for each of D numbers."""
 
     logits: Tensor
-    """(..., D, K) of the components."""
+    """(..., D, K): logits of the components."""
     mean: Tensor
-    """(..., D, K)"""
+    """(..., D, K): means of the components."""
     log_std: Tensor
-    """(..., D, K)"""
+    """(..., D, K): log standard deviations of the components."""
 
 
 def mixture(output: Tensor, size: int) -> Mixture:
@@ -47,7 +47,7 @@ def draw(mixture: Mixture, temperature: float = 1.0) -> Tensor:
         index = mixture.logits.argmax(dim=-1, keepdim=True)
         return mixture.mean.gather(-1, index)[..., 0]
     shares = (mixture.logits / temperature).softmax(dim=-1).cumsum(dim=-1)
-    # How many shares, but for the last, lie below a uniform number: the component.
+    # Inverse transform sampling: the component is the number of shares, except the last, below a uniform number.
     index = (shares[..., :-1] < torch.rand_like(shares[..., :1])).sum(dim=-1, keepdim=True)
     mean, log_std = mixture.mean.gather(-1, index)[..., 0], mixture.log_std.gather(-1, index)[..., 0]
     return mean + math.sqrt(temperature) * log_std.exp() * torch.randn_like(mean)

@@ -1,4 +1,4 @@
-"""What policies see with."""
+"""Feature networks of policies."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def body(
 ) -> tuple[nn.Sequential, int]:
     """Return a network from features to a flat vector, and that vector's length.
 
-    Pictures go through the convolutions of Mnih et al. 2015 first; the first one's stride is scaled so that what is
-    left is as large as from 84 pixels, whatever the picture's size.
+    Pictures first pass through the convolutions of Mnih et al. 2015. The stride of the first convolution scales with
+    the picture, so that the output has about the size that it has for 84 pixels.
 
     Args:
-        feature_shape: (C, H, W) or (D,).
+        feature_shape: shape of the features, (C, H, W) or (D,).
         hidden: widths of the fully connected layers.
         channels: channels of the three convolutions.
-        activation: "relu", "silu" or "tanh".
-        layer_norm: normalise before every activation of the fully connected layers.
+        activation: activation function: "relu", "silu" or "tanh".
+        layer_norm: apply layer normalisation before every activation of the fully connected layers.
     """
     layers: list[nn.Module] = []
     act = ACTIVATIONS[activation]

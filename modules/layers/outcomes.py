@@ -1,4 +1,4 @@
-"""What an action earned and whether the episode goes on, read off the features that the next picture is painted of."""
+"""Reward and continuation heads on vectors and on decoder features."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from modules.batch import Batch
 
 
 class VectorOutcomes(nn.Module):
-    """Reward and continuation, read off a vector: the head and its losses.
+    """The reward and continuation head on a vector, and its losses.
 
     Args:
-        size: size of the vector.
+        size: length of the vector.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
     """
 
@@ -38,28 +38,28 @@ class VectorOutcomes(nn.Module):
         return outcomes[:, :-1], outcomes[:, -1]
 
     def reward_losses(self, output: Tensor, reward: Tensor) -> Tensor:
-        """Return the loss (B,) of what `forward` gave for each raw reward (B,)."""
+        """Return the losses (B,) of the reward output of `forward` for raw rewards (B,)."""
         if self.reward_loss == "categorical":
             return F.cross_entropy(output, reward.sign().long() + 1, reduction="none")
         return (output[:, 0] - reward) ** 2
 
     def continuation_losses(self, logit: Tensor, continuation: Tensor) -> Tensor:
-        """Return the loss (B,) of what `forward` gave for each continuation (B,), 0 or 1."""
+        """Return the losses (B,) of the continuation logits of `forward` for continuations (B,), 0 or 1."""
         return F.binary_cross_entropy_with_logits(logit, continuation, reduction="none")
 
     def expected_reward(self, output: Tensor) -> Tensor:
-        """Return the expected sign, or the value itself, (B,)."""
+        """Return the expected sign (categorical) or the predicted value (real) of the reward, (B,)."""
         return (output.softmax(dim=1) * self.signs).sum(dim=1) if self.reward_loss == "categorical" else output[:, 0]
 
     def start(self, batch: Batch) -> None:
-        """Let an untrained head predict what is common: the frequencies in real rows, or the mean reward.
+        """Set the output offsets of an untrained head to the frequencies, or the mean reward, of real rows.
 
-        Else most of what the few rewards and ends have to teach drowns while it learns how few they are (Lin et al.
-        2017, *Focal Loss for Dense Object Detection*, section 3.3).
+        Without this start the first updates learn only that rewards and ends are rare, which drowns their signal (Lin
+        et al. 2017, *Focal Loss for Dense Object Detection*, section 3.3).
         """
         executed = ~batch.is_last
         reward, continuation = batch.reward[executed], batch.continuation[executed]
-        # One row more of each kind, for those that did not occur.
+        # One pseudo-count per class, for classes that did not occur.
         ends, goes_on = torch.bincount(continuation.long(), minlength=2) + 1.0
         if self.reward_loss == "categorical":
             counts = torch.bincount(reward.sign().long() + 1, minlength=3) + 1.0
@@ -70,17 +70,17 @@ class VectorOutcomes(nn.Module):
 
 
 class Outcomes(VectorOutcomes):
-    """Reward and continuation, read off a picture's features.
+    """The reward and continuation head on the features of a picture.
 
-    The head looks closely, at the finest features there are: what decides is often a pixel. It pools them by maximum,
-    so that one place suffices, and by mean; a learned map tells the places apart.
+    The head sees the finest features, since a single pixel often decides. It pools them by maximum, so that one place
+    suffices, and by mean. A learned map encodes the position.
 
     Args:
         channels: channels of the finest features.
-        height: height of the features.
-        width: width of the features.
+        height: height of the finest features.
+        width: width of the finest features.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        looks: channels of the look.
+        looks: channels of the convolution before the pooling.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Few grey levels for many: a palette fitted to the pixels that a game really shows."""
+"""Quantisation of grey levels by a palette that is fitted to the pixels of a game."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def fit_palette(pixels: Tensor, num_levels: int) -> Tensor:
-    """Place levels where the pixels are: the exact one-dimensional k-means of their histogram (Wang and Song 2011).
+    """Fit grey levels to pixels by exact one-dimensional k-means on their histogram (Wang and Song 2011).
 
-    Counts are tempered by a square root, so that small moving things get levels of their own beside a vast background.
+    The square roots of the counts are the weights, so that small moving objects get levels beside a large background.
 
     Args:
-        pixels: uint8, any shape.
-        num_levels: K, at most 256; 256 is the identity.
+        pixels: uint8 pixels of any shape.
+        num_levels: number K of levels, at most 256; 256 is the identity.
 
     Returns:
-        (K,) uint8, ascending. A game of fewer than K colours gets all of them, and the last one repeated.
+        (K,) uint8, ascending. A game of fewer than K colours gets all its colours, with the last one repeated.
     """
     histogram = torch.bincount(pixels.flatten().long(), minlength=256).cpu().numpy()
     values = np.flatnonzero(histogram).astype(np.float64)

@@ -1,9 +1,9 @@
-"""What actions were worth: returns over windows of rows, real or dreamed.
+"""Returns over windows of real or dreamed rows.
 
 All functions take rewards and continuations (B, T), `has_successor` (B, T - 1) and values (B, T) of
-`modules.batch.Batch`, and return (B, T - 1): row t's action is worth its reward and, while the episode goes on, what
-comes after it. Where a row is not followed, at the end of an episode, of a window or of a run that was cut, the value
-stands in for the rest.
+`modules.batch.Batch`, and give (B, T - 1): the return of row t is its reward plus, while the episode goes on, the
+discounted return of row t + 1. A row without a successor bootstraps from its value: at the end of an episode, of a
+window or of a run that was cut.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def lambda_returns(
 ) -> Tensor:
     """Return the lambda-returns (Sutton and Barto 2018, equation 12.2).
 
-    Less `values[:, :-1]` they are the generalised advantage estimates (Schulman et al. 2016, equation 16).
+    Minus `values[:, :-1]` they are the generalised advantage estimates (Schulman et al. 2016, equation 16).
     """
     after, returns = values[:, -1], []
     for t in range(values.shape[1] - 2, -1, -1):
@@ -39,10 +39,10 @@ def lambda_returns(
 
 
 def reach_weights(continuation: Tensor, has_successor: Tensor) -> Tensor:
-    """Return how much each row's action counts: the probability that its window gets there, 0 where nothing follows.
+    """Return the weight of each row: the probability that its window reaches it, 0 for rows without a successor.
 
-    Real rows count 1 or 0. A dream goes on after an end that it thinks likely, so its later rows count less (Hafner et
-    al. 2021, appendix on discount weights).
+    Real rows weigh 1 or 0. A dream continues past a likely end, so its later rows weigh less (Hafner et al. 2021,
+    appendix on discount weights).
     """
     weight, weights = torch.ones_like(continuation[:, 0]), []
     for t in range(has_successor.shape[1]):
@@ -52,5 +52,5 @@ def reach_weights(continuation: Tensor, has_successor: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of the rows that count."""
+    """Return the weighted mean of values."""
     return (values * weights).sum() / weights.sum().clamp(min=1e-6)

@@ -11,12 +11,12 @@ EPSILON = 1e-3
 
 
 def compress(x: Tensor) -> Tensor:
-    """h(x) = sign(x)(sqrt(|x| + 1) - 1) + 0.001 x (Pohlen et al. 2018, proposition A.2)."""
+    """Return h(x) = sign(x)(sqrt(|x| + 1) - 1) + 0.001 x (Pohlen et al. 2018, proposition A.2)."""
     return x.sign() * ((x.abs() + 1).sqrt() - 1) + EPSILON * x
 
 
 def expand(x: Tensor) -> Tensor:
-    """The inverse of `compress`."""
+    """Return the inverse of `compress`."""
     # The textbook's (sqrt(1 + 4 e u) - 1) / (2 e) loses four digits of float32 where u is small.
     u = x.abs() + 1 + EPSILON
     root = 2 * u / ((1 + 4 * EPSILON * u).sqrt() + 1)
@@ -24,14 +24,14 @@ def expand(x: Tensor) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(|x| + 1) (Hafner et al. 2023, equation 9)."""
+    """Return sign(x) log(|x| + 1) (Hafner et al. 2023, equation 9)."""
     return x.sign() * x.abs().log1p()
 
 
 def two_hot(x: Tensor, size: int) -> Tensor:
     """Spread numbers (...) over the two integers beside them: weights (..., size) over -(size // 2) .. size // 2.
 
-    Their mean is x. Numbers outside are taken to the edge.
+    The mean of the weighted integers is x. Numbers outside the range are clamped to its edge.
     """
     limit = size // 2
     place = x.clamp(-limit, limit) + limit
@@ -47,7 +47,7 @@ class Support(nn.Module):
     """A scalar as a categorical distribution over the integers -(size // 2) .. size // 2 of its compressed value.
 
     Args:
-        size: odd; 601 in MuZero, which reaches 58,705; 51 reaches 642.
+        size: odd number of integers; 601, as in MuZero, reaches 58,705 and 51 reaches 642.
     """
 
     integers: Tensor
@@ -64,7 +64,7 @@ class Support(nn.Module):
         return two_hot(compress(x), self.size)
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Map logits (..., size) to the scalars (...) that they expect."""
+        """Map logits (..., size) to their expected scalars (...)."""
         return expand((logits.float().softmax(dim=-1) * self.integers).sum(dim=-1))
 
     def losses(self, logits: Tensor, x: Tensor) -> Tensor:

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class UNetSize:
-    """How large a UNet is."""
+    """Size of a UNet."""
 
     patch: int
-    """Side of the squares of pixels that are folded into channels first, and unfolded last; 1 in SimPLe."""
+    """Side of the squares of pixels that become channels at the input and pixels again at the output; 1 in SimPLe."""
     channels: tuple[int, ...]
-    """At each resolution, finest first; every next one has half the height and width."""
+    """Channels at each resolution, finest first; every next resolution halves height and width."""
     dropout: float = 0.0
-    """Before every convolution that changes the resolution."""
+    """Dropout rate before every convolution that changes the resolution."""
     residual_dropout: float = 0.0
-    """At the coarsest resolution."""
+    """Dropout rate at the coarsest resolution."""
     head: int = 3
-    """Kernel of the convolution that paints; with 1 every patch is painted by itself, which is what costs most."""
+    """Kernel of the output convolution, the most expensive layer; 1 paints every patch independently."""
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Return the features' (C, H, W) at each resolution, finest first, for pictures of a height and a width."""
@@ -40,7 +40,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of every pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Map (B, C, H, W) to (B, C, H, W)."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -67,14 +67,14 @@ class Down(nn.Module):
         self.norm = ChannelNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
         height, width = x.shape[-2:]
         x = F.pad(self.dropout(x), (0, width % 2, 0, height % 2))
         return self.norm(F.relu(self.conv(x)))
 
 
 class Up(nn.Module):
-    """Double height and width, inject, and add what was seen at that resolution on the way down."""
+    """Inject the condition, double height and width, and add the encoder's features of that resolution."""
 
     def __init__(self, inputs: int, outputs: int, conditions: int, dropout: float) -> None:
         super().__init__()
@@ -84,20 +84,20 @@ class Up(nn.Module):
         self.norm = ChannelNorm(outputs)
 
     def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
-        """(B, inputs, ceil(H / 2), ceil(W / 2)) and skip (B, outputs, H, W) to skip's shape."""
+        """Map (B, inputs, ceil(H / 2), ceil(W / 2)) and skip (B, outputs, H, W) to (B, outputs, H, W)."""
         x = F.relu(self.conv(self.injection(self.dropout(x), condition)))
         return self.norm(x[..., : skip.shape[-2], : skip.shape[-1]] + skip)
 
 
 class Encoder(nn.Module):
-    """The way down of SimPLe's network (Kaiser et al. 2019, figure 2), of any size.
+    """The downward half of SimPLe's network (Kaiser et al. 2019, figure 2), of any size.
 
     Args:
         inputs: channels of the picture.
         height: height of the picture.
         width: width of the picture.
-        conditions: numbers in a condition.
-        size: widths and depth.
+        conditions: length of a condition.
+        size: widths and depth of the UNet.
     """
 
     def __init__(self, inputs: int, height: int, width: int, conditions: int, size: UNetSize) -> None:
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> list[Tensor]:
         """Map pictures (B, inputs, H, W) and conditions to the features at each resolution, finest first.
 
-        The condition acts on the coarsest alone.
+        The condition acts only on the coarsest features.
         """
         x = F.pixel_unshuffle(F.pad(x, self.padding), self.patch)
         features = [F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)) + self.position)]
@@ -130,14 +130,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up, with a condition that may say more than the encoder's.
+    """The upward half; its condition may hold more than the encoder's condition.
 
     Args:
         outputs: channels of the picture.
         height: height of the picture.
         width: width of the picture.
-        conditions: numbers in a condition.
-        size: the encoder's.
+        conditions: length of a condition.
+        size: widths and depth of the UNet, equal to the encoder's.
     """
 
     def __init__(self, outputs: int, height: int, width: int, conditions: int, size: UNetSize) -> None:
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(size.channels[0], outputs * size.patch**2, size.head, padding=size.head // 2)
 
     def forward(self, features: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the encoder's features to pictures (B, outputs, H, W) and to the finest features that they are of."""
+        """Map the encoder's features to pictures (B, outputs, H, W) and the finest features below them."""
         x = features[-1]
         for up, skip in zip(self.ups, features[-2::-1], strict=True):
             x = up(x, skip, condition)

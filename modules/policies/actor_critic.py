@@ -17,20 +17,20 @@ from modules.world_model import Loss, WorldModel
 
 
 class ActorCritic(Policy):
-    """An actor and a critic; subclasses are their losses.
+    """An actor and a critic; subclasses define the loss.
 
     Args:
         hidden: widths of the fully connected layers.
-        channels: channels of the three convolutions that see pictures.
-        activation: "relu", "silu" or "tanh".
-        layer_norm: use layer normalisation in the fully connected layers.
-        shared: actor and critic see through one body.
-        discount: gamma.
-        lambda_: lambda of the returns, between bootstrapping at once (0) and at the end of the window (1).
-        entropy_coefficient: weight of the entropy bonus.
-        value_coefficient: weight of the critic's loss.
+        channels: channels of the three convolutions for pictures.
+        activation: activation function: "relu", "silu" or "tanh".
+        layer_norm: apply layer normalisation in the fully connected layers.
+        shared: share one feature network between actor and critic.
+        discount: discount factor gamma.
+        lambda_: lambda of the returns, from bootstrapping after one step (0) to only at the end of the window (1).
+        entropy_coefficient: coefficient of the entropy bonus.
+        value_coefficient: coefficient of the critic's loss.
         lr: learning rate of AdamW.
-        gradient_clip_val: largest norm of the policy's gradient.
+        gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
         clip_rewards: learn from rewards clipped to [-1, 1].
     """
 
@@ -60,7 +60,7 @@ class ActorCritic(Policy):
         self.entropy_coefficient, self.value_coefficient = entropy_coefficient, value_coefficient
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make both networks; the actor starts out nearly uniform."""
+        """Build both networks; the actor is nearly uniform at the start."""
 
         def network(outputs: int, gain: float) -> tuple[nn.Module, nn.Linear]:
             torso, width = body(feature_shape, self.hidden, self.channels, self.activation, self.layer_norm)
@@ -93,10 +93,10 @@ class ActorCritic(Policy):
 class PPO(ActorCritic):
     """Proximal policy optimisation (Schulman et al. 2017, equations 7 and 9) with GAE.
 
-    Learns from rows that its own actor or an earlier version of it left `log_prob` and `value` in, a few times each.
+    PPO learns a few times from each row, whose `log_prob` and `value` come from its present or an earlier actor.
 
     Args:
-        clip_range: how far the ratio of new to old probabilities may move.
+        clip_range: largest distance of the ratio of new to old probabilities from 1.
         **kwargs: arguments of every actor-critic.
     """
 
@@ -108,7 +108,7 @@ class PPO(ActorCritic):
         self.clip_range = clip_range
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
-        """Return the clipped surrogate, the critic's squared error and the entropy bonus in one."""
+        """Return the clipped surrogate, the critic's squared error and the entropy bonus as one sum."""
         if missing := set(self.extras) - batch.extras.keys():
             raise UserError(f"PPO learns from what its own actor left, but rows have no {', '.join(sorted(missing))}")
         old_log_prob, old_values = batch.extras["log_prob"], batch.extras["value"]
@@ -138,12 +138,12 @@ class PPO(ActorCritic):
 class Reinforce(ActorCritic):
     """REINFORCE (Williams 1992) with lambda-returns and the critic as a baseline.
 
-    It is how Dreamer learns discrete actions (Hafner et al. 2021). On-policy: it learns once from rows that the present
-    policy chose.
+    Dreamer learns discrete actions this way (Hafner et al. 2021). REINFORCE is on-policy: it learns once from rows of
+    the present policy.
     """
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
-        """Return the policy gradient's surrogate, the critic's squared error and the entropy bonus in one."""
+        """Return the policy gradient's surrogate, the critic's squared error and the entropy bonus as one sum."""
         actor, values = self.evaluate(batch, model)
         has_successor = batch.has_successor()
         returns = lambda_returns(
@@ -165,7 +165,7 @@ class Reinforce(ActorCritic):
 
 
 def normalised(advantage: Tensor, weights: Tensor) -> Tensor:
-    """Return advantages (B, T) of mean 0 and standard deviation 1 over the rows that count."""
+    """Return advantages (B, T) with weighted mean 0 and standard deviation 1."""
     mean = weighted_mean(advantage, weights)
     variance = weighted_mean((advantage - mean) ** 2, weights)
     return (advantage - mean) / (variance + 1e-8).sqrt()

@@ -15,14 +15,14 @@ from modules.world_model import Loss, WorldModel
 
 
 class LinearController(Policy):
-    """Takes the action of the largest score W f + b, which `pipelines.callbacks.dreaming.evolve.Evolve` finds.
+    """Takes the action with the largest score W f + b; `pipelines.callbacks.dreaming.evolve.Evolve` evolves W and b.
 
     Args:
-        epsilon: probability of a random action where actions are drawn, as while it collects.
+        epsilon: probability of a random action when actions are sampled, such as in data collection.
     """
 
     weight: Tensor
-    """(A, D + 1): W, and b in the last column."""
+    """(A, D + 1): W, with b in the last column."""
 
     def __init__(self, epsilon: float = 0.0) -> None:
         super().__init__()
@@ -30,24 +30,24 @@ class LinearController(Policy):
         self.epsilon = epsilon
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make W and b, all zeros: action 0, until something better is found."""
+        """Set W and b to zeros: the controller takes action 0 until evolution finds a better one."""
         self.register_buffer("weight", torch.zeros(num_actions, math.prod(feature_shape) + 1))
 
     @property
     def vector(self) -> Tensor:
-        """All that evolves, (A * (D + 1),)."""
+        """Return the evolved parameters, (A * (D + 1),)."""
         return self.weight.flatten()
 
     def adopt(self, vector: Tensor) -> None:
-        """Act by a vector from now on."""
+        """Set the parameters from a vector (A * (D + 1),)."""
         self.weight.copy_(vector.view_as(self.weight))
 
     def scores(self, vectors: Tensor, features: Tensor) -> Tensor:
         """Score the actions of a whole population at once.
 
         Args:
-            vectors: (P, A * (D + 1)), one for each controller.
-            features: (P, E, *feature_shape) that each of them sees.
+            vectors: (P, A * (D + 1)) parameters, one vector per controller.
+            features: (P, E, *feature_shape) features, E states per controller.
 
         Returns:
             (P, E, A)
@@ -56,18 +56,18 @@ class LinearController(Policy):
         return torch.baddbmm(weights[:, -1:], features.flatten(2), weights[:, :-1])
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logarithms of the epsilon-greedy probabilities (B, A), and values of 0: it judges no state."""
+        """Return the logarithms of the epsilon-greedy probabilities (B, A), and values of 0."""
         scores = self.scores(self.vector[None], features[None].float())[0]
         best = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=1, keepdim=True), 1.0)
         probabilities = (1 - self.epsilon) * best + self.epsilon / scores.shape[1]
         return probabilities.clamp(min=1e-12).log(), scores.new_zeros(len(scores))
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
-        """There is nothing to descend."""
+        """Return an empty loss: evolution finds the parameters."""
         return Loss(None, {})
 
     def check(self, weight: Tensor, source: str) -> None:
-        """Raise a UserError unless a weight is of a controller of as many actions and features."""
+        """Raise a UserError unless a weight has this controller's number of actions and features."""
         (actions, features), (own_actions, own_features) = weight.shape, self.weight.shape
         if weight.shape != self.weight.shape:
             raise UserError(

@@ -18,12 +18,12 @@ from modules.world_model import Loss, WorldModel
 class Pathwise(ActorCritic):
     """Climbs the gradient of its dreams' lambda-returns, through the model's states, rewards and continuations.
 
-    It is the dynamics backpropagation of Dreamer (Hafner et al. 2020, equation 7), for discrete actions by
-    straight-through gradients (Hafner et al. 2021, section 2.3). It dreams by itself, from states of real rows that do
-    not close an episode: `policy_learns_from: imagined`. The model must be differentiable.
+    This is the dynamics backpropagation of Dreamer (Hafner et al. 2020, equation 7), with straight-through gradients
+    for discrete actions (Hafner et al. 2021, section 2.3). It dreams by itself from states of real rows that are not
+    the last of an episode: `policy_learns_from: imagined`. The model must be differentiable.
 
     Args:
-        horizon: number of steps of a dream, which gradients pass through.
+        horizon: number of steps of a dream; gradients pass through all of them.
         num_dreams: number of dreams per update, drawn from the states of the real rows; null dreams from all of them.
         **kwargs: arguments of every actor-critic.
     """
@@ -38,18 +38,18 @@ class Pathwise(ActorCritic):
         self.horizon, self.num_dreams = horizon, num_dreams
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
-        """Return the negated returns of dreams, the critic's squared error and the entropy bonus in one."""
+        """Return the negated returns of dreams, the critic's squared error and the entropy bonus as one sum."""
         starts = self.starts(batch)
         if not len(starts):
             return Loss(None, {})
         dream = imagine(model, self, starts, self.horizon, gradient=True)
         has_successor = dream.has_successor()
-        with frozen(self):  # values tell the actor where to go; they are not what it may change
+        with frozen(self):  # the actor must not raise its returns by changing the critic
             values = self.values(dream, model)
         returns = lambda_returns(
             self.rewards(dream), dream.continuation, has_successor, values, self.discount, self.lambda_
         )
-        # How likely a dream gets to a step is in the returns of the steps before.
+        # Detached: the returns of earlier steps already hold the gradient of reaching a step.
         weights = reach_weights(dream.continuation, has_successor).detach()
         gain = weighted_mean(returns, weights)
         actor = torch.distributions.Categorical(logits=dream.extras["logits"][:, :-1], validate_args=False)

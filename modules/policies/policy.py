@@ -13,21 +13,21 @@ from modules.world_model import Loss, WorldModel
 
 
 class Policy(nn.Module):
-    """Chooses actions by the features that a world model makes of its state, and learns from rows that have states.
+    """Chooses actions from the features of a world model's states, and learns from rows with states.
 
     Args:
         lr: learning rate of AdamW.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
-        clip_rewards: learn from rewards clipped to [-1, 1], as Mnih et al. 2015.
+        clip_rewards: learn from rewards clipped to [-1, 1] (Mnih et al. 2015).
     """
 
     extras: tuple[str, ...] = ()
-    """Columns that the policy learns from and its actor leaves beside its actions: log_prob, value."""
+    """Names of the actor's outputs that the loss needs, such as log_prob and value."""
 
     imagines = False
-    """It dreams by itself, from the states of the rows that it is given."""
+    """Whether the policy dreams by itself, from the states of the rows in its batch."""
     differentiates = False
-    """It needs gradients through the world model."""
+    """Whether the policy needs gradients through the world model."""
 
     def __init__(self, lr: float = 3e-4, gradient_clip_val: float | None = None, clip_rewards: bool = False) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Policy(nn.Module):
         self.gradient_clip_val = gradient_clip_val
         self.clip_rewards = clip_rewards
         self.updates = 0
-        """That it has learned from."""
+        """Number of updates so far."""
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make the networks."""
+        """Build the networks."""
         raise NotImplementedError
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (B, *feature_shape) to the logits (B, A) that it explores by, and values (B,)."""
+        """Map features (B, *feature_shape) to the logits (B, A) of the exploring policy and values (B,)."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
@@ -52,15 +52,15 @@ class Policy(nn.Module):
         raise NotImplementedError
 
     def updated(self) -> None:
-        """Follow an optimizer step: target networks, exploration."""
+        """Increment `updates`; called after every optimizer step. Override it for target networks or exploration."""
         self.updates += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what the checkpoint keeps beside the weights."""
+        """Return the state that checkpoints store beside the weights."""
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on with the schedules where they stopped."""
+        """Restore the number of updates, which schedules depend on."""
         self.updates = state["updates"]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Policy(nn.Module):
 
     def rewards(self, batch: Batch) -> Tensor:
         """Return the rewards (B, T) to learn from."""
-        # Not their signs: a dream's are expectations, which are hardly ever 0.
+        # Clipped, not their signs: dreamed rewards are expectations, hardly ever exactly 0.
         return batch.reward.clamp(-1, 1) if self.clip_rewards else batch.reward
 
     @staticmethod

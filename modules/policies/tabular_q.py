@@ -16,18 +16,18 @@ class TabularQ(Policy):
     """A table of action values that learns from the newest transition of every window, then from rehearsed ones.
 
     This is the order of the box "Tabular Dyna-Q" in section 8.2: act, learn from what happened, update the model, plan.
-    Backups are made one after the other, so that later ones see what earlier ones wrote; all environments make theirs
-    at once. It learns in `loss`, in training mode alone, and has no gradient.
+    Backups run one after the other, so that later backups see the results of earlier ones; all environments run in
+    parallel. The table learns in `loss`, only in training mode, and has no gradient.
 
     Args:
-        discount: gamma.
-        step_size: alpha.
-        epsilon: chance of an action drawn uniformly; otherwise one of the best, drawn uniformly.
-        planning_steps: n rehearsed backups per real transition; 0 is Q-learning.
+        discount: discount factor gamma.
+        step_size: step size alpha of a backup.
+        epsilon: probability of a uniformly random action; otherwise a uniformly random best action is taken.
+        planning_steps: number n of rehearsed backups per real transition; 0 is Q-learning.
     """
 
     table: Tensor
-    """(S, A)"""
+    """(S, A): action values."""
 
     def __init__(
         self, discount: float = 0.95, step_size: float = 0.1, epsilon: float = 0.1, planning_steps: int = 0
@@ -43,7 +43,7 @@ class TabularQ(Policy):
         self.planning_steps = planning_steps
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make the table, all zeros, for one-hot features (S,)."""
+        """Build the table, all zeros, for one-hot features (S,)."""
         if len(feature_shape) != 1:
             raise UserError(
                 f"TabularQ needs one-hot features, as of modules.states.tabular.Tabular: got {feature_shape}"
@@ -63,10 +63,10 @@ class TabularQ(Policy):
         """Learn from rows (B, T) with states, then plan.
 
         Returns:
-            nothing to minimise, and the mean absolute `td_error` of the real transitions.
+            No total, and the mean absolute `td_error` of the real transitions.
 
         Raises:
-            UserError: the model has no table.
+            UserError: the model is not Tabular.
         """
         if not isinstance(model, Tabular):
             raise UserError(f"TabularQ needs the model modules.states.tabular.Tabular: got {type(model).__name__}")
@@ -82,7 +82,7 @@ class TabularQ(Policy):
         """Move the table towards r + gamma max_a Q(s', a) along the rows of all windows, in order (equation 6.8).
 
         Returns:
-            the mean absolute error before.
+            The mean absolute error before the backups.
         """
         assert batch.state is not None
         has_successor = batch.has_successor()

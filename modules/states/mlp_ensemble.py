@@ -1,4 +1,4 @@
-"""Vectors from vectors: the probabilistic ensemble of PETS (Chua et al. 2018) with the elites of MBPO (Janner 2019)."""
+"""Dynamics of vectors: the probabilistic ensemble of PETS (Chua et al. 2018) with the elites of MBPO (Janner 2019)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)
-"""Where the learned bounds start, in standardised units (Chua et al. 2018, appendix A.1)."""
+"""Initial values of the learned bounds, in standardised units (Chua et al. 2018, appendix A.1)."""
 
 CONTINUATION_HIDDEN_SIZE = 64
 CONTINUATION_LAYERS = 2
 
 
 class Transitions(NamedTuple):
-    """Rows of a batch, each with what it led to."""
+    """Transitions: rows of a batch with their successors."""
 
     state: Tensor
-    """(..., D)"""
+    """(..., D): the state."""
     action: Tensor
-    """(..., A) weights."""
+    """(..., A): weights of the actions."""
     outcome: Tensor
-    """(..., D + 1): the change of the state, and the reward."""
+    """(..., D + 1): change of the state, and reward."""
     after: Tensor
-    """(..., D): the state after."""
+    """(..., D): next state."""
     continuation: Tensor
-    """(...,)"""
+    """(...,): 1 if the episode goes on, 0 at its end."""
     has_successor: Tensor
-    """(...,) bool: the outcome is the action's."""
+    """(...,) bool: the next row is the successor, so the outcome is valid."""
 
     def take(self, index: Tensor) -> Transitions:
         """Index every field by its leading dimension."""
@@ -47,22 +47,22 @@ class Transitions(NamedTuple):
 class MLPEnsemble(WorldModel):
     """Perceptrons that predict the change of a vector and the reward as Gaussians.
 
-    Whether the episode goes on is read off the vector after, by small perceptrons of their own: as one more output of
-    the others it is hardly learned beside sharp Gaussians.
+    Separate small perceptrons predict the continuation from the next vector: as one more output of the large ones it
+    is hardly learned beside sharp Gaussians.
 
-    Its state is the vector; with `sampling` "dream" a last column names the member that dreams. Members differ by their
-    initial weights and by the transitions they see: each draws its own from every training batch, with replacement.
-    Only the elites dream. `refit` standardises inputs and outcomes, and elects the elites. A number that never changed
-    by then is ignored as an input, and predicted to stay as it is.
+    The state is the vector; with `sampling` "dream" a last column holds the index of the dreaming member. Members
+    differ by their initial weights and by their data: each member resamples every training batch with replacement. Only
+    the elites dream. `refit` standardises inputs and outcomes and selects the elites. A number that has not varied
+    in any `refit` so far is ignored as an input and predicted to stay constant.
 
     Args:
-        num_members: networks in the ensemble.
-        num_elites: members, the best on held-out rows, that dreams are drawn from.
+        num_members: number of networks in the ensemble.
+        num_elites: number of members that dream: the best on validation rows.
         hidden_size: width of the hidden layers.
-        num_layers: hidden layers.
-        sampling: draw a member at every "step" (TS1 of Chua et al. 2018, section 5.1) or once per "dream"
-            (TS-infinity).
-        temperature: temperature of sampled steps: scales the standard deviation of the Gaussian; 0 takes its mean.
+        num_layers: number of hidden layers.
+        sampling: time at which dreams draw a member: every "step" (TS1 of Chua et al. 2018, section 5.1) or once per
+            "dream" (TS-infinity).
+        temperature: factor on the standard deviation of sampled steps; 0 takes the mean.
         optimization: optimizer, learning rate and schedule of the model.
     """
 
@@ -98,7 +98,7 @@ class MLPEnsemble(WorldModel):
         self.temperature = temperature
 
     def build(self, spec: Spec) -> None:
-        """Make the networks for vectors (D,)."""
+        """Build the networks for vectors (D,)."""
         if len(spec.observation_shape) != 1:
             raise UserError(
                 f"MLPEnsemble learns from vectors (D,): observations are {spec.observation_shape}; try modules.frames"
@@ -129,7 +129,7 @@ class MLPEnsemble(WorldModel):
         self.register_buffer("fitted", torch.tensor(False))
 
     def transitions(self, batch: Batch) -> Transitions:
-        """Return the rows (B * (T - 1), ...) that have one after them."""
+        """Return the transitions (B * (T - 1), ...) between adjacent rows."""
         assert batch.observation is not None
         state, after = batch.observation[:, :-1], batch.observation[:, 1:]
         outcome = torch.cat([after - state, batch.reward[:, :-1, None]], dim=-1)
@@ -138,19 +138,19 @@ class MLPEnsemble(WorldModel):
         return Transitions(*(tensor.flatten(0, 1) for tensor in rows))
 
     def every(self, rows: Transitions) -> Tensor:
-        """Return the index (M, N) by which every member takes every transition."""
+        """Return the index (M, N) that gives every transition to every member."""
         return torch.arange(len(rows.state), device=rows.state.device).expand(self.num_members, -1)
 
     def standardised(self, vector: Tensor) -> Tensor:
-        """Return vectors (..., D) as the networks see them."""
+        """Return vectors (..., D) in standardised units."""
         return (vector - self.input_mean) * inverse(self.input_std)
 
     def inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return what predicts an outcome, (..., D + A)."""
+        """Return the networks' inputs, (..., D + A)."""
         return torch.cat([self.standardised(state), action], dim=-1)
 
     def gaussian(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and logarithm of the variance, which is bounded softly, of standardised outcomes (..., D + 1)."""
+        """Return mean and softly bounded log variance of standardised outcomes (..., D + 1)."""
         mean, log_variance = output.float().chunk(2, dim=-1)
         log_variance = self.max_log_variance - F.softplus(self.max_log_variance - log_variance)
         return mean, self.min_log_variance + F.softplus(log_variance - self.min_log_variance)
@@ -158,8 +158,8 @@ class MLPEnsemble(WorldModel):
     def losses(self, rows: Transitions) -> dict[str, Tensor]:
         """Return every member's mean losses (M,) on its transitions (M, N).
 
-        nll and mse are of standardised outcomes, and the mean over those that vary; nrmse, of the state's change alone,
-        is the root of the mean squared error over the variance.
+        nll and mse are means over the standardised outcomes that vary. nrmse is the root of the mean squared error over
+        the variance, for the change of the state only.
         """
         mean, log_variance = self.gaussian(self.network(self.inputs(rows.state, rows.action)))
         target = (rows.outcome - self.outcome_mean) * inverse(self.outcome_std)
@@ -180,10 +180,10 @@ class MLPEnsemble(WorldModel):
         }
 
     def loss(self, batch: Batch) -> Loss:
-        """Fit every member to transitions of its own; the parts are means over members.
+        """Return the loss of every member on its resampled transitions; the logged parts are means over members.
 
-        Of them only nll and continuation are minimised; mse, nrmse and reward, the squared error of raw rewards, are to
-        be read. Outside training every member sees every transition.
+        Only nll, continuation and the term on the variance bounds are minimised; mse, nrmse and reward (squared error
+        of raw rewards) are only logged. Outside training every member sees every transition.
         """
         if batch.shape[1] < 2:
             raise UserError("MLPEnsemble learns from windows of at least 2 rows: data.sampling.sequence_length is 1")
@@ -191,17 +191,18 @@ class MLPEnsemble(WorldModel):
         index = self.every(rows)
         parts = self.losses(rows.take(torch.randint_like(index, index.shape[1]) if self.training else index))
         bounds = ((self.max_log_variance - self.min_log_variance) * (self.outcome_std > 0)).sum()
-        # A sum over members: each learns as if it were alone.
+        # A sum over members, so that each learns independently of their number.
         total = (parts["nll"] + parts["continuation"]).sum() + 0.01 * bounds
         parts = {"loss": total, **parts}
         return Loss(total, {name: value.detach().mean() for name, value in parts.items()}, self.encode(batch))
 
     @torch.no_grad()
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Standardise by training rows, and elect as elites the members of least mse on held-out rows, if any.
+        """Standardise by training rows, and select as elites the members with the least mse.
 
-        What the networks predict stays the same: their first and last layers take up the change of units. A replay
-        buffer that grows would otherwise undo what was learned.
+        Elites are judged on validation rows, or on the training rows without them. After the first `refit` predictions
+        do not change: the first and last layers absorb the change of units. Otherwise a growing replay buffer would
+        undo earlier learning.
         """
         rows = self.transitions(batch)
         if from_rank_zero(rows.has_successor.any()):
@@ -219,7 +220,7 @@ class MLPEnsemble(WorldModel):
             self.elites.copy_(from_rank_zero(mse.argsort()[: self.num_elites]))
 
     def restandardise(self, input_mean: Tensor, input_std: Tensor, outcome_mean: Tensor, outcome_std: Tensor) -> None:
-        """Change the units of inputs and outcomes; unless it is the first time, predictions stay the same."""
+        """Change the units of inputs and outcomes; after the first call predictions stay the same."""
         if self.fitted:
             scale, shift = affine(self.input_mean, self.input_std, input_mean, input_std)
             one = torch.ones(self.num_actions, device=scale.device)
@@ -245,22 +246,22 @@ class MLPEnsemble(WorldModel):
         return torch.cat([vector, state[:, self.size :]], dim=1)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the vectors; a member that is drawn once is drawn for a whole window."""
+        """Return the states of all rows; with `sampling` "dream" a window has one member."""
         assert batch.observation is not None
         column = self.initial(batch.shape[0])[:, None, self.size :]
         return torch.cat([batch.observation, column.expand(-1, batch.shape[1], -1)], dim=2)
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return zeros, and the member that dreams if it is drawn once."""
+        """Return zeros; with `sampling` "dream" also a drawn member."""
         zeros = torch.zeros(batch_size, self.size, device=self.device)
         return zeros if self.sampling == "step" else torch.cat([zeros, self.draw(batch_size)[:, None]], dim=1)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the vector that was observed."""
+        """Return the state of the observed vector."""
         return self.join(observation, state)
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """Sample one step of an elite: the change of the vector is drawn, the reward is its mean."""
+        """Sample one step of an elite: draw the change of the vector, take the mean of the reward."""
         member = self.draw(len(state)) if self.sampling == "step" else state[:, -1].long()
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
@@ -289,29 +290,29 @@ class MLPEnsemble(WorldModel):
 
 
 def inverse(std: Tensor) -> Tensor:
-    """1 / std, and 0 for what does not vary."""
+    """Return 1 / std, or 0 where std is 0."""
     return torch.where(std > 0, 1 / std, 0)
 
 
 def affine(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift that turn what was standardised by the other mean and deviation into these units."""
+    """Return the scale and shift from the other standardised units to the units of `mean` and `std`."""
     return other_std * inverse(std), (other_mean - mean) * inverse(std)
 
 
 def standardise(values: Tensor, resolution: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of (N, K), the same on every rank.
+    """Return mean and standard deviation of (N, K), equal on every rank.
 
     Args:
-        values: (N, K).
-        resolution: (K,) below which a deviation is rounding.
-        previous: (K,) standard deviations to keep where these values do not vary; 0 where there were none.
+        values: values (N, K).
+        resolution: (K,) standard deviations below which the variation is rounding.
+        previous: (K,) standard deviations to keep for values without variation; 0 without earlier ones.
     """
     std, mean = torch.std_mean(values, dim=0, correction=0)
     return from_rank_zero(mean), from_rank_zero(torch.where(std > resolution, std, previous))
 
 
 def from_rank_zero(tensor: Tensor) -> Tensor:
-    """Return rank 0's tensor: weights that are changed by it must stay the same on every rank."""
+    """Return rank 0's tensor, so that weights computed from it are equal on every rank."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast(tensor, 0)
     return tensor

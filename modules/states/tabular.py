@@ -1,4 +1,4 @@
-"""A table of what was seen last: the world model of Dyna-Q (Sutton & Barto, 2nd edition, section 8.2)."""
+"""A table of the last outcomes: the world model of Dyna-Q (Sutton & Barto, 2nd edition, section 8.2)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from modules.world_model import Loss, Spec, Step, WorldModel
 
 
 class Tabular(WorldModel):
-    """Remembers for every state and action what it led to when it was last tried, taking the world as deterministic.
+    """Stores the last outcome of every state and action; it assumes a deterministic environment.
 
-    An observation is the index of a state. Environments are separate worlds side by side in one state space, so that
-    one table holds as many independent learners: environment l owns the states l * num_states up to (l + 1) *
-    num_states. The features of a state are its one-hot vector, on which any linear policy is a table.
+    An observation is the index of a state. Each environment has its own range of states, so that one table holds
+    independent learners: environment l owns the states from l * num_states up to, but not including, (l + 1) *
+    num_states. The features of a state are its one-hot vector, on which a linear policy is a table.
 
-    It learns in `loss`, in training mode alone, and has no gradient. An action that was never tried is predicted to
-    lead back to its state and earn nothing.
+    The table learns in `loss`, only in training mode, and has no gradient. An untried action is predicted to stay in
+    its state with reward 0.
 
     Args:
-        num_states: number of states of one environment's world.
-        num_envs: worlds side by side.
-        exploration_bonus: kappa of Dyna-Q+ (section 8.3): rehearsing an action that was not tried for tau steps earns
-            kappa * sqrt(tau) more, and untried actions of known states are rehearsed as well. 0 is Dyna-Q.
+        num_states: number of states of one environment.
+        num_envs: number of environments, each with its own states.
+        exploration_bonus: coefficient kappa of Dyna-Q+ (section 8.3): rehearsing an action last tried tau steps ago
+            earns a bonus of kappa * sqrt(tau), and untried actions of known states are rehearsed too. 0 is Dyna-Q.
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
@@ -48,7 +48,7 @@ class Tabular(WorldModel):
         self.exploration_bonus = exploration_bonus
 
     def build(self, spec: Spec) -> None:
-        """Make the empty tables."""
+        """Build the empty tables."""
         if spec.observation_shape != (1,) or spec.frame_stack != 1:
             raise UserError(
                 "a table needs observations of one number, the index of a state: "
@@ -61,19 +61,19 @@ class Tabular(WorldModel):
         self.register_buffer("successor", torch.arange(size)[:, None].repeat(1, spec.num_actions))
         self.register_buffer("reward", torch.zeros(shape))
         self.register_buffer("continuation", torch.ones(shape))
-        # An environment's time counts its transitions; what was never tried counts from the start.
+        # The clock of an environment counts its transitions; an untried action counts as tried at time 0.
         self.register_buffer("tried_at", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("clock", torch.zeros(self.num_envs, dtype=torch.int64))
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> Loss:
-        """Write down what followed, row by row, later rows over earlier ones.
+        """Write the outcomes of the rows into the table in order of time, so that later rows overwrite earlier ones.
 
         Returns:
-            nothing to descend, the 0-1 loss of what the table told before (untried is wrong), and the states.
+            No total, the 0-1 loss of the table's predictions before the update (untried is wrong), and the states.
 
         Raises:
-            UserError: an observation is no state of the table.
+            UserError: an observation is not a state of the table.
         """
         states = self.encode(batch)
         low, high = states.aminmax()
@@ -99,15 +99,15 @@ class Tabular(WorldModel):
         return Loss(None, {"loss": wrong.sum() / max(1, len(wrong))}, states)
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return state 0, which nobody has seen: an observation says all."""
+        """Return state 0 as a placeholder: `observe` does not use the previous state."""
         return torch.zeros(batch_size, dtype=torch.int64, device=self.tried.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the index that was observed, (B,) int64."""
+        """Return the observed index, (B,) int64."""
         return observation[:, 0].long()
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """Look up what (B,) actions led to when they were last tried."""
+        """Look up the last outcomes of (B,) actions."""
         where = state, action
         return Step(self.successor[where], self.reward[where], self.continuation[where])
 
@@ -120,10 +120,9 @@ class Tabular(WorldModel):
         return state.float()[:, None]
 
     def recall(self, envs: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-        """Draw known states of given environments (B,), uniformly, and an action of each, uniformly among those tried
-        there.
+        """Draw known states of given environments (B,) and one tried action of each state, both uniformly.
 
-        With an exploration bonus, uniformly among all actions.
+        With an exploration bonus, the action is drawn from all actions.
 
         Returns:
             states (B, num_pairs) and actions (B, num_pairs). Every environment must have seen a transition.
@@ -134,11 +133,10 @@ class Tabular(WorldModel):
         return states, torch.multinomial(choices.float(), 1).view_as(states)
 
     def rehearse(self, states: Tensor, num_steps: int) -> Batch:
-        """Dream of single steps, one after the other, from pairs that `recall` draws in the environments of states
-        (B,).
+        """Dream single steps from the pairs that `recall` draws in the environments of states (B,).
 
         Returns:
-            (B, 2 * num_steps) rows: every step is an episode of two rows, in the order in which they are to be learned.
+            (B, 2 * num_steps) rows in the order of learning: every step is an episode of two rows.
         """
         envs = states // self.num_states
         states, actions = self.recall(envs, num_steps)
