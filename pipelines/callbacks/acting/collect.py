@@ -1,4 +1,4 @@
-"""Real steps between updates."""
+"""The callback that plays real steps between updates."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 
 CHUNK_ROWS = 64
-"""Rows of an environment that are asked for at once."""
+"""Rows per environment that `Collect` requests at once."""
 
 
 class Collect(Callback):
     """Plays the datamodule's environments: `prefill` steps first, then a pinned number of steps per update.
 
-    Steps are counted in the training environments of one rank. It stands still where the datamodule reads an existing
-    store.
+    Steps are counted in the training environments of one rank. The callback does nothing if the datamodule reads an
+    existing store.
 
     Args:
-        prefill: real steps before the first update; no more than the store keeps.
-        steps_per_update: real steps per update from then on, on average; 0 stops after the prefill.
-        steps_per_round: real steps at the start of every round but the first.
-        limit: real steps after which it stands still, and updates go on without.
-        actor: who plays. Null is the policy of what is trained, an agent's or MuZero's own, and random play where there
-            is none.
-        prefill_actor: who plays the prefill; null is the actor that plays from then on.
+        prefill: real steps before the first update, limited to the capacity of the store.
+        steps_per_update: average number of real steps per update after the prefill; 0 plays only the prefill.
+        steps_per_round: real steps at the start of every round except the first.
+        limit: number of real steps after which collection stops while updates continue; null sets no limit.
+        actor: actor after the prefill; null takes the policy of the trained agent or MuZero, and plays at random if
+            there is no policy.
+        prefill_actor: actor during the prefill; null takes the actor that plays afterwards.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Collect(Callback):
         self.actor_states: list[list[dict[str, Any]] | None] = [None]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Play the prefill, or as many steps as a run that goes on should have, before the first batch is drawn."""
+        """Play the prefill, or the steps that a resumed run still lacks, before the first batch is drawn."""
         run = Run(trainer)
         data = run.data
         if not run.store.writable:
@@ -91,7 +91,10 @@ class Collect(Callback):
         self._collect(run, show=True)
 
     def _restore(self, run: Run, actors: list[dict[str, Actor]]) -> list[dict[str, Any]] | None:
-        """Let every part's actors go on, with its episodes if they are those of as many parts: return their states."""
+        """Restore the actors of every part and return their states; None if the running episodes are dropped.
+
+        Running episodes continue only if the checkpoint has the same number of parts.
+        """
         kept = of_rank(self.actor_states, run.rank)
         if kept is None or len(kept) != len(actors):
             run.data.forget_running()
@@ -103,13 +106,13 @@ class Collect(Callback):
         return kept if running else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Play what is due, where a run that stopped goes on: only now its updates are known."""
+        """Play the real steps that a resumed run still owes; its number of updates is known only now."""
         run = Run(trainer)
         if run.store.writable:
             self._collect(run)
 
     def _actors(self, run: Run, learner: Learner, part: int) -> dict[str, Actor]:
-        """Return who plays the prefill in a part of the environments, and who plays from then on."""
+        """Return the actors of one part of the environments: "prefill" and "play"."""
 
         def source(name: str) -> np.random.Generator:
             return generator(run.rank, f"{name}{part or ''}")
@@ -134,14 +137,14 @@ class Collect(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Play the real steps that are due after this update."""
         run = Run(trainer)
-        # Nothing would learn from what is played after the last update; a run that goes on starts with it.
+        # No update would learn from steps after the last one; a resumed run plays them first.
         if run.store.writable and not run.is_over:
             self._collect(run)
         if run.logs_after(run.updates):
             pl_module.log("env_steps", float(run.data.env_steps), prog_bar=self.steps_per_update > 0, batch_size=1)
 
     def _target(self, updates: int, learner: Learner) -> float:
-        """Return the real steps that should be there after so many updates."""
+        """Return the number of real steps that are due after `updates` updates."""
         rounds = learner.rounds.at(updates).number
         target = self.start + self.steps_per_update * updates + self.steps_per_round * rounds
         return target if self.limit is None else min(target, self.limit)
@@ -152,7 +155,7 @@ class Collect(Callback):
         assert self.players is not None
 
         def plan(updates: int) -> list[CollectChunk]:
-            """Return what brings the store from its present rows to those that are due after so many updates."""
+            """Return the chunks that fill the store up to the rows that are due after `updates` updates."""
             if 0 < trainer.max_steps <= updates and updates > run.updates:
                 return []
             target = self._target(updates, run.learner)
@@ -182,9 +185,9 @@ class Collect(Callback):
             run.log({"collect/return": float(np.mean(returns))})
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep every rank's actors."""
+        """Return the states of every rank's actors."""
         return {"actors": gather(None if self.players is None else self.players.actor_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember them until the run starts."""
+        """Remember the states of the actors until the run starts."""
         self.actor_states = state_dict["actors"]

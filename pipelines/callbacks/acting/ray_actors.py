@@ -1,4 +1,4 @@
-"""Ray actors that play for a run."""
+"""The callback that plays the environments in Ray actors."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 class RayActors(Callback):
     """Plays the environments in Ray actors: `Collect` asks them for rows, and this process learns; logs policy_lag.
 
-    Every actor has a part of the environments, a copy of the networks and a core of its own, on this machine or on
-    others of the cluster. How many real steps there are per update is pinned as ever, and by what weights they are
-    played: what a run learns from does not depend on how quick its actors are. One that dies is replaced, and its
-    successor plays what is missing.
+    Every actor has a part of the environments, a copy of the networks and its own core, on this machine or another
+    one of the cluster. The number of real steps per update is fixed, and so are the weights that play them. The
+    training data therefore does not depend on the speed of the actors. A new actor replaces one that dies, and plays
+    the missing rows.
 
     Args:
-        num_actors: processes; no more than there are environments.
-        max_policy_lag: updates that the weights by which a row is played may be behind those that learn from it. 0
-            plays by the newest while nobody learns; from 1 on, the actors play while this process learns.
-        address: host:port of a running cluster, or "auto" for the one that this machine belongs to. Null starts one
-            here, with a core for every actor, which ends with the run.
+        num_actors: number of Ray processes; at most the number of environments.
+        max_policy_lag: largest number of updates between the weights that play a row and the weights that learn from
+            it. 0 plays with the newest weights while learning waits; 1 or more plays while this process learns.
+        address: host:port of a running cluster, or "auto" for the cluster that this machine belongs to. Null starts a
+            cluster here, with a core for every actor, and ends it with the run.
     """
 
     def __init__(self, num_actors: int, max_policy_lag: int = 0, address: str | None = None) -> None:
@@ -48,7 +48,7 @@ class RayActors(Callback):
         self._players: RayPlayers | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the cluster, or start one."""
+        """Connect to the Ray cluster, or start one on this machine."""
         if stage != "fit":
             return
         played = trainer.datamodule.envs  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ class RayActors(Callback):
         self._connected = True
 
     def copy(self, learner: Learner) -> Learner:
-        """Return a copy of the learner for the actors to act by, on the CPU."""
+        """Return a copy of the learner on the CPU, which the actors use."""
         return copy.deepcopy(learner).cpu()
 
     def players(
@@ -74,10 +74,10 @@ class RayActors(Callback):
         """Start the Ray actors.
 
         Args:
-            run: the run that learns.
-            learner: a copy of what it trains.
-            actors: for each Ray actor, by name, who act by the copy.
-            states: states of the actors, where they go on with episodes that were running.
+            run: run that learns.
+            learner: copy of the run's learner.
+            actors: actors by name, one dict for each Ray actor; they use the copy.
+            states: states of the actors, if running episodes continue; None starts new episodes.
         """
         from pipelines.acting.ray_players import PlayerSpec, RayPlayers
 
@@ -93,16 +93,16 @@ class RayActors(Callback):
         return players
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Log how many updates behind they play."""
+        """Log how many updates the actors' weights are behind."""
         if self._players is not None and Run(trainer).logs_after(trainer.global_step):
             pl_module.log("policy_lag", float(self._players.policy_lag), batch_size=1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End them."""
+        """End the Ray actors after an error."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End the actors, and the cluster if it is this run's own."""
+        """End the Ray actors, and the cluster if this run started it."""
         if self._connected:
             import ray
 
@@ -113,10 +113,10 @@ class RayActors(Callback):
 
 
 def connect(address: str | None, num_cpus: int) -> None:
-    """Connect to a cluster, or start one on this machine with so many cores to give.
+    """Connect to a cluster, or start one on this machine with `num_cpus` cores.
 
     Raises:
-        UserError: Ray is not installed, or no cluster is at that address.
+        UserError: Ray is not installed, or there is no cluster at the address.
     """
     try:
         import ray
@@ -133,5 +133,5 @@ def connect(address: str | None, num_cpus: int) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     finally:
-        # Ray takes the signal for itself, which tells a run to write its last checkpoint.
+        # Ray replaces the SIGTERM handler that makes a run write its last checkpoint.
         signal.signal(signal.SIGTERM, handler)

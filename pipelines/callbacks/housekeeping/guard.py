@@ -1,4 +1,4 @@
-"""What must not be lost when a run goes wrong."""
+"""The callback that keeps the weights and the last checkpoint of a run that fails."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipelines.runs.checkpoint_files import LAST
 class Guard(Callback):
     """Stops a run before a loss that is not finite reaches the weights, and saves `last.ckpt` whenever a run ends.
 
-    After SIGTERM Lightning ends the batch and then the run; the checkpoint is written in between. So it is where an
-    environment dies in a run of one process; of several the others would wait for ever.
+    After SIGTERM Lightning ends the batch and then the run; the checkpoint is written in between. A dead environment
+    is handled the same way, but only with one process: with several, the other ranks would block.
     """
 
     def __init__(self) -> None:
@@ -28,15 +28,15 @@ class Guard(Callback):
         self.restored = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know that a run that goes on has its optimizer and its counters back."""
+        """Note that a resumed run has its optimizer and its counters back."""
         self.restored = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch."""
+        """Remember the batch, to save it if its loss is not finite."""
         self.batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stop if the loss is not finite: the batch is written down, the weights stay as they are."""
+        """Stop the run if the loss is not finite: save the batch, and leave the weights unchanged."""
         if torch.isfinite(loss):
             return
         folder = Path(trainer.default_root_dir)
@@ -51,19 +51,19 @@ class Guard(Callback):
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, where the process was told to stop, or an environment died."""
+        """Save `last.ckpt` if the process received SIGTERM or an environment died."""
         stopped = isinstance(exception, SIGTERMException)
         dead = isinstance(exception, DeadEnvironmentError) and trainer.world_size == 1
-        # Before a run that goes on has back what it had, the checkpoint that it goes on from is better.
+        # Until a resumed run has restored its state, the checkpoint that it resumes from is better.
         whole = self.restored or trainer.ckpt_path is None
         if (stopped or dead) and whole and trainer.state.fn == "fit":
             trainer.save_checkpoint(last_checkpoint(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the last updates made."""
+        """Save `last.ckpt` after the last update."""
         trainer.save_checkpoint(last_checkpoint(trainer))
 
 
 def last_checkpoint(trainer: Trainer) -> Path:
-    """Return where `--ckpt_path last` looks."""
+    """Return the path that `--ckpt_path last` reads."""
     return Path(trainer.default_root_dir) / "checkpoints" / LAST

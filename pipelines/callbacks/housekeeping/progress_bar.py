@@ -1,4 +1,4 @@
-"""The bar that a run shows."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Updates, rate, time left and the metrics that matter, four times a second."""
+    """Shows updates, rate, remaining time and the main metrics, four times a second."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=4)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Drop the version number and the prefixes."""
+        """Return the metrics of the bar without the version number and the prefix train/."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {name.removeprefix("train/"): value for name, value in metrics.items()}

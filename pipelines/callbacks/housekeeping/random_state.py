@@ -1,4 +1,4 @@
-"""The generators of model noise."""
+"""The callback that saves and restores torch's random generators."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datamodules.ranks import gather, of_rank
 
 
 class RandomState(Callback):
-    """Keeps torch's default generators of every rank in checkpoints, and puts them back."""
+    """Saves torch's default generators of every rank in checkpoints, and restores them."""
 
     def __init__(self) -> None:
         self.restored: list[dict[str, Any]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the generators back, after all that a start draws from them."""
+        """Restore the random generators of a resumed run, after the start has drawn from them."""
         if self.restored is None:
             return
         state = of_rank(self.restored, trainer.global_rank)
@@ -27,10 +27,10 @@ class RandomState(Callback):
         self.restored = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every rank's generators."""
+        """Return the states of every rank's generators."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
         return {"ranks": gather({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember them until training starts."""
+        """Remember the states of the generators until training starts."""
         self.restored = state_dict["ranks"]

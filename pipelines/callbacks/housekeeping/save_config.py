@@ -1,4 +1,4 @@
-"""The resolved configuration, wherever somebody will look for it."""
+"""The callback that saves the resolved configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipelines.runs.header import header
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml to the run's folder, and the same as plain data to checkpoints and Weights & Biases."""
+    """Writes the configuration to config.yaml in the run's folder, to checkpoints and to Weights & Biases."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain data, but for the run's folder and what it went on from.
+        """Return the resolved configuration as plain data, without the run's folder and `ckpt_path`.
 
-        So `--config config.yaml` does the same again, in a folder of its own.
+        `--config config.yaml` therefore repeats the run in a new folder.
         """
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         folder = config["trainer"]["default_root_dir"]
@@ -32,7 +32,7 @@ class SaveConfig(SaveConfigCallback):
         return config
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file and what it takes to repeat this start, and tell Weights & Biases."""
+        """Write config.yaml and the record of this start, and send the configuration to Weights & Biases."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "config.yaml", yaml.safe_dump(self.plain(), sort_keys=False))
@@ -41,5 +41,5 @@ class SaveConfig(SaveConfigCallback):
             logger.experiment.config.update(self.plain(), allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint what made it."""
+        """Add the header to the checkpoint: versions, configuration and world."""
         checkpoint |= header(Run(trainer), self.plain())

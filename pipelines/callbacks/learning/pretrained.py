@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another."""
+"""The callback that starts a run with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ ALL = "all"
 
 
 class Pretrained(Callback):
-    """Starts a run with the world model of a checkpoint, by itself or an agent's, or with a part of the model alone.
+    """Starts a run with the world model of a checkpoint, trained alone or in an agent, or with one part of the model.
 
-    With `rounds.model_updates: 0` an agent's policy learns in it as it is. `Refit` is refused beside a whole model.
+    With `rounds.model_updates: 0` the world model stays unchanged while an agent's policy learns in it. `Refit` is
+    refused beside a whole model.
 
     Args:
         checkpoint: checkpoint of a run with a model of the same class and size, on the same world unless part is `all`.
-        part: part of the run's world model that the checkpoint's is: `vae` starts an MDN-RNN with a VAE that was
-            trained by itself. Null is the whole model. `all` is everything that the run trains, policy and all, on any
-            world, but no counters: that is what `dreamcade fit --init_from` does.
-        fresh: leave weights as they are that the checkpoint has not, or has in another shape, and list them; false
-            refuses.
+        part: part of the run's world model that takes the checkpoint's weights: `vae` starts an MDN-RNN with a VAE
+            that was trained alone. Null takes the whole model. `all` takes everything that the run trains, the policy
+            included, on any world, but no counters, as `dreamcade fit --init_from` does.
+        fresh: keep the initial values of weights that the checkpoint lacks or has in another shape, and list these
+            weights; false refuses such a checkpoint.
     """
 
-    runs_before = ("Collect", "Evaluate", "Evolve", "Refit", "Reanalyse")  # who play, judge and search by these weights
+    runs_before = ("Collect", "Evaluate", "Evolve", "Refit", "Reanalyse")  # these use the weights
 
     def __init__(self, checkpoint: Path, part: str | None = None, fresh: bool = False) -> None:
         self.checkpoint = checkpoint
@@ -41,7 +42,7 @@ class Pretrained(Callback):
         self.fresh = fresh
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the weights; a run that goes on has its own already."""
+        """Copy the weights of the checkpoint into the model; a resumed run keeps its own weights."""
         if trainer.ckpt_path is not None:
             return
         if self.part == ALL:

@@ -1,4 +1,4 @@
-"""Searching replayed positions again, by what was learned since (MuZero Reanalyse)."""
+"""Searches replayed positions again with newer networks (MuZero Reanalyse)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pipelines.search.search import Search
 class Reanalyse(Callback):
     """Gives a fraction of every batch's windows fresh `search_policy` and `root_value` (Schrittwieser et al. 2021).
 
-    The target network searches all their rows that targets are made of in one go: the unrolled rows, and every row
-    where MuZero bootstraps from the search's root values. The store keeps what was found first.
+    The target network searches all rows that targets need in one batch: the unrolled rows, or every row if MuZero
+    bootstraps from the root values of the search. The store keeps the first results.
 
     Args:
-        fraction: fraction of the windows of a batch; 1 learns from fresh targets alone.
-        search: how. Without noise at the root, targets are as good as they can be.
+        fraction: fraction of the windows of a batch that is searched again; 1 learns from fresh targets alone.
+        search: settings of the search; targets are best without noise at the root.
     """
 
     def __init__(self, fraction: float, search: Search) -> None:
@@ -37,11 +37,11 @@ class Reanalyse(Callback):
         self.fraction = fraction
         self.search = search
         self.searched = 0
-        """Positions."""
+        """Number of positions that were searched."""
         self.rank_generator = RankGenerator("reanalyse")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the model searches in its own latents, and looks as far ahead as the search."""
+        """Check that the model is a MuZero and that its discount equals that of the search."""
         if not isinstance(pl_module, MuZero):
             raise UserError(
                 f"Reanalyse needs a model that learns from searches, MuZero: got {type(pl_module).__name__}"
@@ -60,7 +60,7 @@ class Reanalyse(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
     ) -> None:
-        """Overwrite what the searches of old found."""
+        """Replace old search results in the batch by those of a new search."""
         assert isinstance(pl_module, MuZero)
         run = Run(trainer)
         with run.precision():
@@ -70,7 +70,7 @@ class Reanalyse(Callback):
 
     @torch.no_grad()
     def reanalyse(self, model: MuZero, batch: Batch) -> Batch:
-        """Return the batch with fresh extras in its first windows; they were drawn in no order."""
+        """Return the batch with fresh extras in its first windows; the order of the windows is random."""
         assert batch.observation is not None
         windows = max(1, round(self.fraction * batch.shape[0]))
         rows = batch.shape[1] if model.targets.bootstrap == "root_value" else model.targets.unroll + 1
@@ -91,10 +91,10 @@ class Reanalyse(Callback):
         return batch.replace(extras=batch.extras | fresh)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the count and every rank's generator."""
+        """Return the number of searched positions and the states of every rank's generator."""
         return {"searched": self.searched, "generators": self.rank_generator.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, and remember the generators until the run starts."""
+        """Restore the count, and remember the states of the generators until the run starts."""
         self.searched = state_dict["searched"]
         self.rank_generator.load_state_dict(state_dict["generators"])

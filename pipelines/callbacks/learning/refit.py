@@ -1,4 +1,4 @@
-"""What a model learns by other means than gradient descent."""
+"""The callback that periodically calls `WorldModel.refit` (normalisers, elites, palettes)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipelines.callbacks.run import Run
 
 
 class Refit(Callback):
-    """Calls the world model's `refit` on replayed rows before the first update, and every so many updates.
+    """Calls the world model's `refit` on replayed rows before the first update, and every `every` updates.
 
     Args:
-        num_windows: windows of `sequence_length` rows to fit to.
+        num_windows: number of windows of `sequence_length` rows that the fit uses.
         sequence_length: rows of a window.
-        every: updates between two fits; "round" fits at the start of every round of an agent, null once.
+        every: updates between two fits; "round" fits at the start of every round of an agent, null fits once.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class Refit(Callback):
         self.every = every
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit a fresh model; a restored one keeps what it had."""
+        """Fit palettes, normalisers and the like of a new model; a restored model keeps its own."""
         if trainer.global_step == 0:
             self._refit(Run(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Fit again."""
+        """Fit palettes, normalisers and the like again when it is due."""
         run = Run(trainer)
         if self.every == "round":
             due = run.learner.rounds.ends(run.updates)
