@@ -1,4 +1,4 @@
-"""Who chooses the actions."""
+"""Actors that play at random, by a policy, or by a search in a world model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from pipelines.search.search import Result, Search
 
 
 class RandomActor(Actor):
-    """Every action with the same probability.
+    """Plays every action with the same probability.
 
     Args:
-        num_actions: A.
+        num_actions: number of actions, A.
         generator: generator of the draws.
-        persistence: mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps, which are
-            drawn from a zeta distribution, n^-mu, where all actions are legal. Null draws anew at every step.
+        persistence: exponent mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps,
+            and n is drawn from a zeta distribution, n^-mu. Actions are held only if all actions are legal. Null draws
+            a new action at every step.
     """
 
     def __init__(self, num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> None:
@@ -52,7 +53,7 @@ class RandomActor(Actor):
         return scores.argmax(axis=1), {}
 
     def _hold(self, drawn: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        """Go on with the actions that are held; take up those drawn where none is."""
+        """Keep held actions; where the hold has expired, start holding the newly drawn action."""
         if len(self.left) != len(drawn):
             self.held, self.left = drawn, np.zeros_like(drawn)
         renewed = is_first | (self.left == 0)
@@ -63,25 +64,25 @@ class RandomActor(Actor):
         return self.held
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the actions that are held."""
+        """Return the generator's state and the held actions."""
         held = {"held": torch.from_numpy(self.held.copy()), "left": torch.from_numpy(self.left.copy())}
         return {"generator": self.generator.bit_generator.state, **held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `state_dict` was taken."""
+        """Restore a `state_dict`."""
         self.generator.bit_generator.state = state["generator"]
         if "held" in state:
             self.held, self.left = state["held"].numpy().copy(), state["left"].numpy().copy()
 
 
 class ModelActor(Actor):
-    """Who acts on the states of a world model, which observes whatever happens.
+    """Acts on the states of a world model, which observes every moment.
 
     Args:
-        model: built, with its spec.
-        policy: acts by the model's features.
+        model: world model that is built and has its spec.
+        policy: policy on the model's features.
         generator: generator of the draws.
-        epsilon: probability of a random action instead.
+        epsilon: probability of a random action.
     """
 
     def __init__(self, model: WorldModel, policy: Policy, generator: np.random.Generator, epsilon: float = 0.0) -> None:
@@ -95,7 +96,7 @@ class ModelActor(Actor):
 
     @torch.no_grad()
     def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Observe the moment and choose actions (N,) int64 and the columns of their rows."""
+        """Observe the moment, and return actions (N,) int64 and the extra columns of their rows."""
         frames, first = self._stack(moment)
         if self.state is None:
             num_envs = len(moment.is_first)
@@ -113,7 +114,7 @@ class ModelActor(Actor):
         """Map the model's states (N, *state_shape) to actions (N,) int64, and to the extra columns of their rows."""
 
     def take(self, scores: np.ndarray, legal_actions: np.ndarray | None) -> np.ndarray:
-        """Return the actions (N,) of the highest scores (N, A), or with a probability of epsilon any."""
+        """Return the actions (N,) of the highest scores (N, A), or random actions with probability epsilon."""
         if self.epsilon:
             random = self.generator.random(len(scores)) < self.epsilon
             scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
@@ -122,7 +123,7 @@ class ModelActor(Actor):
         return scores.argmax(axis=1)
 
     def _stack(self, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Return observations (N, stack * C, H, W) on the model's device, and is_first there."""
+        """Return observations (N, stack * C, H, W) and is_first (N,) on the model's device."""
         assert self.model.spec is not None
         newest = torch.from_numpy(moment.observation).to(self.model.device)
         first = torch.from_numpy(moment.is_first).to(self.model.device)
@@ -132,13 +133,13 @@ class ModelActor(Actor):
         return stacked, first
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state, and what was observed and done last."""
+        """Return the generator's state and the last observation, model state and action."""
         seen = {name: getattr(self, name) for name in ("observation", "state", "action")}
         kept = {name: None if tensor is None else tensor.cpu() for name, tensor in seen.items()}
         return {"generator": self.generator.bit_generator.state, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a `state_dict`."""
         self.generator.bit_generator.state = state["generator"]
         for name in ("observation", "state", "action"):
             tensor = state.get(name)
@@ -146,17 +147,17 @@ class ModelActor(Actor):
 
 
 class PolicyActor(ModelActor):
-    """A policy on the states of a world model.
+    """Plays by a policy on the states of a world model.
 
-    It leaves the columns log_prob and value (N,) float32, of the policy itself: random actions of `epsilon` do not
-    count in log_prob.
+    The actor leaves the columns log_prob and value (N,) float32. log_prob is the policy's own: it ignores the random
+    actions of `epsilon`.
 
     Args:
-        model: built, with its spec.
-        policy: acts by the model's features.
+        model: world model that is built and has its spec.
+        policy: policy on the model's features.
         generator: generator of the draws.
-        greedy: always take the likeliest action.
-        exploration: probability of a random action instead.
+        greedy: always play the likeliest action.
+        exploration: settings of exploration; only `epsilon` is used.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class PolicyActor(ModelActor):
         self.greedy = greedy
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Draw by the policy's probabilities."""
+        """Draw actions from the policy, or return its likeliest actions if `greedy`."""
         logits, value = self.policy(self.model.features(state))
         log_probs = logits.float().log_softmax(dim=1).cpu().numpy()
         scores = log_probs if self.greedy else log_probs + self.generator.gumbel(size=log_probs.shape)
@@ -181,17 +182,17 @@ class PolicyActor(ModelActor):
 
 
 class SearchActor(ModelActor):
-    """A search in a world model from whatever it observes, guided by a policy's probabilities and values.
+    """Plays by a search in a world model from the observed state, guided by a policy's probabilities and values.
 
-    It leaves the columns search_policy (N, A) and root_value (N,) float32: what the search found out, to learn from.
+    The actor leaves the columns search_policy (N, A) and root_value (N,) float32 as targets to learn from.
 
     Args:
-        model: built, with its spec; it plans in its `step`.
-        policy: prior and value.
-        search: how it plans.
+        model: world model that is built and has its spec; the search plans with its `step`.
+        policy: policy that gives prior and value.
+        search: settings of the search.
         generator: generator of the noise and the draws.
-        greedy: play the best move, without noise.
-        exploration: temperatures of the moves, and the probability of a random action instead.
+        greedy: play the best move without noise.
+        exploration: temperatures of the moves, and the probability of a random action.
 
     Raises:
         UserError: the model does not predict states and rewards.
@@ -217,15 +218,15 @@ class SearchActor(ModelActor):
         self.evaluate = NetworkEvaluator(model, policy)
         self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
-        """What the last search found."""
+        """Result of the last search."""
 
     def follow(self, progress: Fraction) -> None:
-        """Draw moves at the temperature of this part of the run; a Gumbel search draws by its own noise as ever."""
+        """Set the temperature of this part of the run; a Gumbel search draws by its own noise instead."""
         if not self.greedy and not isinstance(self.search.rule, Gumbel):
             self.temperature = self.exploration.temperature(progress)
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Search, and play what it found."""
+        """Search, and return the chosen moves and the results of the search."""
         found = self.search.run(
             state, self.model, self.evaluate, legal=legal_actions, generator=self.generator, expand=self.expand
         )

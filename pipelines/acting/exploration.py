@@ -1,4 +1,4 @@
-"""How actors depart from what they hold best."""
+"""Settings of exploration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from modules.errors import UserError
 
 @dataclass(frozen=True)
 class Exploration:
-    """Randomness that an actor adds to what it would play.
+    """Randomness that an actor adds to its choices.
 
     Args:
-        epsilon: probability of an action that is drawn uniformly instead of the chosen one.
-        temperatures: temperatures of the moves that a search draws by visits^(1 / temperature), one for each of as many
-            equal parts of the run; 0 plays the best move. A Gumbel search draws by its own noise instead.
+        epsilon: probability that a uniformly drawn action replaces the chosen one.
+        temperatures: temperatures at which a search draws moves by visits^(1 / temperature), one for each of equal
+            parts of the run; 0 plays the best move. A Gumbel search draws by its own noise instead.
     """
 
     epsilon: float = 0.0
@@ -28,5 +28,5 @@ class Exploration:
             raise UserError(f"exploration needs temperatures of at least 0: got {list(self.temperatures)}")
 
     def temperature(self, progress: Fraction) -> float:
-        """Return the temperature where so much of the run is done, from 0 to 1."""
+        """Return the temperature at a completed share of the run, from 0 to 1."""
         return self.temperatures[min(int(len(self.temperatures) * progress), len(self.temperatures) - 1)]

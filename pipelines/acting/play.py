@@ -1,4 +1,4 @@
-"""Who plays, as a configuration names it by class_path: `Collect` and `Evaluate` make their actors of these."""
+"""Ways of playing, which a configuration names by class_path; `Collect` and `Evaluate` make their actors from them."""
 
 from __future__ import annotations
 
@@ -24,68 +24,68 @@ from pipelines.search.search import Search
 
 
 class Stage(NamedTuple):
-    """What actors are made for."""
+    """The parts of a run that an actor is made from."""
 
     environment: VectorEnvironment
-    """Who is played."""
+    """Environments that the actor plays."""
     source: Callable[[str], np.random.Generator]
     """Returns the generator for a purpose."""
     model: WorldModel | None = None
     policy: Policy | None = None
-    """The learner's parts, where somebody learns."""
+    """World model and policy of the learner; None if there are none."""
     greedy: bool = False
-    """Play the best action, as evaluation does."""
+    """Whether the actor plays its best action, as in evaluation."""
 
 
 class Play(ABC):
-    """A way of playing. A subclass of your own is named in YAML like these."""
+    """A way of playing. A configuration names a subclass of your own in the same way."""
 
     columns: ClassVar[tuple[str, ...]] = ()
-    """Extra columns that its actors leave in their rows."""
+    """Extra columns that the actors leave in their rows."""
 
     @abstractmethod
     def actor(self, stage: Stage) -> Actor:
         """Make an actor.
 
         Raises:
-            UserError: it needs what is not there.
+            UserError: the stage lacks a part that the actor needs.
         """
 
     def limited(self, simulations: int) -> Play:
-        """Return the same with at most so many simulations per search."""
+        """Return a copy with at most `simulations` simulations per search."""
         return self
 
     def describe(self, greedy: bool) -> str:
-        """Return it in a few words."""
+        """Return a short description."""
         return type(self).__name__
 
 
 @dataclass(frozen=True)
 class RandomPlay(Play):
-    """Every action with the same probability.
+    """Plays every action with the same probability.
 
     Args:
         persistence: exponent mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps
-            with a probability of n^-mu, which gets further than actions that cancel out. Null draws every action anew.
+            with a probability of n^-mu, so that actions do not cancel out. Null draws a new action at every step.
     """
 
     persistence: float | None = None
 
     def actor(self, stage: Stage) -> RandomActor:
-        """Make an actor that needs to know nothing."""
+        """Make an actor that ignores its observations."""
         return RandomActor(stage.environment.num_actions, stage.source("actor"), self.persistence)
 
     def describe(self, greedy: bool) -> str:
-        """Return it in a few words."""
+        """Return a short description."""
         return "random" if self.persistence is None else f"random, held n steps by n^-{self.persistence:g}"
 
 
 @dataclass(frozen=True)
 class PolicyPlay(Play):
-    """The policy of what is trained.
+    """Plays by the trained policy.
 
     Args:
-        exploration: randomness beside that of the policy itself.
+        exploration: randomness in addition to the draws of the policy.
     """
 
     exploration: Exploration = Exploration()
@@ -97,17 +97,17 @@ class PolicyPlay(Play):
         return PolicyActor(model, policy, stage.source("policy"), stage.greedy, self.exploration)
 
     def describe(self, greedy: bool) -> str:
-        """Return it in a few words."""
+        """Return a short description."""
         return ("greedy" if greedy else "sampled") + _epsilon(self.exploration)
 
 
 @dataclass(frozen=True)
 class SearchPlay(Play):
-    """A search in the world model at every move, guided by the policy. Rows may keep what it finds, to learn from.
+    """Searches in the world model at every move, guided by the policy. Rows may keep the results to learn from.
 
     Args:
         search: settings of the search.
-        exploration: temperatures of the moves, and the probability of random ones.
+        exploration: temperatures of the moves, and the probability of random moves.
     """
 
     search: Search
@@ -120,27 +120,27 @@ class SearchPlay(Play):
         return SearchActor(model, policy, self.search, stage.source("search"), stage.greedy, self.exploration)
 
     def limited(self, simulations: int) -> SearchPlay:
-        """Return the same with at most so many simulations per search."""
+        """Return a copy with at most `simulations` simulations per search."""
         fewer = min(simulations, self.search.stop.simulations or simulations)
         return replace(self, search=self.search.limited(fewer))
 
     def describe(self, greedy: bool) -> str:
-        """Return it in a few words."""
+        """Return a short description."""
         return str(self.search) + _epsilon(self.exploration)
 
 
 @dataclass(frozen=True)
 class RulesPlay(Play):
-    """A search in the emulator itself at every move, with random play at its leaves: nothing need be learned.
+    """Searches in the emulator itself at every move, with random play at the leaves; nothing needs to be learned.
 
     Args:
         search: settings of the search.
         rollout_depth: number of decisions of random play at a leaf; null plays to the end of the game.
-        persistence: exponent mu of random play, at leaves and where nothing was found, that holds an action for n steps
-            with a probability of n^-mu; null draws every action anew.
-        life_loss_ends: plan for a lost life as if it ended the game.
-        life_loss_reward: reward that a lost life is planned for to earn; scores do not count it.
-        reuse: keep what was found under the moves that were made.
+        persistence: exponent mu of random play, which holds an action for n steps with a probability of n^-mu; null
+            draws a new action at every step. Random play is used at leaves, and for moves if the search found nothing.
+        life_loss_ends: treat a lost life as the end of the game while planning.
+        life_loss_reward: reward for a lost life while planning; scores do not count it.
+        reuse: keep the subtree of the played move for the next search.
     """
 
     search: Search
@@ -157,7 +157,7 @@ class RulesPlay(Play):
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
 
     def actor(self, stage: Stage) -> RulesActor:
-        """Make an actor on the moments of the environments, which must be emulators that can be cloned."""
+        """Make an actor that plans from clones of the environments, which must be emulators."""
         environment = stage.environment
         if not isinstance(environment, AtariEmulators):
             environment.clone()  # says why it cannot
@@ -175,17 +175,17 @@ class RulesPlay(Play):
         return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
 
     def limited(self, simulations: int) -> RulesPlay:
-        """Return the same with at most so many simulations per search."""
+        """Return a copy with at most `simulations` simulations per search."""
         fewer = min(simulations, self.search.stop.simulations or simulations)
         return replace(self, search=self.search.limited(fewer))
 
     def describe(self, greedy: bool) -> str:
-        """Return it in a few words."""
+        """Return a short description."""
         return f"{self.search}, rollouts of {self.rollout_depth or 'any'} decisions"
 
 
 def usual(policy: Policy | None) -> Play:
-    """Return how one plays unless told otherwise: by the policy, where there is one."""
+    """Return the default way of playing: by the policy, or at random if there is no policy."""
     return RandomPlay() if policy is None else PolicyPlay()
 
 

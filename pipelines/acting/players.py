@@ -1,4 +1,4 @@
-"""Who plays the environments of a run: this process, or others (see ray_players.py)."""
+"""Players, which play the environments of a run in this process or in others (see ray_players.py)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from datamodules.collector import Collector
 
 
 class CollectChunk(NamedTuple):
-    """What is to be played next."""
+    """The rows that are played next."""
 
     actor: str
-    """Who plays it, by name."""
+    """Name of the actor that plays the chunk."""
     rows: int
-    """That every environment of the store has afterwards."""
+    """Rows that every environment of the store has after the chunk."""
     progress: Fraction
-    """How much of the run is done then, from 0 to 1."""
+    """Completed share of the run when the chunk is due, from 0 to 1."""
 
 
 class Players(Protocol):
-    """Plays pieces, one after the other."""
+    """Plays chunks, one after the other."""
 
     def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
-        """Prepare what is due after the update `step`; `plan` tells what will be due after any later one."""
+        """Prepare the chunks that are due after update `step`; `plan` returns the chunks due after a later update."""
         ...
 
     def play(self, chunk: CollectChunk) -> Iterator[int]:
-        """Append a piece to the store, and yield how many rows of every environment it has grown by now and then."""
+        """Play one chunk; yield the number of new rows per environment as they are stored (for the progress bar)."""
         ...
 
     def returns(self) -> list[float]:
-        """Return those of the episodes that ended since this was asked last, raw."""
+        """Return the raw returns of the episodes that ended since the last call."""
         ...
 
     def actor_states(self) -> list[dict[str, Any]]:
@@ -42,18 +42,18 @@ class Players(Protocol):
 
 
 def act_with(actors: dict[str, Actor], chunk: CollectChunk) -> Actor:
-    """Return who plays a chunk, as far on with its schedules as the run is then."""
+    """Return the actor of a chunk, with its schedules set to the chunk's progress."""
     actor = actors[chunk.actor]
     actor.follow(chunk.progress)
     return actor
 
 
 class LocalPlayers:
-    """This process plays all environments.
+    """Plays all environments in this process.
 
     Args:
         collector: collector of the run's store.
-        actors: by name.
+        actors: actors by name.
     """
 
     def __init__(self, collector: Collector, actors: dict[str, Actor]) -> None:
@@ -61,20 +61,20 @@ class LocalPlayers:
         self.actors = actors
 
     def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
-        """Nothing is prepared."""
+        """Do nothing: `play` plays every chunk at once."""
 
     def play(self, chunk: CollectChunk) -> Iterator[int]:
-        """Play it now."""
+        """Play one chunk now, row by row."""
         actor = act_with(self.actors, chunk)
         while self.collector.store.rows < chunk.rows:
             self.collector.step(actor)
             yield 1
 
     def returns(self) -> list[float]:
-        """Return those of the episodes that ended since this was asked last, raw."""
+        """Return the raw returns of the episodes that ended since the last call."""
         found, self.collector.returns = self.collector.returns, []
         return found
 
     def actor_states(self) -> list[dict[str, Any]]:
-        """Return those of the one player, by name."""
+        """Return the states of the only player's actors, by name."""
         return [{name: actor.state_dict() for name, actor in self.actors.items()}]

@@ -1,7 +1,7 @@
-"""Ray actors that play the environments of a run, on as many cores and machines as there are.
+"""Ray actors that play the environments of a run, on all cores and machines of the cluster.
 
-Every piece is asked for with the weights to play it by, a fixed number of updates ahead: what is played does not depend
-on who is quick and who is slow, and the ratio of real steps to updates stays what it is.
+Every chunk is requested with its weights, a fixed number of updates ahead. The rows therefore do not depend on the
+speed of the players, and the ratio of real steps to updates stays fixed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from modules.learner import Learner
 from pipelines.acting.players import CollectChunk, act_with
 
 DEATHS = 3
-"""Of one player, without a piece between them, after which the run ends."""
+"""Number of deaths of one player in a row, without a finished chunk, after which the run ends."""
 TORCH_RNG = "noise"
-"""Among the states of a player's actors: that of the generator from which models draw."""
+"""Key of torch's default generator, which models draw from, among the states of a player's actors."""
 
 
 class Row(NamedTuple):
-    """What `ReplayStore.append` takes, (num_envs, ...) each."""
+    """The arguments of `ReplayStore.append`, (num_envs, ...) each."""
 
     observation: np.ndarray
     action: np.ndarray
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What a player made of a piece, and how it stands after it."""
+    """The rows and returns that a player made for a chunk, and its state afterwards."""
 
     rows: list[Row]
     returns: list[float]
@@ -57,27 +57,27 @@ class Segment(NamedTuple):
 
 
 class PlayerSpec(NamedTuple):
-    """What a player is made of."""
+    """Everything that a Ray worker needs to build its actors and environments."""
 
     module: Learner
-    """A copy of what the run trains."""
+    """Copy of the run's learner."""
     actors: dict[str, Actor]
-    """By name; they act by the copy."""
+    """Actors by name, which use the copy."""
     data: ReplayData
     num_envs: int
-    """How many it plays."""
+    """Number of environments that the player plays."""
     seed: int
-    """Of its environments."""
+    """Seed of the player's environments."""
     stream: int
-    """Of the episodes that it opens, where none are running."""
+    """Stream of the episodes that the player starts, if none are running."""
 
 
 class Player:
-    """Some environments and those who play them, in a process of its own.
+    """A Ray worker: some environments and their actors in a separate process.
 
     Args:
-        cast: what it is made of.
-        running: how the episodes stand; None opens new ones.
+        spec: parts that the player is made from.
+        running: state of the running episodes; None starts new episodes.
         states: states of the actors, by name.
     """
 
@@ -96,11 +96,11 @@ class Player:
         self.collector = Collector(spec.data.training_environment(spec.num_envs, spec.seed), self, running)
 
     def load(self, weights: dict[str, Any]) -> None:
-        """Play by other weights from now on."""
+        """Use other weights from now on."""
         self.module.load_state_dict(weights)
 
     def play(self, chunk: CollectChunk, rows: int) -> Segment:
-        """Play so many rows of every environment."""
+        """Play `rows` rows of every environment."""
         actor = act_with(self.actors, chunk)
         for _ in range(rows):
             self.collector.step(actor)
@@ -110,38 +110,38 @@ class Player:
         return segment
 
     def append(self, *row: Any) -> None:
-        """Stand in for the store: keep a row until it is sent."""
+        """Keep a row until it is sent; the player replaces the store for its collector."""
         self.played.append(Row(*row))
 
 
 class Asked(NamedTuple):
-    """A piece that has been asked for."""
+    """A chunk that has been requested."""
 
     chunk: CollectChunk
     rows: int
-    """Of every environment, in it."""
+    """Number of the chunk's rows per environment."""
     version: int
-    """Updates that the weights had learned from, by which it is played."""
+    """Number of updates that the weights had made."""
     weights: Any
-    """Where these lie."""
+    """Ray reference to the weights."""
     segments: list[Any]
-    """Where every player's will lie."""
+    """Ray references to the segments of all players."""
 
 
 class RayPlayers:
-    """Every player has its part of the environments; this process appends what they send, environment beside
-    environment.
+    """Plays parts of the environments in Ray workers, and appends their rows side by side.
 
-    They are asked for what will be due after the next `lag` updates, with the weights of now, and play while this
-    process learns. A lag of 0 asks for what is due at once, with the newest weights: one player then plays the same
-    rows as no Ray at all. One that dies is replaced by one that goes on from the last piece that it sent.
+    This process requests the chunks that are due within the next `lag` updates, with the present weights. The players
+    play while this process learns. With a lag of 0 it requests the chunks that are due now, with the newest weights:
+    a single player then plays the same rows as without Ray. A new player replaces one that dies, and continues from
+    the last chunk that was received.
 
     Args:
-        data: with a store that is open for writing.
-        module: what the run trains.
-        casts: what the players are made of.
-        lag: updates that weights may be behind.
-        states: states of every player's actors, by name, where they go on with `data.running`.
+        data: datamodule with a store that is open for writing.
+        module: learner of the run.
+        specs: parts that the players are made from.
+        lag: largest number of updates that weights may be behind.
+        states: states of every player's actors, by name, if `data.running` continues; None takes the specs' actors.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class RayPlayers:
         self._asked_rows = self.store.rows
         self._step = 0
         self.policy_lag = 0
-        """Updates that weights were behind when what they had played was due, the last time."""
+        """Number of updates that the weights of the last appended chunk were behind when the chunk was due."""
         self._next = 0
         self._returns: list[float] = []
         self._deaths = [0] * len(specs)
@@ -171,7 +171,7 @@ class RayPlayers:
         return ray.remote(num_cpus=1)(Player).remote(self._specs[number], self._running[number], self._states[number])
 
     def ask(self, step: int, plan: Callable[[int], list[CollectChunk]]) -> None:
-        """Send weights and ask for more, where the time has come."""
+        """Send the weights and request the next chunks, if it is time to."""
         self._step = step
         if step < self._next:
             return
@@ -189,7 +189,7 @@ class RayPlayers:
                 self._asked_rows = chunk.rows
 
     def play(self, chunk: CollectChunk) -> Iterator[int]:
-        """Wait for it, and append it."""
+        """Wait for the rows of a chunk, and append them to the store."""
         while self.store.rows < chunk.rows:
             segments = [self._receive(number) for number in range(len(self.specs))]
             asked = self._asked.popleft()
@@ -202,7 +202,7 @@ class RayPlayers:
             yield asked.rows
 
     def _receive(self, number: int) -> Segment:
-        """Return a player's segment of the oldest piece, from its successor if it died."""
+        """Return a player's segment of the oldest chunk; if the player died, let a new player play it."""
         while True:
             try:
                 segment = ray.get(self._asked[0].segments[number])
@@ -218,7 +218,7 @@ class RayPlayers:
                 self._replace(number)
 
     def _replace(self, number: int) -> None:
-        """Let another one play what a player that died has not sent."""
+        """Start a new player, and let it play the chunks that the dead player has not sent."""
         print(f"dreamcade: Ray actor {number} died; another one goes on in its place", flush=True)
         self._players[number] = player = self._player(number)
         loaded = None
@@ -229,16 +229,16 @@ class RayPlayers:
             asked.segments[number] = player.play.remote(asked.chunk, asked.rows)
 
     def returns(self) -> list[float]:
-        """Return those of the episodes that ended since this was asked last, raw."""
+        """Return the raw returns of the episodes that ended since the last call."""
         found, self._returns = self._returns, []
         return found
 
     def running(self) -> list[dict[str, Any]] | None:
-        """Return how every player's episodes stood after the last row of the store; None where one cannot go on."""
+        """Return the state of every player's episodes after the store's last row; None if one cannot continue."""
         return None if None in self._running else [state for state in self._running if state is not None]
 
     def actor_states(self) -> list[dict[str, Any]]:
-        """Return every player's actors by name, as they were after the last row of the store."""
+        """Return the states of every player's actors, by name, after the store's last row."""
         return self._states
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who plans in the true rules of the world that is played."""
+"""An actor that plans in the true rules of the played environment."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipelines.search.search import Result, Search
 
 
 class RulesActor(Actor):
-    """A search in the true rules, from wherever the games are: nothing is learned, and nothing is observed.
+    """Searches in the true rules from clones of the games; the actor learns nothing and observes nothing.
 
-    It leaves the columns search_policy (N, A) and root_value (N,) float32.
+    The actor leaves the columns search_policy (N, A) and root_value (N,) float32.
 
     Args:
-        dynamics: rules of the environment that is played; all N games are searched as one batch.
-        search: how it plans.
-        evaluate: judges its states: rollouts, a network, or a mix of both.
+        dynamics: rules of the played environment; all N games are searched as one batch.
+        search: settings of the search.
+        evaluate: evaluation of the states: rollouts, a network, or a mix of both.
         generator: generator of the noise and the draws.
-        reuse: keep what was found under the moves that were made.
-        temperature: moves are drawn by visits^(1 / temperature); 0 plays the best, and draws where some are alike.
-            A Gumbel search draws by its own noise instead.
-        persistence: mu of the random play, as RandomActor's, where all moves are alike: nothing was found.
+        reuse: keep the subtree of the played move for the next search.
+        temperature: temperature at which moves are drawn by visits^(1 / temperature); 0 plays the best move, and draws
+            among equal ones. A Gumbel search draws by its own noise instead.
+        persistence: exponent mu of random play, as in RandomActor; it is used if all moves have equal values.
 
     Raises:
-        UserError: for `reuse` or the search's `bounds` under sticky actions, where what follows is not known for sure.
+        UserError: `reuse` or the search's `bounds` is set under sticky actions, where outcomes are uncertain.
     """
 
     wants_clone = True
@@ -62,11 +62,11 @@ class RulesActor(Actor):
         self.temperature = temperature
         self.wander = RandomActor(dynamics.num_actions, generator, persistence)
         self.found: Result | None = None
-        """What the last search found."""
+        """Result of the last search."""
         self._played = np.zeros(0, np.int64)
 
     def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Search from the present moments of the true world, and play what that found (N,) int64."""
+        """Search from clones of the games, and return the chosen moves (N,) int64 and the results of the search."""
         assert moment.clone is not None
         tree = None
         if self.reuse and self.found is not None:
@@ -84,7 +84,7 @@ class RulesActor(Actor):
         return self._played, {"search_policy": found.policy, "root_value": found.value}
 
     def _choose(self, found: Result, moment: Moment) -> np.ndarray:
-        """Return actions (N,), drawn where values are exactly alike: mostly, nothing was found."""
+        """Return actions (N,); draw among exactly equal values, which mostly means that the search found nothing."""
         if isinstance(self.search.rule, Gumbel):
             return found.action
         if self.temperature:
@@ -96,13 +96,13 @@ class RulesActor(Actor):
         return np.where((alike | np.isnan(found.q)).all(axis=1), wandering, drawn)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generators' states: a run that is taken up again opens new games."""
+        """Return the generators' states; a resumed run starts new games."""
         return {
             "generator": self.generator.bit_generator.state,
             "chance": self.dynamics.generator.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `state_dict` was taken."""
+        """Restore the generators of a `state_dict`."""
         self.generator.bit_generator.state = state["generator"]
         self.dynamics.generator.bit_generator.state = state["chance"]

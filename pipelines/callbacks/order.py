@@ -8,9 +8,9 @@ from lightning import Callback
 
 
 def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return callbacks so that each one comes before those that it names in `runs_before`, and else as they are listed.
+    """Return callbacks so that each one comes before the classes in its `runs_before`; otherwise keep their order.
 
-    A class names others in the attribute `runs_before`, a tuple of class names; subclasses of those are meant as well.
+    The attribute `runs_before` of a class is a tuple of class names, which stand for their subclasses too.
     """
     left, ordered = list(callbacks), []
     while left:

@@ -1,4 +1,4 @@
-"""How much of a run is done, whatever ends it: what schedules follow."""
+"""The completed share of a run, which schedules follow."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lightning.pytorch.callbacks import Timer
 
 
 def share_done(trainer: Trainer, updates: int) -> Fraction:
-    """Return how much of a run is done after so many updates, from 0 to 1.
+    """Return the completed share of a run after `updates` updates, from 0 to 1.
 
     A run ends at trainer.max_steps, at trainer.max_epochs or after trainer.max_time, whichever comes first.
 
     Args:
         trainer: the Trainer of the run.
-        updates: number of updates that were made before; it may lie ahead, but time is taken as it is now.
+        updates: number of updates; a number in the future is allowed, but the elapsed time is always the present one.
     """
     shares = [Fraction(0)]
     if trainer.max_steps > 0:

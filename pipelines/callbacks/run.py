@@ -1,4 +1,4 @@
-"""A run as its callbacks see it."""
+"""Typed access of callbacks to the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modules.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Run:
-    """What a callback may ask of the Trainer, typed: `run = Run(trainer)` at the start of a hook."""
+    """Gives callbacks typed access to the Trainer: `run = Run(trainer)` at the start of a hook."""
 
     trainer: Trainer
 
@@ -32,19 +32,19 @@ class Run:
 
     @property
     def model(self) -> WorldModel:
-        """The world model that is trained, by itself or as an agent's."""
+        """The world model that is trained, alone or as part of an agent."""
         model: WorldModel = self.learner.world_model
         return model
 
     @property
     def data(self) -> ReplayData:
-        """The experience that it learns from."""
+        """The datamodule that the learner learns from."""
         data: ReplayData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
     @property
     def store(self) -> ReplayStore:
-        """Where that lies."""
+        """The replay store of the datamodule."""
         assert self.data.store is not None
         return self.data.store
 
@@ -55,22 +55,22 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and prints for all."""
+        """Whether this process has rank 0, which writes and prints for all ranks."""
         return self.trainer.is_global_zero
 
     @property
     def updates(self) -> int:
-        """Optimizer steps that were made."""
+        """Number of optimizer steps so far."""
         return self.trainer.global_step
 
     @property
     def is_over(self) -> bool:
-        """Whether the last update was made."""
+        """Whether the run has made its last update."""
         return self.updates == self.trainer.max_steps
 
     @property
     def real_steps(self) -> int:
-        """Real steps of all ranks together that something was learned from."""
+        """Number of real steps of all ranks together that the run has learned from."""
         return self.data.real_steps * self.trainer.world_size
 
     @property
@@ -80,25 +80,25 @@ class Run:
 
     @property
     def command(self) -> str:
-        """fit, validate, test or predict."""
+        """The running command: fit, validate, test or predict; empty if none runs."""
         return str(self.trainer.state.fn.value) if self.trainer.state.fn else ""
 
     def logs_after(self, updates: int) -> bool:
-        """Return whether the loggers write after so many updates."""
+        """Return whether the loggers write after `updates` updates."""
         return updates % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log(self, figures: Mapping[str, float]) -> None:
-        """Give figures of this moment to every logger."""
+        """Send figures to every logger, at the present update."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(figures), step=self.updates)
 
     def log_pictures(self, name: str, paths: Sequence[Path]) -> None:
-        """Give pictures to the loggers that take any."""
+        """Send pictures to the loggers that accept pictures."""
         for logger in self.wandb():
             logger.log_image(name, [str(path) for path in paths], step=self.updates)
 
     def wandb(self) -> list[WandbLogger]:
-        """Return the loggers of Weights & Biases, which take pictures, films and tables."""
+        """Return the loggers of Weights & Biases, which accept pictures, films and tables."""
         return [logger for logger in self.trainer.loggers if isinstance(logger, WandbLogger)]
 
     def precision(self) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""Films of reality beside the dream."""
+"""The callback that films reality beside the dream."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipelines.dreams.metrics import dream, side_by_side, strip
 class DreamVideo(Callback):
     """Writes dream.gif, dream.mp4 and dream.png: held-out play, the open-loop dream of it, and their difference.
 
-    The dream gets one look at reality and then only the actions. Runs after every validation and after `test`; shows
-    those of the held-out windows where most moves in reality.
+    The model observes `context` rows and then receives only the actions. The callback runs after every validation and
+    after `test`. It shows the held-out windows with the most motion in reality.
 
     Args:
-        horizon: steps to dream.
-        num_windows: films, one below the other.
-        horizons: steps shown in the picture.
-        fps: pictures per second.
-        scale: screen pixels per pixel.
+        horizon: number of dreamed steps.
+        num_windows: number of films, placed one below the other.
+        horizons: dreamed steps that dream.png shows.
+        fps: frames per second of the film.
+        scale: screen pixels per pixel of a frame.
         context: rows that the model observes before it dreams.
     """
 
@@ -49,25 +49,25 @@ class DreamVideo(Callback):
         self.context = context
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Film."""
+        """Write a film of a dream beside reality."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             self.film(Run(trainer))
             if Run(trainer).command == "validate":
                 self.tell(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Film."""
+        """Write a film of a dream beside reality, and print its path."""
         if trainer.is_global_zero:
             self.film(Run(trainer))
             self.tell(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the film is."""
+        """Print the path of the film."""
         if trainer.is_global_zero:
             self.tell(trainer)
 
     def film(self, run: Run) -> None:
-        """Dream and write the files."""
+        """Dream the held-out windows and write the film and the picture."""
         model = run.model
         if model.spec is None or len(model.spec.observation_shape) != 3:
             raise UserError(f"dream_video films pictures: {type(model).__name__} predicts vectors")
@@ -91,7 +91,7 @@ class DreamVideo(Callback):
             logger.log_video("dream", [str(folder / "dream.mp4")], step=run.updates, format=["mp4"])
 
     def tell(self, trainer: Trainer) -> None:
-        """Print where the files are."""
+        """Print the paths of the files."""
         folder = Path(trainer.default_root_dir)
         if (folder / "dream.gif").exists():
             text = f"real | dreamed | error: {folder / 'dream.gif'}, .mp4 and, at several horizons, .png"

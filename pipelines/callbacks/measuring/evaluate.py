@@ -1,4 +1,4 @@
-"""How well the policy really plays."""
+"""The callback that evaluates the policy in the real environment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipelines.evaluation.results import FILE, Evaluation, append, human_normali
 class Evaluate(Callback):
     """Plays whole episodes under the evaluation variant of the protocol, and keeps every return with its seed.
 
-    It evaluates at the end of rounds, with the real steps that the policy has learned from by then. What it measures
-    lies in the run's evaluations.jsonl, which `dreamcade report` reads.
+    The callback evaluates at the end of a round. It records the real steps that the policy has learned from. It
+    writes the results to the run's evaluations.jsonl, which `dreamcade report` reads.
 
     Args:
-        every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
+        every: real steps of all ranks together between evaluations; 0 evaluates only at the end.
         episodes: number of episodes per evaluation.
-        final_episodes: number of episodes of the one at the end of training.
-        actor: who plays; null is the policy of what is trained.
-        greedy: play the best action, without noise; false draws as in training.
-        max_steps: agent steps after which an episode is given up; null plays it to its end.
+        final_episodes: number of episodes of the evaluation at the end of training.
+        actor: actor that is evaluated; null takes the trained policy.
+        greedy: play the best action without noise; false draws actions as in training.
+        max_steps: agent steps after which an episode is stopped as unfinished; null plays it to its end.
     """
 
     runs_before = ("Collect",)
@@ -57,7 +57,7 @@ class Evaluate(Callback):
         self.figures: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that somebody can play."""
+        """Check that there is a policy to evaluate, and a model to search in if the actor searches."""
         run = Run(trainer)
         if self.actor is None:
             run.learner.require_policy()
@@ -66,14 +66,14 @@ class Evaluate(Callback):
             run.model.require("step", "reward", by="a search")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show what a run that goes on has measured before to callbacks that monitor it."""
+        """Show the last score of a resumed run to callbacks that monitor it."""
         run = Run(trainer)
         if run.updates and (run.folder / FILE).exists() and (played := read(run.folder)):
             self.figures = {"evaluate/return": played[-1].score}
         self._show(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evaluate where a round is over and enough real steps were taken since the last time."""
+        """Play evaluation episodes if a round ended and `every` real steps have passed since the last evaluation."""
         run = Run(trainer)
         over = run.learner.rounds.ends(run.updates)
         if self.every and over and run.real_steps // self.every > self.evaluated_at // self.every:
@@ -82,16 +82,16 @@ class Evaluate(Callback):
             self._show(trainer)
 
     def _show(self, trainer: Trainer) -> None:
-        """Let callbacks of every rank, such as ModelCheckpoint, monitor what was measured last."""
+        """Let callbacks of every rank, such as ModelCheckpoint, monitor the last score."""
         self.figures = trainer.strategy.broadcast(self.figures)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.figures.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate what training made."""
+        """Play the final evaluation."""
         self.evaluate(Run(trainer), self.final_episodes, final=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate a run that was killed in its last evaluation: there is no update left that would lead to it."""
+        """Play the final evaluation of a run that was killed during it: such a run has no update left."""
         run = Run(trainer)
         played = read(run.folder) if (run.folder / FILE).exists() else []
         done = any(found.final and found.updates == run.updates for found in played)
@@ -99,7 +99,7 @@ class Evaluate(Callback):
             self.evaluate(run, self.final_episodes, final=True)
 
     def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
-        """Play, write the evaluation down and log it."""
+        """Play the episodes, and write and log the evaluation."""
         if not run.is_first:
             return
         evaluation = self.play(run, episodes, final, actor=self.actor)
@@ -113,13 +113,13 @@ class Evaluate(Callback):
             tell(evaluation, run.folder)
 
     def play(self, run: Run, episodes: int, final: bool, **options: Any) -> Evaluation:
-        """Play episodes, the same ones whoever plays at a moment of the run, and write them down.
+        """Play episodes and write them to evaluations.jsonl; at one moment of the run all actors get the same seed.
 
         Args:
-            run: the run whose learner plays.
+            run: run whose learner plays.
             episodes: number of episodes.
-            final: whether this is the end of training.
-            **options: arguments of `evaluate`, such as actor.
+            final: mark the evaluation as the one at the end of training.
+            **options: further arguments of `evaluate`, such as actor.
         """
         data, folder = run.data, run.folder
         with run.precision():

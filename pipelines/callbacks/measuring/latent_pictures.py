@@ -1,4 +1,4 @@
-"""What a VAE's few numbers mean, and what a dream in them looks like."""
+"""The callback that draws pictures of a VAE's latent space and of dreams in it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ RECONSTRUCTIONS, SAMPLES, TRAVERSALS, TEMPERATURES = (
 class LatentPictures(Callback):
     """Draws held-out frames and their reconstructions, samples of the prior, traversals, and dreams at several tau.
 
-    It runs after every validation and after `test`, for a VAE or for a world model that has one. In traversals.png a
-    row is a number of z, those that vary most from the top down, and only it changes along the row. In temperatures.png
-    reality stands above open-loop dreams of it, which differ in nothing but the temperature.
+    The callback runs after every validation and after `test`, for a VAE or for a world model that has one. Each row of
+    traversals.png varies one number of z; the numbers with the highest variance are at the top. temperatures.png shows
+    reality above open-loop dreams of it, which differ only in the temperature.
 
     Args:
         num_frames: pictures in a row of reconstructions and samples.
-        num_numbers: rows of the traversals.
-        span: standard deviations of the prior, to both sides, that a traversal goes through.
+        num_numbers: number of rows of the traversals.
+        span: range of a traversal to both sides, in standard deviations of the prior.
         temperatures: temperatures of the dreams.
-        horizons: steps shown of the dreams.
+        horizons: dreamed steps that temperatures.png shows.
         context: rows that the model observes before it dreams.
-        scale: screen pixels per pixel.
+        scale: screen pixels per pixel of a frame.
     """
 
     def __init__(
@@ -64,24 +64,24 @@ class LatentPictures(Callback):
         self.temperatures, self.horizons, self.context, self.scale = temperatures, horizons, context, scale
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that there is a VAE."""
+        """Check that the world model is a VAE or has one."""
         vae_of(Run(trainer).model)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw the pictures of the latent space."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             self.draw(Run(trainer))
             if Run(trainer).command == "validate":
                 self.tell(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw the pictures of the latent space, and print their paths."""
         if trainer.is_global_zero:
             self.draw(Run(trainer))
             self.tell(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the pictures are."""
+        """Print the paths of the pictures."""
         if trainer.is_global_zero:
             self.tell(trainer)
 
@@ -123,7 +123,7 @@ class LatentPictures(Callback):
         return torch.stack(rows)
 
     def tell(self, trainer: Trainer) -> None:
-        """Print where the files are."""
+        """Print the paths of the files."""
         folder = Path(trainer.default_root_dir)
         names = [name for name in (RECONSTRUCTIONS, SAMPLES, TRAVERSALS, TEMPERATURES) if (folder / name).exists()]
         if names:
@@ -134,7 +134,7 @@ def vae_of(model: Any) -> VAE:
     """Return the VAE that a world model is or has.
 
     Raises:
-        UserError: it has none.
+        UserError: the model has no VAE.
     """
     vae = model if isinstance(model, VAE) else getattr(model, "vae", None)
     if not isinstance(vae, VAE):
@@ -144,7 +144,7 @@ def vae_of(model: Any) -> VAE:
 
 @torch.no_grad()
 def reconstructions(vae: VAE, batch: Batch, num: int) -> Tensor:
-    """Return held-out frames, what is painted of them, and the difference, (3, num, C, H, W) in [0, 1]."""
+    """Return held-out frames, their reconstructions and the differences, (3, num, C, H, W) in [0, 1]."""
     assert batch.observation is not None
     rows = vae.newest(batch.observation)[~batch.is_last]
     frames = rows[torch.linspace(0, len(rows) - 1, num).round().long()]
@@ -155,14 +155,14 @@ def reconstructions(vae: VAE, batch: Batch, num: int) -> Tensor:
 
 @torch.no_grad()
 def samples(vae: VAE, num: int, rows: int = 3) -> Tensor:
-    """Return what is painted of draws from the prior, (rows, num, C, H, W)."""
+    """Return pictures that are decoded from draws of the prior, (rows, num, C, H, W)."""
     with evaluating(vae):
         return vae.paint(torch.randn(rows * num, vae.latent_size, device=vae.device)).unflatten(0, (rows, num))
 
 
 @torch.no_grad()
 def traversals(vae: VAE, batch: Batch, numbers: int, num: int, span: float) -> Tensor:
-    """Return pictures (numbers, num, C, H, W): along a row one number of a frame's z goes from -span to span."""
+    """Return pictures (numbers, num, C, H, W): along a row, one number of a frame's z goes from -span to span."""
     with evaluating(vae):
         z = vae.encode(batch)[~batch.is_last]
         varied = z.var(dim=0).argsort(descending=True)[:numbers]
@@ -173,6 +173,6 @@ def traversals(vae: VAE, batch: Batch, numbers: int, num: int, span: float) -> T
 
 
 def sheet(pictures: Tensor) -> np.ndarray:
-    """Lay pictures (rows, columns, C, H, W) in [0, 1] out as one of (rows * H, columns * W, 3) uint8."""
+    """Arrange pictures (rows, columns, C, H, W) in [0, 1] in one picture (rows * H, columns * W, 3) uint8."""
     laid = rearrange(pictures.expand(-1, -1, 3, -1, -1), "row column c h w -> (row h) (column w) c")
     return (laid.clamp(0, 1) * 255).round().byte().cpu().numpy()

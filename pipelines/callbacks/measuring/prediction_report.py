@@ -1,4 +1,4 @@
-"""How far a world model's dreams can be trusted, as a table, a CSV file and a plot."""
+"""The callback that measures prediction errors of a world model, as a table, a CSV file and a plot."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipelines.dreams.metrics import COLUMNS, dream, per_horizon
 
 
 class PredictionReport(Callback):
-    """Dreams held-out windows and compares them with reality, beside copying the last frame.
+    """Dreams held-out windows and compares them with reality; the baseline copies the last frame.
 
-    Runs after every validation and at the end of `validate` and `test`; writes predictions.csv and predictions.png to
-    the run's folder, logs the horizons, and prints them when the run ends.
+    The callback runs after every validation and at the end of `validate` and `test`. It writes predictions.csv and
+    predictions.png to the run's folder. It logs the horizons, and prints them when the run ends.
 
     Args:
-        horizons: steps of the table; every step up to the last one is in the CSV file.
-        num_windows: held-out windows, at most those of a whole validation.
+        horizons: dreamed steps that the table shows; the CSV file has every step up to the last one.
+        num_windows: number of held-out windows, at most the windows of a whole validation.
         context: rows that the model observes before it dreams.
     """
 
@@ -39,7 +39,7 @@ class PredictionReport(Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, and log the horizons of the table."""
+        """Measure how far dreams can be trusted, and log the horizons of the table."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         run = Run(trainer)
@@ -56,18 +56,18 @@ class PredictionReport(Callback):
             self.finish(run)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure and print."""
+        """Measure how far dreams can be trusted, and print the table."""
         if trainer.is_global_zero:
             self.rows = self.measure(Run(trainer))
             self.finish(Run(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print what the last validation measured."""
+        """Print the table of the last validation."""
         if self.rows and trainer.is_global_zero:
             self.finish(Run(trainer))
 
     def measure(self, run: Run) -> list[dict[str, float]]:
-        """Return a row per horizon up to the last of the table."""
+        """Return the errors at every horizon up to the last one of the table."""
         model = run.model
         model.require("step", "decode", by="prediction_report")
         if model.spec is None or len(model.spec.observation_shape) != 3:
@@ -93,7 +93,7 @@ class PredictionReport(Callback):
         console.print(f"every horizon: {folder / 'predictions.csv'}, {folder / 'predictions.png'}", soft_wrap=True)
 
     def table(self) -> Table:
-        """Return the table of the chosen horizons."""
+        """Return the table of `horizons`."""
         table = Table(
             title="dream|copy of the last frame, on held-out episodes",
             caption="changed, either: 1000 x squared error where reality changed, or where reality or the dream did",

@@ -1,4 +1,4 @@
-"""What `dreamcade predict` leaves behind."""
+"""The callback that writes the predictions of `dreamcade predict`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: dict[str, Any], *args: Any
     ) -> None:
-        """Write one batch."""
+        """Write one predicted batch."""
         batch_idx = args[2]
         path = Path(trainer.default_root_dir) / f"batch_{batch_idx}_rank{trainer.global_rank}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)

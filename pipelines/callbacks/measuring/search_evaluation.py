@@ -1,4 +1,4 @@
-"""What planning adds to a policy."""
+"""The callback that compares a policy with planning by that policy."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ TREE, LINE = "search_tree.png", "search_line.png"
 
 
 class SearchEvaluation(Evaluate):
-    """Lets a module play the same episodes twice, by its policy alone and by planning every move in its world model.
+    """Plays the same episodes twice: by the policy alone, and by planning every move in the world model.
 
-    It logs both returns and what the searches found, and writes search_tree.png and search_line.png: of the move on
-    which the search changed the policy's mind most. It evaluates when `Evaluate` does and stands in its place: both
-    evaluations are kept, and the one by search is the run's score.
+    The callback logs both returns and the results of the searches. It writes search_tree.png and search_line.png for
+    the move where the search changed the policy most. It replaces `Evaluate` and runs at the same times. The run keeps
+    both evaluations, and the one by search is the run's score.
 
     Args:
-        search: settings of the search by which it plans.
-        every: real steps, of all ranks together, between evaluations; 0 evaluates at the end alone.
+        search: settings of the search.
+        every: real steps of all ranks together between evaluations; 0 evaluates only at the end.
         episodes: number of episodes per evaluation and player.
-        final_episodes: number of episodes of the one at the end of training.
-        greedy: let the policy alone play its likeliest action; false draws as in training.
-        max_steps: agent steps after which an episode is given up; null plays it to its end.
+        final_episodes: number of episodes per player of the evaluation at the end of training.
+        greedy: play the likeliest action where the policy plays alone; false draws actions as in training.
+        max_steps: agent steps after which an episode is stopped as unfinished; null plays it to its end.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SearchEvaluation(Evaluate):
         super().__init__(every, episodes, final_episodes, SearchPlay(search), greedy, max_steps)
 
     def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
-        """Play twice, write the evaluations and pictures down, and log what planning adds."""
+        """Play twice, write the evaluations and pictures, and log both returns and the results of the searches."""
         if not run.is_first:
             return
         assert self.actor is not None
@@ -76,19 +76,20 @@ class SearchEvaluation(Evaluate):
 
 
 class Findings:
-    """What searches found, over the moves of episodes that were still going on."""
+    """Collects the results of searches, over the moves of unfinished episodes."""
 
     def __init__(self) -> None:
         self.moves: list[np.ndarray] = []
-        """(moves, 6) of the figures' columns."""
+        """One array (unfinished episodes, 6) per move; its columns are the first six figures."""
         self.rates: list[float] = []
         self.most = -1.0
         self.found: Result | None = None
-        """The one that changed the policy most, and which of its roots."""
+        """The search result that changed the policy most."""
         self.root = 0
+        """Index of the root in `found` that changed the policy most."""
 
     def add(self, move: Move) -> None:
-        """Take in a move of a search actor."""
+        """Add a move of a search actor."""
         found, playing = move.actor.found, move.counts
         assert found is not None
         change = divergence(found.policy, found.prior)
@@ -107,7 +108,10 @@ class Findings:
             self.most, self.found, self.root = float(change[root]), found, root
 
     def figures(self) -> dict[str, float]:
-        """Return their means; of the simulations per second, observing and both networks included, the median."""
+        """Return the means over moves, and the median of simulations per second.
+
+        The time includes observing and both networks.
+        """
         names = ("simulations", "depth", "entropy", "value_gain", "divergence", "changed_moves")
         means = np.concatenate(self.moves).mean(axis=0).tolist()
         return dict(zip(names, means, strict=True)) | {"simulations_per_second": float(np.median(self.rates))}
@@ -129,7 +133,7 @@ def divergence(policy: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def table(raw: Evaluation, planned: Evaluation, figures: dict[str, float]) -> Table:
-    """Return what planning added as a table."""
+    """Return a table that compares the two evaluations."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     cells = {
         "return": f"{raw.score:.1f} | {planned.score:.1f}",
