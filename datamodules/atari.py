@@ -1,4 +1,4 @@
-"""Atari's experience as a LightningDataModule."""
+"""Atari experience as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from modules.errors import UserError
 class AtariReplay(ReplayData):
     """Collects Atari experience into a memory-mapped store, or reads one, and samples windows of it.
 
-    Without `path` the run plays itself: its store lies in the run's own folder, and the `Collect` callback fills it
-    while it trains. With `path` it trains from the rows of an existing store and plays nothing.
+    Without `path` the run plays the game itself: the `Collect` callback fills a store in the run's folder during
+    training. With `path` the run trains from the rows of an existing store and plays nothing.
 
     Args:
-        game: name of the game in any usual spelling; null takes that of the store at `path`.
-        protocol: "atari100k" or "machado2018"; null takes that of the store at `path`.
+        game: name of the game in any usual spelling; null takes the game of the store at `path`.
+        protocol: name of the protocol, "atari100k" or "machado2018"; null takes the protocol of the store at `path`.
         size: height and width of a frame.
-        color: "grey" or "rgb".
-        num_threads: number of threads of the emulators; 0 for one per environment, at most one per core.
+        color: color of the frames, "grey" or "rgb".
+        num_threads: number of threads of the emulators; 0 takes one per environment, at most one per core.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class AtariReplay(ReplayData):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The game."""
+        """Name of the game."""
         if self.game is not None:
             return self.game
         return self.description["game"]
 
     def expected(self) -> dict[str, Any]:
-        """Return the game and the protocol, where they are given."""
+        """Return the game and the protocol, if they are given."""
         expected: dict[str, Any] = {"environment": "atari"}
         if self.game is not None:
             expected["game"] = self.game
@@ -68,7 +68,7 @@ class AtariReplay(ReplayData):
         return expected
 
     def training_environment(self, num_envs: int, seed: int) -> AtariEnvironments:
-        """Make the protocol's training variant."""
+        """Make environments of the protocol's training variant."""
         assert self.game is not None
         return AtariEnvironments(
             self.game,
@@ -81,7 +81,7 @@ class AtariReplay(ReplayData):
         )
 
     def evaluation_environment(self, num_envs: int, seed: int) -> AtariEnvironments:
-        """Make the evaluation variant of the protocol by which the store was played."""
+        """Make environments of the evaluation variant of the store's protocol."""
         description = self.description
         return AtariEnvironments(
             description["game"],

@@ -1,4 +1,4 @@
-"""Experience of grid mazes as a LightningDataModule."""
+"""Grid-maze experience as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modules.errors import UserError
 
 
 class Newest(IterableDataset):
-    """Endless training batches of what was just played."""
+    """Yields endless training batches of the newest transitions."""
 
     def __init__(self, data: MazeReplay) -> None:
         self.data = data
@@ -28,18 +28,17 @@ class Newest(IterableDataset):
 
 
 class MazeReplay(ReplayData):
-    """Plays a maze in environments side by side; a training batch is the newest transition of every environment, in
-    order.
+    """Plays a maze in parallel environments; a training batch is the newest transition of every environment, in order.
 
-    So every transition is learned from once, if `Collect` plays as many steps per update as there are environments. The
-    row that opens an episode anew is no transition. The step from a transition's end is chosen before the transition
-    is learned from, since a row is whole only with its action; where an episode ends there is no such delay. With
-    `path` windows are drawn from the rows of an existing store.
+    The learner uses every transition once, if `Collect` plays as many steps per update as there are environments. The
+    step that resets an environment is no transition. A row is complete only with its action. The actor therefore
+    chooses the next action before the learner uses the transition, except at the end of an episode. With `path` the
+    datamodule draws windows from the rows of an existing store.
 
     Args:
-        maze: "dyna", "blocking" or "shortcut"; null takes that of the store at `path`.
-        change_at: steps of an environment after which its maze changes; null takes the book's.
-        max_steps: number of steps of an episode, which is truncated then; null sets no limit.
+        maze: name of the maze, "dyna", "blocking" or "shortcut"; null takes the maze of the store at `path`.
+        change_at: steps of an environment after which its maze changes; null takes the number of the book.
+        max_steps: steps after which an episode is truncated; null sets no limit.
     """
 
     def __init__(
@@ -64,24 +63,24 @@ class MazeReplay(ReplayData):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The maze."""
+        """Name of the maze."""
         if self.maze is not None:
             return f"{self.maze} maze"
         return f"{self.description['id']} maze"
 
     def expected(self) -> dict[str, Any]:
-        """Return what the description of a store says of this maze."""
+        """Return the description that a store of this maze must have."""
         if self.maze is None:
             return {"environment": "maze"}
         return self.training_environment(self.envs.training, 0).description
 
     def training_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
-        """Make mazes; a seed makes no difference."""
+        """Make mazes; the seed has no effect."""
         assert self.maze is not None
         return MazeEnvironments(self.maze, num_envs, self.change_at, self.max_steps)
 
     def evaluation_environment(self, num_envs: int, seed: int) -> MazeEnvironments:
-        """Make mazes as they are at the start."""
+        """Make mazes in their initial state, before any change."""
         description = self.description
         return MazeEnvironments(description["id"], num_envs, **description["protocol"])
 
@@ -92,7 +91,7 @@ class MazeReplay(ReplayData):
         return self.store.gather(envs, np.full(len(envs), self.store.rows - 2), 2)
 
     def train_dataloader(self) -> DataLoader:
-        """Endless batches {"real": (num_envs, 2)}, of the newest rows while the run plays itself."""
+        """Return endless batches {"real": (num_envs, 2)} of the newest rows, or windows of an existing store."""
         assert self.store is not None
         if not self.store.writable:
             return super().train_dataloader()

@@ -1,4 +1,4 @@
-"""What differs between the processes of a distributed run."""
+"""Seeds, generators and states of the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run_seed() -> int:
 
 
 def generator(rank: int, purpose: str, seed: int | None = None) -> np.random.Generator:
-    """Return a NumPy generator of its own for a rank and a purpose, from the run's seed unless another is given."""
+    """Return a separate NumPy generator for a rank and a purpose; `seed` None takes the run's seed."""
     return np.random.default_rng([run_seed() if seed is None else seed, rank, *purpose.encode()])
 
 
@@ -26,7 +26,7 @@ class RankGenerator:
     """A callback's NumPy generator on this rank; a checkpoint keeps every rank's.
 
     Args:
-        purpose: purpose that the generator is seeded for.
+        purpose: name that selects the seed of the generator.
     """
 
     def __init__(self, purpose: str) -> None:
@@ -35,7 +35,7 @@ class RankGenerator:
         self._restored: list[dict[str, Any] | None] = [None]
 
     def start(self, rank: int) -> np.random.Generator:
-        """Return it, where the checkpoint left it if there was one."""
+        """Return the generator of this rank, in the state of the checkpoint if there is one."""
         self.generator = generator(rank, self.purpose)
         restored = of_rank(self._restored, rank)
         if restored is not None:
@@ -43,21 +43,21 @@ class RankGenerator:
         return self.generator
 
     def state_dict(self) -> list[dict[str, Any] | None]:
-        """Return every rank's state."""
+        """Return the states of every rank's generator."""
         return gather(None if self.generator is None else dict(self.generator.bit_generator.state))
 
     def load_state_dict(self, states: list[dict[str, Any] | None]) -> None:
-        """Remember the states until the run starts."""
+        """Remember the states of the generators until the run starts."""
         self._restored = states
 
 
 def of_rank(states: Sequence[T], rank: int) -> T:
-    """Return a rank's own of the states that `gather` gave a checkpoint, which may be of fewer ranks."""
+    """Return one rank's state out of the states that `gather` returned; fewer ranks than now are allowed."""
     return states[rank % len(states)]
 
 
 def gather(state: Any) -> list[Any]:
-    """Return every rank's state, in order, on every rank: a checkpoint is written by the first one alone."""
+    """Return the states of all ranks in order, on every rank; only the first rank writes checkpoints."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [state]
     states = [None] * torch.distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""What every datamodule of replayed experience is told in the same words: who plays, what is drawn, what is kept."""
+"""Settings that all datamodules share: environments, sampling and storage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from modules.errors import UserError, check_range
 
 @dataclass(frozen=True)
 class Envs:
-    """Environments that are played side by side, per rank.
+    """Numbers of parallel environments per rank.
 
     Args:
-        training: environments whose experience is learned from.
-        validation: environments beside them whose experience is held out; 0 holds out nothing.
+        training: number of environments per rank whose experience is used for training.
+        validation: number of further environments per rank whose experience is held out; 0 holds out nothing.
     """
 
     training: int = 1
@@ -27,16 +27,17 @@ class Envs:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Windows of rows that batches are made of.
+    """Settings of the windows of rows that batches consist of.
 
     Args:
-        batch_size: windows in a batch, per rank.
-        sequence_length: rows of a window, at least a row and the one after it.
-        cross_episodes: let windows cross the ends of episodes; models mask what does not follow.
-        recent: number of newest rows of every environment that training windows are drawn from; null draws from all.
-            With `sequence_length` only the newest rows are drawn, for on-policy learning.
-        prioritised: draw training windows by what they have to teach; null draws uniformly.
-        validation_batches: held-out batches per validation; no picture or report takes more windows than these hold.
+        batch_size: number of windows in a batch, per rank.
+        sequence_length: number of rows of a window, at least 2.
+        cross_episodes: let windows cross the ends of episodes; models mask rows without a successor.
+        recent: number of newest rows per environment that training windows are drawn from; null draws from all rows.
+            A value equal to `sequence_length` draws only the newest window, for on-policy learning.
+        prioritised: settings of prioritised replay for training windows; null draws uniformly.
+        validation_batches: number of held-out batches per validation, which also limits the windows of pictures and
+            reports.
     """
 
     batch_size: int = 16
@@ -59,12 +60,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Storage:
-    """Rows that the store keeps.
+    """Settings of the rows that the store keeps.
 
     Args:
-        capacity: training rows that the store keeps; the oldest make room for new ones.
+        capacity: number of training rows that the store keeps; new rows replace the oldest.
         extras: float32 columns that actors leave beside their actions, such as log_prob and value.
-        frames_on_device: keep a copy of all frames on the trainer's GPU and gather them there; on the CPU, nothing.
+        frames_on_device: keep a copy of all frames on the trainer's GPU and gather batches there; the option has no
+            effect on the CPU.
     """
 
     capacity: int = 100_000

@@ -1,4 +1,4 @@
-"""The vector interface of every real world."""
+"""The vector interface of every real environment."""
 
 from __future__ import annotations
 
@@ -11,48 +11,49 @@ from modules.errors import UserError
 
 
 class Transition(NamedTuple):
-    """What one vector step did, under next-step autoreset.
+    """The result of one vector step.
 
-    The step after one that closed an episode ignores the action, earns 0, opens the next episode and never closes it.
+    NEXT_STEP autoreset: the step after a done step ignores its action, returns reward 0 and the first observation of
+    the new episode, and is never done.
     """
 
     observation: np.ndarray
-    """(N, *observation_shape): o_{t+1}, or the first of a new episode where the step before closed one."""
+    """(N, *observation_shape): o_{t+1}, or the first observation of a new episode after a done step."""
     reward: np.ndarray
-    """(N,) float32, raw: what a_t earned."""
+    """(N,) float32: raw reward of a_t."""
     terminated: np.ndarray
-    """(N,) bool: a_t ended the episode, and o_{t+1} closes it."""
+    """(N,) bool: a_t ended the episode, and o_{t+1} is its last observation."""
     truncated: np.ndarray
     """(N,) bool: the episode was cut at o_{t+1}, where a learner bootstraps. Never together with terminated."""
 
 
 class DeadEnvironmentError(UserError):
-    """A world that somebody else wrote raised while it was played: it is of no use any more."""
+    """An environment raised an error or returned values that are not finite, and can no longer be used."""
 
 
 class VectorEnvironment(ABC):
-    """N copies of one real world with discrete actions, stepped together.
+    """N copies of one real environment with discrete actions, which are stepped together.
 
     Returned arrays are fresh: no later call writes to them.
     """
 
     num_envs: int
     observation_shape: tuple[int, ...]
-    """(C, H, W) of a single uint8 frame, or (D,) of a float32 vector."""
+    """Shape (C, H, W) of a single uint8 frame, or (D,) of a float32 vector."""
     num_actions: int
     action_meanings: tuple[str, ...]
     """One name per action."""
     description: dict[str, Any]
-    """Plain JSON data, equal to itself after a round trip: what a store records and compares."""
+    """Plain JSON data, equal to itself after a round trip, which a store records and compares."""
 
     seeds: np.ndarray
-    """(N,) of the episodes that the last `reset` opened."""
+    """(N,) int64: seeds of the episodes that the last `reset` started."""
 
     @abstractmethod
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Open N episodes and return their first observations (N, *observation_shape).
+        """Start N episodes and return their first observations (N, *observation_shape).
 
-        Always seeded, by the constructor's seed and a stream: a run that is taken up again opens another stream.
+        The constructor's seed and the stream always determine the seeds; a resumed run uses another stream.
         """
 
     @abstractmethod
@@ -60,29 +61,29 @@ class VectorEnvironment(ABC):
         """Execute actions (N,) int64, each in [0, num_actions)."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return plain data from which the present moment can be reached again; None where it cannot."""
+        """Return plain data that restores the present state; None if the environment cannot save its state."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Go on from the moment where `state_dict` was taken, and return its observations (N, *observation_shape)."""
+        """Restore a `state_dict` and return its observations (N, *observation_shape)."""
         raise NotImplementedError
 
     def legal_actions(self) -> np.ndarray | None:
-        """Return which actions (N, A) bool are legal now; None where all always are.
+        """Return the legal actions (N, A) bool; None if all actions are always legal.
 
-        Every action is legal at the observation that closes an episode: it is ignored.
+        Every action is legal at the last observation of an episode, since the action is ignored.
         """
         return None
 
     def mover(self) -> np.ndarray | None:
-        """Return whose turn it is (N,) int64, players numbered from 0; None where one player plays alone."""
+        """Return the player to move (N,) int64, numbered from 0; None if there is only one player."""
         return None
 
     def clone(self) -> np.ndarray:
-        """Return the present moments (N,), objects from which the rules of this world go on.
+        """Return clones (N,) of the environments, objects to plan from.
 
         Raises:
-            UserError: this world cannot be cloned.
+            UserError: the environment cannot be cloned.
         """
         raise UserError(
             f"{type(self).__name__} cannot be cloned, and nobody can plan in its true rules: play a world that can, "
@@ -91,4 +92,4 @@ class VectorEnvironment(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free the worlds; calling it again does nothing."""
+        """Free the environments; a second call does nothing."""

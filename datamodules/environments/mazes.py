@@ -12,14 +12,14 @@ from modules.errors import UserError, nearest
 
 
 class Maze(NamedTuple):
-    """A maze as it is drawn: S the start, G the goal, # a wall."""
+    """A drawing of a maze: S is the start, G is the goal, # is a wall."""
 
     drawing: str
-    """Its rows, between spaces."""
+    """Rows of the maze, separated by spaces."""
     changed: str | None = None
-    """The maze that it turns into."""
+    """Drawing of the maze after the change; None if it never changes."""
     change_at: int | None = None
-    """Steps after which it does."""
+    """Steps of an environment after which its maze changes."""
 
 
 MAZES = {
@@ -45,20 +45,20 @@ _STATE = ("cell", "elapsed", "clock", "_closed")
 
 
 class MazeEnvironments(VectorEnvironment):
-    """N copies of a maze, side by side in one state space: what is learned in one says nothing of another.
+    """N copies of a maze with separate states, so that no copy learns from another.
 
     An observation is one number, the index of a state: cell + num_cells * environment, where a cell is row * width +
-    column. A move into a wall or over the edge goes nowhere. Reaching the goal earns 1 and ends the episode; all else
-    earns 0. Nothing is random.
+    column. A move into a wall or over the edge leaves the cell unchanged. Reaching the goal gives reward 1 and ends
+    the episode; every other step gives reward 0. Nothing is random.
 
     Args:
-        maze: a name in MAZES.
-        num_envs: N.
-        change_at: steps of an environment after which its maze changes; null takes the figure's.
-        max_steps: number of steps of an episode, which is truncated then; null sets no limit.
+        maze: name of a maze in MAZES.
+        num_envs: number of environments, N.
+        change_at: steps of an environment after which its maze changes; null takes the number of the figure.
+        max_steps: steps after which an episode is truncated; null sets no limit.
 
     Raises:
-        UserError: an unknown maze, an impossible number, or a time of change for a maze that has none.
+        UserError: the maze is unknown, a number is impossible, or `change_at` is given for a maze without a change.
     """
 
     observation_shape = (1,)
@@ -83,9 +83,9 @@ class MazeEnvironments(VectorEnvironment):
         self.start, self.goal = (drawing.replace(" ", "").index(mark) for mark in "SG")
         self.seeds = np.zeros(num_envs, np.int64)
         self.moves = np.stack([moves(drawing), moves(changed or drawing)])
-        """(2, num_cells, A): the cell that an action leads to, before and after the change."""
+        """(2, num_cells, A) int64: the cell after each action, before and after the change."""
         self.clock = np.zeros(num_envs, np.int64)
-        """(N,) steps of each environment so far: what changes its maze. A reset does not put it back."""
+        """(N,) int64: steps of each environment so far, which determine the change; a reset keeps them."""
         self.description = {
             "environment": "maze",
             "id": maze,
@@ -94,14 +94,14 @@ class MazeEnvironments(VectorEnvironment):
         }
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Go to the starts; all streams are alike."""
+        """Move every environment to its start; all streams are the same."""
         self.cell = np.full(self.num_envs, self.start)
         self.elapsed = np.zeros(self.num_envs, np.int64)
         self._closed = np.zeros(self.num_envs, bool)
         return self._observation()
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Move; the step that only opens an episode is none of the environment's."""
+        """Move in every environment; a step that only resets does not count as a step."""
         opens = self._closed
         changed = np.zeros(self.num_envs, np.int64) if self.change_at is None else self.clock >= self.change_at
         self.cell = np.where(opens, self.start, self.moves[changed.astype(np.int64), self.cell, actions])
@@ -115,26 +115,26 @@ class MazeEnvironments(VectorEnvironment):
         return Transition(self._observation(), terminated.astype(np.float32), terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where everybody stands."""
+        """Return cells, step counts and ended episodes of all environments."""
         return {name: torch.from_numpy(getattr(self, name).copy()) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Put everybody back."""
+        """Restore a `state_dict` and return the observations."""
         for name in _STATE:
             setattr(self, name, state[name].numpy().copy())
         return self._observation()
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: mazes hold no resources."""
 
     def _observation(self) -> np.ndarray:
         return (self.cell + self.num_cells * np.arange(self.num_envs)).astype(np.float32)[:, None]
 
 
 def moves(drawing: str) -> np.ndarray:
-    """Return the cell (num_cells, A) int64 that every action leads to from every cell, walls included.
+    """Return the cell (num_cells, A) int64 after every action from every cell, walls included.
 
-    Who stands where a wall is put up can still walk away.
+    An agent on a cell that becomes a wall can still leave it.
     """
     grid = np.array([list(row) for row in drawing.split()])
     height, width = grid.shape

@@ -1,4 +1,4 @@
-"""Environments whose present moment is all in some seeds and actions, so that a run can be taken up in the middle."""
+"""Environments whose state is given by seeds and actions, so that a run can resume within an episode."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from datamodules.environments.environment import DeadEnvironmentError, Transitio
 from modules.errors import brief
 
 RESEED_AFTER = 4000
-"""Steps of an environment after which its next episode opens from a new seed. Fewer would cost more, since ALE loads
-the game anew from a seed, which takes as long as many steps. More would take longer to play again."""
+"""Steps of an environment after which its next episode starts from a new seed. Fewer steps would cost more time: ALE
+reloads the game for a new seed, which takes as long as many steps. More steps would make the replay longer."""
 
 
 class SeededVector:
-    """Environments under next-step autoreset that remember what was played since they were seeded.
+    """Environments under next-step autoreset that log all actions since they were seeded.
 
-    Played again from the same seeds it leads to the same moment, bit for bit, sticky actions and idle frames included.
-    An environment that is over resets by itself, from what its generator holds then; once it has played long enough it
-    is reset once more, alone, by a seed of its own, and what came before is forgotten.
+    Replaying the log from the same seeds restores the same state, bit for bit, sticky actions and idle frames included.
+    A finished episode resets by its own generator. After RESEED_AFTER steps the next episode of an environment starts
+    from a new seed, so that the action log stays short.
 
     Args:
         vector: environments of Gymnasium's interface, in NEXT_STEP mode, with partial resets.
-        seed: seed of everything.
-        whole: whether a partial reset takes a seed for every environment, as Gymnasium's own vectors do, or one for
-            every environment that is reset, as ALE's.
-        name: name of the world, to say which one died.
+        seed: seed of all episodes.
+        whole: whether a partial reset takes a seed for every environment, like Gymnasium's own vectors; false passes
+            seeds only for the reset environments, like ALE's.
+        name: name of the environment, for error messages.
     """
 
     def __init__(self, vector: Any, seed: int, whole: bool, name: str) -> None:
@@ -38,7 +38,7 @@ class SeededVector:
         self.num_envs: int = vector.num_envs
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Open the first episode of a stream in every environment, and return the observations."""
+        """Start the first episode of a stream in every environment, and return the observations."""
         self.stream = stream
         self.renewals = np.zeros(self.num_envs, np.int64)
         self.seeds = self._drawn(0)
@@ -48,10 +48,10 @@ class SeededVector:
         return self._reset(np.ones(self.num_envs, bool))
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Step every environment, and return what the vector gave, raw; one that was over opens its next episode.
+        """Step every environment and return the raw results; a finished environment starts its next episode.
 
         Raises:
-            DeadEnvironmentError: the vector raised.
+            DeadEnvironmentError: the vector raised an error.
         """
         try:
             observation, reward, terminated, truncated, _ = self.vector.step(actions)
@@ -72,7 +72,7 @@ class SeededVector:
         return Transition(observation, reward, terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every environment's seed and what it has played since."""
+        """Return every environment's seed and its actions since then."""
         sent = np.array(self._sent, np.int16).reshape(-1, self.num_envs)
         kept = {"seeds": self.seeds, "renewals": self.renewals, "over": self._over}
         return {
@@ -82,12 +82,12 @@ class SeededVector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Play everything again, and return the observations that it leads to."""
+        """Replay all actions, and return the resulting observations."""
         self.stream = state["stream"]
         self.seeds, self.renewals, self._over = (state[name].numpy().copy() for name in ("seeds", "renewals", "over"))
         lengths = np.array([len(actions) for actions in state["actions"]])
         longest = int(lengths.max())
-        # Environments that have played less begin later; what they play until then ends with their reset.
+        # Environments with fewer actions start later: their reset discards the steps before.
         sent = np.zeros((longest, self.num_envs), np.int16)
         for env, actions in enumerate(state["actions"]):
             sent[longest - len(actions) :, env] = actions.numpy()
@@ -102,16 +102,16 @@ class SeededVector:
         return observation
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Free the environments."""
         self.vector.close()
 
     def _drawn(self, renewal: int) -> np.ndarray:
-        """Return the seeds (N,) of a renewal; a seed does not depend on the number of environments."""
+        """Return the seeds (N,) of a renewal; no seed depends on the number of environments."""
         entropy = (self.seed, self.stream, int(renewal)) if renewal else (self.seed, self.stream)
         return (np.random.SeedSequence(entropy).generate_state(self.num_envs) >> 1).astype(np.int64)
 
     def _reset(self, envs: np.ndarray) -> np.ndarray:
-        """Open environments by their seeds, and return every environment's present observation."""
+        """Reset the environments in a mask by their seeds, and return every environment's present observation."""
         seeds = self.seeds.tolist() if self.whole else self.seeds if envs.all() else self.seeds[envs]
         options = None if envs.all() else {"reset_mask": envs}
         try:
