@@ -1,4 +1,4 @@
-"""Experience of classic control, and of every such Gymnasium environment, as a LightningDataModule."""
+"""Experience of classic control and similar Gymnasium environments as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modules.errors import UserError
 class ControlReplay(ReplayData):
     """Collects experience of a Gymnasium environment with discrete actions and vectors to observe, or reads a store.
 
-    Without `path` the run plays itself: its store lies in the run's own folder, and the `Collect` callback fills it
-    while it trains. With `path` it trains from the rows of an existing store and plays nothing.
+    Without `path` the run plays the environment itself: the `Collect` callback fills a store in the run's folder
+    during training. With `path` the run trains from the rows of an existing store and plays nothing.
 
     Args:
         id: id of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first; null takes
-            that of the store at `path`.
+            the id of the store at `path`.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class ControlReplay(ReplayData):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The environment's id."""
+        """Id of the environment."""
         if self.id is not None:
             return self.id
         return self.description["id"]
 
     def expected(self) -> dict[str, Any]:
-        """Return the id and the time limit, where an id is given."""
+        """Return the id and the time limit, if an id is given."""
         expected: dict[str, Any] = {"environment": "control"}
         return expected if self.id is None else expected | {"id": self.id, "protocol": protocol(self.id)}
 
@@ -59,7 +59,7 @@ class ControlReplay(ReplayData):
         """Make environments of the store's id; they play as in training.
 
         Raises:
-            UserError: the store alone names a package to import.
+            UserError: the store names a package to import, and `id` does not.
         """
         if self.id is None and ":" in self.description["id"]:
             raise UserError(f"the store is of {self.description['id']}, set data.id to that to let it be imported")

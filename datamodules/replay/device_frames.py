@@ -1,4 +1,4 @@
-"""A copy of a store's frames on a GPU: windows are gathered there, instead of being sent."""
+"""A copy of a store's frames on a GPU, which gathers windows there instead of transferring them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from modules.errors import UserError
 
 
 class DeviceFrames:
-    """All observations of a store in the memory of a device, brought up to date before they are read.
+    """All observations of a store in the memory of a device, updated before every read.
 
     Args:
-        observations: (num_envs, slots, *observation_shape), of the store.
-        device: device that keeps them.
+        observations: observations of the store, (num_envs, slots, *observation_shape).
+        device: device that holds the copy.
 
     Raises:
-        UserError: the device has not so much memory left.
+        UserError: the device has too little memory left.
     """
 
     def __init__(self, observations: np.ndarray, device: torch.device) -> None:
@@ -34,11 +34,11 @@ class DeviceFrames:
         self.rows, self.cuts = 0, 0
 
     def update(self, head: Head) -> None:
-        """Copy the rows that were appended since, or after a cut all of them."""
+        """Copy the rows that were appended since the last update, or all rows after a cut."""
         begin = self.rows if head.cuts == self.cuts else 0
         slots = self.observations.shape[1]
         missing = np.arange(max(begin, head.oldest), head.rows) % slots
-        # Neighbouring slots go in one copy; there are two pieces where the ring closes.
+        # Neighbouring slots are copied together, in two pieces where the ring wraps.
         for chunk in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
             if len(chunk):
                 part = slice(chunk[0], chunk[-1] + 1)
@@ -46,6 +46,6 @@ class DeviceFrames:
         self.rows, self.cuts = head.rows, head.cuts
 
     def take(self, index: np.ndarray, head: Head) -> Tensor:
-        """Return the frames (N, *observation_shape) that lie at environment * slots + slot, `index` (N,) int64."""
+        """Return frames (N, *observation_shape); `index` (N,) int64 is environment * slots + slot."""
         self.update(head)
         return self.flat.index_select(0, torch.from_numpy(index).to(self.flat.device))

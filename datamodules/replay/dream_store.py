@@ -1,4 +1,4 @@
-"""Dreamed experience, on the model's own device."""
+"""A store of dreamed experience on the model's device."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from modules.batch import Batch
 
 
 class DreamStore:
-    """A ring of dreams of one length.
+    """A ring buffer of dreams of one length.
 
-    Each dream is as old as the model that dreamed it: what a model has learned since makes its dreams worth less.
+    Every dream has the version of its model, since dreams of older models are less accurate.
 
     Args:
-        capacity: dreams that are kept; the oldest make room for new ones.
+        capacity: number of dreams that are kept; new dreams replace the oldest.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -28,20 +28,20 @@ class DreamStore:
 
     @property
     def steps(self) -> int:
-        """Transitions of a dream."""
+        """Number of transitions of a dream."""
         assert self._rows is not None
         return self._rows.shape[1] - 1
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all dreams."""
         self._rows: Batch | None = None
         self._order = np.empty(0, np.int64)  # slots in use, oldest first
         self._versions = np.empty(0, np.int64)
 
     def append(self, dreams: Batch, version: int) -> None:
-        """Keep dreams (B, T), all but the newest `capacity` of them, under the version of their model.
+        """Add the last `capacity` of the dreams (B, T), with the version of their model.
 
-        Dreams of another length replace all that came before.
+        Dreams of another length replace all earlier dreams.
         """
         dreams = dreams[-self.capacity :]
         if self._rows is None or self._rows.shape[1] != dreams.shape[1]:
@@ -59,7 +59,7 @@ class DreamStore:
         self._versions = np.concatenate([self._versions, np.full(num, version)])
 
     def drop(self, version: int) -> None:
-        """Forget the dreams of models older than a version."""
+        """Remove the dreams of models older than a version."""
         keep = self._versions >= version
         self._order, self._versions = self._order[keep], self._versions[keep]
 
@@ -69,14 +69,14 @@ class DreamStore:
         return {"rows": rows, "versions": torch.from_numpy(self._versions.copy())}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Keep the dreams of a `state_dict`, and no others."""
+        """Replace all dreams by those of a `state_dict`."""
         self.clear()
         if state["rows"] is not None:
             self.append(Batch(**state["rows"]).to(device), version=0)
             self._versions = state["versions"].numpy().copy()
 
     def gather(self, index: np.ndarray) -> Batch:
-        """Return dreams (B, T) by their age, oldest first."""
+        """Return dreams (B, T) by their index in order of age, oldest first."""
         assert self._rows is not None
         return self._rows[torch.from_numpy(self._order[index]).to(self._rows.action.device)]
 

@@ -1,4 +1,4 @@
-"""Where the episodes in a replay store begin."""
+"""The first rows of the episodes in a replay store."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from datamodules.replay.format import Head, HeadFile
 
 
 class Episodes:
-    """Knows for every valid row where its episode begins, and learns of the rows that were appended meanwhile.
+    """Finds the first row of every valid row's episode, and follows the rows that are appended.
 
     Args:
-        is_first: (num_envs, slots) bool: a view of the store's rings, which this or another process goes on writing.
-        head: which rows are valid.
+        is_first: view (num_envs, slots) bool of the store's rings, which this or another process keeps writing.
+        head: head of the store, which tells the valid rows.
     """
 
     def __init__(self, is_first: np.ndarray, head: HeadFile) -> None:
         self._is_first, self._head = is_first, head
         self._num_envs, self._slots = is_first.shape
-        # (num_envs, slots): the first row of the row's episode that was valid when looked at; true of rows below
+        # (num_envs, slots): the first row of the row's episode that was valid when it was read; set for rows below
         # _known.
         self._episode_start = np.zeros(is_first.shape, np.int64)
-        # row * environments + environment of every row below _known that opens an episode, in order.
+        # row * environments + environment of every row below _known that starts an episode, in order.
         self._first = np.zeros(0, np.int64)
         self._known, self._cuts = 0, -1
 
     def episode_start(self, env: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return the first row of the episodes of given rows, or one that is no longer valid, or a run's first."""
+        """Return the first rows of the episodes of given rows; a result may be invalid by now, or a run's first row."""
         return self._episode_start[env, row % self._slots]
 
     def within(self, env: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-        """Return whether windows of so many rows lie within one episode."""
+        """Return whether windows of `length` rows lie within one episode."""
         return self.episode_start(env, start + length - 1) <= start
 
     def episode_starts(self, envs: np.ndarray, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        """List the rows among the given ones that open episodes, in order: (N,) environments and (N,) rows."""
+        """Return the rows in a range that start episodes, in order: (N,) environments and (N,) rows."""
         low, high = np.searchsorted(self._first, [rows.start * self._num_envs, rows.stop * self._num_envs])
         row, env = np.divmod(self._first[low:high], self._num_envs)
         chosen = np.isin(env, envs)
         return env[chosen], row[chosen]
 
     def refresh(self) -> Head:
-        """Learn where the episodes of the rows that were appended since begin, and return the head."""
+        """Find the episode starts of the rows that were appended since the last call, and return the head."""
         while True:
             head = self._head.read()
             if head.cuts != self._cuts:
@@ -54,7 +54,7 @@ class Episodes:
             now = self._head.read()
             if now.cuts != head.cuts or now.oldest >= head.rows:
                 continue
-            # Flags that were overwritten while they were read are dropped.
+            # Drop the flags that a writer overwrote during the read.
             dropped = max(0, now.oldest - start)
             row, is_first = row[dropped:], is_first[:, dropped:]
             episode_start = np.where(is_first, row, -1)

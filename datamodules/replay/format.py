@@ -21,7 +21,7 @@ RENAMED = {"lanes": "num_envs", "validation_lanes": "num_validation_envs"}
 """Fields of meta.json by their names in format version 1."""
 COLUMNS = ("action", "reward", "terminated", "is_first", "is_last")
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-"""Of extra columns: plain numbers, whose bytes may be anything. A mapped array of objects would follow pointers."""
+"""Types of extra columns: plain numbers, for which any bytes are safe. Mapped objects would follow pointers."""
 MOST_ACTIONS = 1 << 16
 MOST_META_BYTES = 1 << 20
 ROWS, HIGH = 0, 1
@@ -30,7 +30,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds; kept in `meta.json`."""
+    """The layout of a store, which `meta.json` holds."""
 
     observation_shape: tuple[int, ...]
     observation_dtype: str
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def slots(self) -> int:
-        """Slots of an environment; one of them is reserved."""
+        """Number of slots per environment; one slot is reserved."""
         return self.capacity + self.spare + 1
 
     @property
@@ -88,10 +88,10 @@ class Layout:
         return {"observation.bin": num_slots * width, "rows.bin": num_slots * self.record.itemsize, "head.bin": 16}
 
     def write(self, path: Path) -> None:
-        """Make the files of an empty store, all their room on disk reserved, or leave nothing behind.
+        """Make the files of an empty store with all disk space reserved; a failure leaves no files.
 
         Raises:
-            UserError: the folder is not empty, or the room does not suffice.
+            UserError: the folder is not empty, or there is too little disk space.
         """
         content = json.loads(json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}))
         text = json.dumps({**content, "checksum": _json_checksum(content)}, indent=1)
@@ -110,7 +110,7 @@ class Layout:
             head = struct.pack("<QQ", _to_word(0, ROWS), _to_word(0, HIGH))
             with (path / "head.bin").open("r+b") as file:
                 file.write(head)
-            # Last: a folder without meta.json is no store.
+            # meta.json comes last: a folder without it is no store.
             (path / "meta.tmp").write_text(text, encoding="utf-8")
             os.replace(path / "meta.tmp", path / "meta.json")
         except OSError as error:
@@ -126,7 +126,7 @@ class Layout:
         """Read `meta.json` of a store and check the sizes of its files.
 
         Raises:
-            UserError: not a store, damaged, of another format version, cut short, or no numbers that a store has.
+            UserError: the folder is no store, is damaged or cut short, has another format version or invalid numbers.
         """
         _check_files(path)
         try:
@@ -149,7 +149,7 @@ class Layout:
             assert isinstance(layout.description, dict)
         except UserError as error:
             raise UserError(f"{path} is no store: {error}") from None
-        except Exception as error:  # whoever wrote the file wrote the checksum as well
+        except Exception as error:  # a valid checksum does not prove that the content is valid
             raise UserError(f"{path} is no store: its meta.json has not the fields of one ({error})") from None
         for name, expected in files.items():
             size = (path / name).stat().st_size if (path / name).exists() else 0
@@ -159,7 +159,7 @@ class Layout:
 
 
 def _check_files(path: Path) -> None:
-    """Raise a UserError for what a name may stand for besides a file: links, devices, pipes."""
+    """Raise a UserError if a store's file is a link, a device or a pipe."""
     for file in [path / name for name in ("meta.json", "observation.bin", "rows.bin", "head.bin")]:
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise UserError(f"{file} is a link or no file: a store's files lie in its own folder")
@@ -168,7 +168,7 @@ def _check_files(path: Path) -> None:
 
 
 class Head(NamedTuple):
-    """Which rows of every environment are valid: those from `oldest` up to, not including, `rows`."""
+    """The valid rows of every environment: from `oldest` up to, not including, `rows`."""
 
     cuts: int
     oldest: int
@@ -178,8 +178,9 @@ class Head(NamedTuple):
 class HeadFile:
     """`head.bin`: two words, each written by one aligned 8-byte store and each with its own check.
 
-    The first holds the rows whose append returned and, in the same word, the number of cuts modulo 256, so that a
-    reader notices a cut even if as much was appended since. The second holds the highest row ever written, plus one.
+    The first word holds the number of rows whose append returned, and the number of cuts modulo 256. A reader
+    therefore notices a cut even if the same number of rows was appended since. The second word holds the highest row
+    ever written, plus one.
     """
 
     def __init__(self, path: Path, capacity: int, spare: int, writable: bool) -> None:
@@ -187,14 +188,14 @@ class HeadFile:
         self.map = np.memmap(path / "head.bin", "<u8", "r+" if writable else "r", shape=(2,))
         self._words = np.asarray(self.map)
         self._intact: dict[int, int] = {}
-        """Words as they were when they last passed their check."""
+        """Words that last passed their check."""
         self.read()
 
     def read(self) -> Head:
-        """Read both words; UserError if they are damaged."""
+        """Return the head; raise a UserError if a word is damaged."""
         while True:
             before, high = self._read(ROWS), self._read(HIGH)
-            # A writer went on in between: taken together the two words would say that too little is valid.
+            # If a writer appended in between, the two words together would show too few valid rows.
             if self._read(ROWS) == before:
                 cuts, rows = divmod(before, 1 << 32)
                 if rows > high:
@@ -203,16 +204,16 @@ class HeadFile:
 
     @property
     def kept(self) -> int:
-        """The oldest row that no append has overwritten; a cut may go back so far."""
+        """The oldest row that no append has overwritten, which is the earliest target of a cut."""
         return max(0, self._read(HIGH) - self.capacity - self.spare)
 
     def raise_high(self, high: int) -> None:
-        """Say that rows up to `high` may be written; before write_rows, so that a reader is never too generous."""
+        """Record that rows up to `high` may be written; called before write_rows, so that no reader trusts old rows."""
         if high > self._read(HIGH):
             self._words[HIGH] = _to_word(high, HIGH)
 
     def write_rows(self, rows: int, cuts: int) -> None:
-        """Say that rows up to `rows` are valid."""
+        """Record that rows up to `rows` are valid."""
         self._words[ROWS] = _to_word(cuts % 256 << 32 | rows, ROWS)
 
     def _read(self, which: int) -> int:
@@ -226,20 +227,20 @@ class HeadFile:
 
 
 def _to_word(value: int, which: int) -> int:
-    """40 bits of a number below 24 bits that check it."""
+    """Return a word of 64 bits: a number in the low 40 bits, and its check in the high 24 bits."""
     return value | (zlib.crc32(value.to_bytes(5, "little") + bytes([which])) & 0xFFFFFF) << 40
 
 
 def row_checksum(observation: np.ndarray, content: np.ndarray, env: int, row: int) -> int:
-    """Check an observation, the bytes of its record and where they belong.
+    """Return the checksum of an observation, the bytes of its record, its environment and its row.
 
-    The row's number is part of it, so that neither zeros nor what a slot held before pass for the row.
+    The row number is included, so that neither zeros nor the old content of a slot pass as the row.
     """
     return zlib.crc32(struct.pack("<qq", env, row), zlib.crc32(content.data, zlib.crc32(observation.data)))
 
 
 def difference(held: Any, expected: Any, name: str) -> str | None:
-    """Say where two pieces of plain JSON first differ, and both values; None if they are equal."""
+    """Return the first difference of two pieces of plain JSON with both values; None if they are equal."""
     if isinstance(held, dict) and isinstance(expected, dict):
         each = (difference(held.get(key), expected.get(key), f"{name}.{key}") for key in {**expected, **held})
         return next(filter(None, each), None)
@@ -251,7 +252,7 @@ def _json_checksum(content: dict[str, Any]) -> int:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make a file of zeros whose blocks are taken: a mapped write into a sparse file on a full disk kills."""
+    """Make a file of zeros with all blocks reserved: a mapped write into a sparse file on a full disk kills."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

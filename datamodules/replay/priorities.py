@@ -1,4 +1,4 @@
-"""Windows drawn in proportion to how much they have to teach."""
+"""Prioritised experience replay: windows are drawn in proportion to their priorities."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Prioritised:
     """Prioritised experience replay (Schaul et al. 2016): window i is drawn with P(i) ~ p_i^alpha.
 
     Args:
-        alpha: 0 draws uniformly, 1 in proportion to priority.
-        beta: beta of the importance weights (1 / (N P(i)))^beta, over the batch's largest; 1 corrects fully.
-        epsilon: added to every priority, so that none is lost for good.
+        alpha: exponent of the priorities; 0 draws uniformly, 1 draws in proportion to priority.
+        beta: exponent of the importance weights (1 / (N P(i)))^beta, divided by the batch's largest; 1 corrects fully.
+        epsilon: constant that is added to every priority, so that every window can be drawn.
     """
 
     alpha: float = 1.0
@@ -35,19 +35,19 @@ class Prioritised:
 
 
 class Priorities:
-    """The priority of every row of a store that a training window may begin with.
+    """The priorities of all rows of a store that a training window may start with.
 
-    Rows that are new have the highest priority so far. It lives in memory, and in checkpoints.
+    New rows get the highest priority so far. Priorities are kept in memory and in checkpoints.
 
     Args:
-        store: whose rows are drawn.
-        settings: how.
+        store: store whose rows are drawn.
+        settings: settings of prioritised replay.
     """
 
     def __init__(self, store: ReplayStore, settings: Prioritised) -> None:
         self.store, self.settings = store, settings
         self.num_envs = store.select("training")
-        # Row r lies in slot r % capacity; priorities ** alpha, as they are drawn by.
+        # Row r is in slot r % capacity; the values are priorities ** alpha, which are proportional to P(i).
         self._scaled = np.ones((len(self.num_envs), store.capacity), np.float32)
         self._highest, self._known = 1.0, store.oldest
 
@@ -60,7 +60,7 @@ class Priorities:
             Environments, first rows and importance weights, (batch_size,) each.
 
         Raises:
-            UserError: no such window exists.
+            UserError: the store holds no such window.
         """
         self._learn_of_new_rows()
         oldest = self.store.oldest
@@ -86,7 +86,7 @@ class Priorities:
         return env, starts[column], (weight / weight.max()).astype(np.float32)
 
     def update(self, env: np.ndarray, row: np.ndarray, priority: np.ndarray) -> None:
-        """Set the priorities (N,) of rows, but for those that were overwritten meanwhile."""
+        """Set the priorities (N,) of rows; overwritten rows are skipped."""
         assert np.isfinite(priority).all(), "a priority is not finite"
         self._learn_of_new_rows()
         scaled = (priority.astype(np.float64) + self.settings.epsilon) ** self.settings.alpha
@@ -101,14 +101,14 @@ class Priorities:
         self._known = rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the valid rows' priorities, (num_envs, rows) from `oldest` on."""
+        """Return the priorities of the valid rows, (num_envs, rows) from row `oldest` on."""
         self._learn_of_new_rows()
         oldest = max(0, self._known - self.store.capacity)
         scaled = self._scaled[:, np.arange(oldest, self._known) % self.store.capacity]
         return {"oldest": oldest, "highest": self._highest, "scaled": torch.from_numpy(scaled)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the priorities of a checkpoint, whose rows the store was cut back to."""
+        """Restore the priorities of a checkpoint, after the store was cut back to its rows."""
         scaled = state["scaled"].numpy()
         assert len(scaled) == len(self.num_envs)
         self._known = state["oldest"] + scaled.shape[1]

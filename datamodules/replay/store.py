@@ -30,7 +30,8 @@ from modules.errors import UserError
 class ReplayStore:
     """Rows of experience on disk, one ring per environment, and windows sampled from them.
 
-    Made by `create` or `open`. One process writes; others may read meanwhile, if stores become visible in order.
+    `create` and `open` make a store. One process writes, and others may read at the same time. Readers need a machine
+    on which memory writes become visible in order.
     """
 
     def __init__(self, path: Path, layout: Layout, writable: bool) -> None:
@@ -68,7 +69,7 @@ class ReplayStore:
         self._device_frames: DeviceFrames | None = None
 
     def keep_frames_on(self, device: torch.device) -> None:
-        """Gather observations on a device from now on, whose memory must hold all the room that the store has."""
+        """Gather observations on a device from now on; its memory must hold the store's full capacity."""
         self._device_frames = DeviceFrames(self._observations, device)
 
     @classmethod
@@ -86,22 +87,22 @@ class ReplayStore:
         extras: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> ReplayStore:
-        """Make an empty store, with all its room on disk reserved, and open it for writing.
+        """Make an empty store with all disk space reserved, and open it for writing.
 
         Args:
-            path: a folder that does not exist or is empty.
-            observation_shape: (C, H, W) of a single frame, or (D,).
-            num_actions: actions are 0 .. num_actions - 1.
-            num_envs: rows per append, one per environment.
-            capacity: rows kept per environment.
-            observation_dtype: uint8 or float32.
-            num_validation_envs: the last environments, held out of sampling for training.
-            spare: rows kept per environment beyond the capacity, out of sight, for who cuts the store back.
+            path: folder that does not exist or is empty.
+            observation_shape: shape (C, H, W) of a single frame, or (D,) of a vector.
+            num_actions: number of actions; actions are 0 .. num_actions - 1.
+            num_envs: number of environments, each with one row per append.
+            capacity: number of rows per environment that are kept.
+            observation_dtype: dtype of observations, uint8 or float32.
+            num_validation_envs: number of the last environments, which are held out of sampling for training.
+            spare: number of rows per environment beyond the capacity, which become visible only after a cut.
             extras: further columns, name to (dtype, shape).
-            description: plain JSON that says what the rows are: game, protocol, action meanings.
+            description: plain JSON that describes the rows: game, protocol, action meanings.
 
         Raises:
-            UserError: the folder is not empty, the room does not suffice, or a number makes no sense.
+            UserError: the folder is not empty, there is too little disk space, or a number is impossible.
         """
         layout = Layout(
             observation_shape=tuple(observation_shape),
@@ -127,10 +128,11 @@ class ReplayStore:
             path: folder of the store.
             writable: open the store to append; one process at a time.
             verify: check the checksum of every valid row, at about 1 GB/s.
-            expect: what the description must say, such as game and protocol.
+            expect: required entries of the description, such as game and protocol.
 
         Raises:
-            UserError: not a store, another format version, cut short, damaged, being written, or of other experience.
+            UserError: the folder is no store, has another format version, is cut short, damaged, or being written, or
+                holds other experience.
         """
         path = Path(path)
         layout = Layout.read(path)
@@ -150,33 +152,33 @@ class ReplayStore:
         return store
 
     def close(self) -> None:
-        """Let go of the files and of the lock; the store is of no use afterwards."""
+        """Release the files and the lock; the store cannot be used afterwards."""
         self._lock.close()
         del self._maps, self._head, self._observations, self._records, self._flat_observations, self._flat_records
         del self._episodes, self._device_frames
 
     def flush(self) -> None:
-        """Write everything to the disk itself, rows before the head. Only a power cut needs it; a kill does not."""
+        """Write everything to the disk, rows before the head. This protects from a power cut; a kill needs no flush."""
         for mapped in [*self._maps, self._head.map]:
             mapped.flush()
 
     @property
     def rows(self) -> int:
-        """Rows per environment whose append returned, overwritten ones included: the cursor that a checkpoint keeps."""
+        """Number of rows per environment whose append returned, overwritten rows included; a checkpoint keeps it."""
         return self._head.read().rows
 
     @property
     def oldest(self) -> int:
-        """The oldest valid row; those up to `rows` are valid."""
+        """The oldest valid row; all rows from it up to `rows` are valid."""
         return self._head.read().oldest
 
     @property
     def num_rows(self) -> int:
-        """Valid rows of all environments together."""
+        """Number of valid rows of all environments together."""
         return (self.rows - self.oldest) * self.num_envs
 
     def select(self, envs: str | np.ndarray) -> np.ndarray:
-        """Resolve "training", "validation" or an array into an int array of environments."""
+        """Return "training", "validation" or an array as an int64 array of environments."""
         if isinstance(envs, str):
             assert envs in ("training", "validation"), envs
             if envs == "validation" and self.num_validation_envs == 0:
@@ -197,18 +199,18 @@ class ReplayStore:
         is_last: np.ndarray,
         extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Append one row to every environment; it is in the store, whatever happens to the process, once this returns.
+        """Append one row to every environment; once the call returns, a kill of the process cannot lose the row.
 
-        The first rows after a cut or a reopening must open episodes, unless the environments were restored as well.
+        The first rows after a cut or a reopening must start episodes, unless the environments were restored as well.
 
         Args:
-            observation: (num_envs, *observation_shape), of the store's dtype.
-            action: (num_envs,) chosen at the observation.
-            reward: (num_envs,) raw, that the action earned.
-            terminated: (num_envs,) the action ended the episode.
-            is_first: (num_envs,) the observation opens an episode.
-            is_last: (num_envs,) the observation closes one.
-            extras: the extra columns, (num_envs, ...) each.
+            observation: observations (num_envs, *observation_shape) of the store's dtype.
+            action: actions (num_envs,) chosen at the observations.
+            reward: raw rewards (num_envs,) of the actions.
+            terminated: flags (num_envs,): the action ended the episode.
+            is_first: flags (num_envs,): the observation starts an episode.
+            is_last: flags (num_envs,): the observation ends an episode.
+            extras: extra columns by name, (num_envs, ...) each.
         """
         observation, extras = np.ascontiguousarray(observation), extras or {}
         assert self.writable
@@ -221,12 +223,12 @@ class ReplayStore:
         for name, column in (columns | dict(extras)).items():
             record[name] = column
         assert ((record["action"] >= 0) & (record["action"] < self.num_actions)).all(), action
-        # As row_checksum has it, with what follows an observation side by side: one pass instead of two.
+        # Equals row_checksum, but all bytes after an observation lie side by side: one pass instead of two.
         self._sealed["content"], self._sealed["row"] = self._content, row
         record["checksum"] = [
             crc32(rest.data, crc32(frame.data)) for frame, rest in zip(observation, self._sealed_bytes, strict=True)
         ]
-        # The order is what makes a kill harmless: the row, then how high was written, then how much is valid.
+        # This order makes a kill harmless: the row, then the highest row written, then the number of valid rows.
         self._observations[:, row % self._slots] = observation
         self._records[:, row % self._slots] = record
         self._head.raise_high(row + 1)
@@ -235,10 +237,10 @@ class ReplayStore:
     def truncate(self, rows: int) -> None:
         """Cut every environment back to a checkpoint's cursor, by one atomic store.
 
-        As many old rows come back as were spare; what was overwritten since does not.
+        Spare rows become valid again; overwritten rows do not.
 
         Raises:
-            UserError: the cursor lies outside what is stored.
+            UserError: the cursor is outside the stored rows.
         """
         assert self.writable
         head = self._head.read()
@@ -257,24 +259,25 @@ class ReplayStore:
         cross_episodes: bool = True,
         recent: int | None = None,
     ) -> Batch:
-        """Draw windows of consecutive rows, uniformly over all that are valid, with replacement.
+        """Draw windows of consecutive rows, uniformly over all valid windows, with replacement.
 
-        Where `recent` leaves every environment a single window, none comes twice before all have come once.
+        If `recent` leaves a single window per environment, every window is drawn once before any is drawn twice.
 
         Args:
-            generator: the source of the draws.
-            batch_size: B, windows.
-            sequence_length: T, rows of a window.
-            frame_stack: n, frames in an observation; before an episode's (or the store's) first frame it is repeated.
-            envs: "training", "validation" or an array.
-            cross_episodes: False keeps a window within one episode (and within one run, where a run was cut).
-            recent: only from the last so many rows of an environment.
+            generator: generator of the draws.
+            batch_size: number of windows, B.
+            sequence_length: number of rows of a window, T.
+            frame_stack: number of frames in an observation, n; the first frame of an episode (or of the store) repeats
+                where earlier ones are missing.
+            envs: environments to draw from: "training", "validation" or an array.
+            cross_episodes: let windows cross the ends of episodes; False keeps a window within one episode and one run.
+            recent: number of last rows per environment to draw from; None draws from all rows.
 
         Returns:
             Rows of shape (B, T), observations (B, T, n * C, H, W) or (B, T, n * D).
 
         Raises:
-            UserError: no such window exists.
+            UserError: the store holds no such window.
         """
         head = self._episodes.refresh()
         low = max(head.oldest, head.rows - recent if recent else 0)
@@ -288,7 +291,7 @@ class ReplayStore:
         now = self._head.read()
         lost = np.flatnonzero((first < now.oldest) | (now.cuts != head.cuts))
         if len(lost):
-            # A writer overwrote these windows while they were read: draw them again, and keep the others.
+            # A writer overwrote these windows during the read: draw them again, and keep the others.
             again = self.sample(
                 generator, len(lost), sequence_length,
                 frame_stack=frame_stack, envs=envs, cross_episodes=cross_episodes, recent=recent,
@@ -298,7 +301,7 @@ class ReplayStore:
         return batch
 
     def gather(self, env: np.ndarray, start: np.ndarray, sequence_length: int, frame_stack: int = 1) -> Batch:
-        """Read the windows that start at given rows; the shapes are those of `sample`.
+        """Return the windows that start at given rows, in the shapes of `sample`.
 
         Raises:
             UserError: a row is not valid.
@@ -318,7 +321,7 @@ class ReplayStore:
     def windows(
         self, sequence_length: int, envs: str | np.ndarray = "training", cross_episodes: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """List every window that `sample` may draw: (N,) environments and (N,) first rows."""
+        """Return every window that `sample` may draw: (N,) environments and (N,) first rows."""
         head = self._episodes.refresh()
         starts = range(head.oldest, head.rows - sequence_length + 1)
         return self._windows(starts, sequence_length, self.select(envs), cross_episodes)
@@ -326,7 +329,7 @@ class ReplayStore:
     def episode_starts(
         self, sequence_length: int, envs: str | np.ndarray = "training"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """List every window whose first row opens an episode: (N,) environments and (N,) first rows."""
+        """Return every window whose first row starts an episode: (N,) environments and (N,) first rows."""
         head = self._episodes.refresh()
         return self._episodes.episode_starts(self.select(envs), range(head.oldest, head.rows - sequence_length + 1))
 
@@ -362,7 +365,7 @@ class ReplayStore:
     def _gather(
         self, head: Head, env: np.ndarray, start: np.ndarray, length: int, frame_stack: int
     ) -> tuple[Batch, np.ndarray]:
-        """Read windows; also return the oldest row that each touched, (B,)."""
+        """Return windows, and the oldest row (B,) that each window read."""
         base = env[:, None] * self._slots
         row = start[:, None] + np.arange(length)  # (B, T)
         index = base + row % self._slots
@@ -376,7 +379,7 @@ class ReplayStore:
             frame_index = base[..., None] + frame % self._slots
             first = frame.min((1, 2))
         if self._device_frames is None:
-            # One take of whole frames, repeated ones included: as quick as copying the same bytes.
+            # A single take of whole frames, repeated frames included, is as fast as copying the same bytes.
             observation = torch.from_numpy(np.take(self._flat_observations, frame_index, axis=0))
         else:
             observation = self._device_frames.take(frame_index.reshape(-1), head)
