@@ -1,4 +1,4 @@
-"""What every LightningDataModule of replayed experience does, whichever world it comes from."""
+"""The base class of all LightningDataModules of replayed experience."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from modules.errors import UserError, check_range
 from modules.world_model import Spec
 
 RESUME_MARGIN = 2048
-"""Rows of an environment beyond the capacity: a run that goes back to its last checkpoint finds all that it learned
-from then, if no more than so many were played since."""
+"""Extra rows kept per environment, so that resuming from the last checkpoint can undo up to RESUME_MARGIN appended
+rows."""
 
 
 class Windows(IterableDataset):
-    """Endless training batches, or a fixed number of held-out ones."""
+    """Yields endless training batches, or a fixed number of held-out batches."""
 
     def __init__(self, data: ReplayData, num_batches: int | None = None) -> None:
         self.data = data
@@ -47,30 +47,30 @@ class Windows(IterableDataset):
 
 
 class Running(Protocol):
-    """Who plays the environments."""
+    """A player of the environments."""
 
     def running(self) -> list[dict[str, Any]] | None:
-        """Return how the running episodes stand, one state for each player; None where they cannot go on."""
+        """Return the states of the running episodes, one per player; None if they cannot be continued."""
         ...
 
 
 class ReplayData(LightningDataModule, ABC):
     """Collects experience into a memory-mapped store, or reads one, and samples windows of it.
 
-    A subclass says which world: `name`, `expected` and the two kinds of environments. What its constructor takes
-    besides is the same everywhere.
+    A subclass defines the world: `name`, `expected` and the two kinds of environments. All subclasses share the other
+    arguments of the constructor.
 
     Args:
-        frame_stack: frames in an observation; 1 for vectors.
-        envs: environments that are played.
-        sampling: windows that batches are made of.
-        storage: rows that the run's own store keeps.
-        path: folder of an existing store to read; null plays, into a store in the run's own folder.
+        frame_stack: number of frames in an observation; 1 for vectors.
+        envs: numbers of environments that are played.
+        sampling: settings of the windows that batches consist of.
+        storage: settings of the rows that the run's store keeps.
+        path: folder of an existing store to read; null plays and fills a store in the run's folder.
         seed: seed of environments and sampling; null takes `seed_everything`.
     """
 
     num_threads = 0
-    """Of environments that have threads; 0 leaves it to them."""
+    """Number of threads of the environments; 0 lets the environments choose."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class ReplayData(LightningDataModule, ABC):
         self.seed = seed
         self.rank = 0
         self.unstored_steps = 0
-        """Real steps of this rank that were played beside the store, and learned from."""
+        """Number of real steps of this rank that the run learned from without storing them."""
         self.store: ReplayStore | None = None
         self.running: list[dict[str, Any]] | None = None
         """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
         self.described: dict[str, Any] = {}
-        """Of the store that a checkpoint was trained from, where only its world is needed."""
+        """Description of the store that a checkpoint was trained from; it is used while no store is open."""
         check_range("data.frame_stack", frame_stack, 1)
         check_range("data.seed", seed, 0)
 
@@ -102,29 +102,29 @@ class ReplayData(LightningDataModule, ABC):
     @property
     @abstractmethod
     def name(self) -> str:  # type: ignore[override]
-        """What is played: pong, CartPole-v1."""
+        """Name of the world: pong, CartPole-v1."""
 
     @abstractmethod
     def expected(self) -> dict[str, Any]:
-        """Return what the description of a store must say to be of this world."""
+        """Return the entries that the description of a store of this world must have."""
 
     @abstractmethod
     def training_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
-        """Make environments that are played as training plays."""
+        """Make environments for training."""
 
     @abstractmethod
     def evaluation_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
-        """Make environments of the store's world and protocol that are played as evaluation plays."""
+        """Make environments for evaluation, with the store's world and protocol."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the store says of its world, or what was said of it before there is a store."""
+        """The store's description of its world, or `described` while no store is open."""
         return self.described if self.store is None else self.store.description
 
     # Where experience is kept.
 
     def setup(self, stage: str) -> None:
-        """Open the store at `path`, or the run's own."""
+        """Open the store at `path`, or open or make the run's own store."""
         if self.store is not None:
             return
         self.rank = self.trainer.global_rank if self.trainer else 0
@@ -139,7 +139,7 @@ class ReplayData(LightningDataModule, ABC):
             self.store.keep_frames_on(self.trainer.strategy.root_device)
 
     def open(self, path: Path, writable: bool = False) -> ReplayStore:
-        """Open a store, which must be of this world and have the extra columns."""
+        """Open a store, and check that it holds this world and the extra columns."""
         store = ReplayStore.open(path, writable=writable, expect=self.expected())
         if missing := [name for name in self.storage.extras if name not in store.extras]:
             store.close()
@@ -148,7 +148,7 @@ class ReplayData(LightningDataModule, ABC):
         return store
 
     def _reopen(self, path: Path) -> ReplayStore:
-        """Open the run's own store, which goes on with as many environments as it began with."""
+        """Open the run's own store, and check that the numbers of environments are unchanged."""
         store = self.open(path, writable=True)
         held = Envs(store.num_envs - store.num_validation_envs, store.num_validation_envs)
         for name, number in asdict(held).items():
@@ -182,13 +182,16 @@ class ReplayData(LightningDataModule, ABC):
 
     @cached_property
     def environment(self) -> VectorEnvironment:
-        """The environments, training ones first."""
+        """The environments, with the training environments first."""
         seed = int(generator(self.rank, "environment", self.seed).integers(2**31))
         return self.training_environment(self.envs.training + self.envs.validation, seed)
 
     @cached_property
     def collector(self) -> Running | None:
-        """Who fills the store; None where it is only read. Made after a checkpoint was restored: it plays on."""
+        """The player that fills the store; None if the store is only read.
+
+        It must be made after a checkpoint is restored, since it continues the running episodes.
+        """
         assert self.store is not None
         if not self.store.writable:
             return None
@@ -197,42 +200,42 @@ class ReplayData(LightningDataModule, ABC):
 
     @cached_property
     def priorities(self) -> Priorities | None:
-        """What training windows have to teach; None where they are drawn uniformly."""
+        """The priorities of training windows; None if windows are drawn uniformly."""
         assert self.store is not None
         settings = self.sampling.prioritised
         return None if settings is None else Priorities(self.store, settings)
 
     @property
     def spec(self) -> Spec:
-        """What networks are built for."""
+        """The shapes that networks are built for."""
         assert self.store is not None
         return Spec(tuple(self.store.observation_shape), self.frame_stack, self.store.num_actions)
 
     @property
     def env_steps(self) -> int:
-        """Real steps in the training environments of this rank, overwritten ones included."""
+        """Number of real steps in the training environments of this rank, overwritten steps included."""
         assert self.store is not None
         return self.store.rows * (self.store.num_envs - self.store.num_validation_envs)
 
     @property
     def real_steps(self) -> int:
-        """All real steps of this rank that something was learned from: `env_steps` and those that nobody stored."""
+        """Number of real steps of this rank that the run learned from: `env_steps` and `unstored_steps`."""
         return self.env_steps + self.unstored_steps
 
     def limit_threads(self, num_threads: int) -> None:
-        """Let environments that have threads use so many."""
+        """Set the number of threads of the environments."""
         self.num_threads = num_threads
 
     def play_by(self, players: Running) -> None:
-        """Leave the environments to others, who tell checkpoints how the running episodes stand."""
+        """Replace the collector by other players, which give checkpoints the states of the running episodes."""
         self.__dict__["collector"] = players
 
     def forget_running(self) -> None:
-        """Open new episodes, instead of those that were running in the checkpoint that the run goes on from."""
+        """Start new episodes instead of the running episodes of the checkpoint."""
         self.running = None
 
     def count_unstored(self, steps: int) -> None:
-        """Count real steps of this rank that were played beside the store, and learned from."""
+        """Count real steps of this rank that the run learned from without storing them."""
         self.unstored_steps += steps
 
     # What is drawn.
@@ -245,18 +248,18 @@ class ReplayData(LightningDataModule, ABC):
         source: np.random.Generator | None = None,
         recent: int | None = None,
     ) -> Batch:
-        """Draw windows: the datamodule's own batch unless told otherwise.
+        """Draw windows; arguments of None take the settings of the datamodule.
 
-        Windows that are drawn by priority have further extras (B, T): `env` and `row` int64, which say where a row is
-        stored, `age` in real steps, and the importance `weight` of their window.
+        Windows that are drawn by priority have further extras (B, T): `env` and `row` int64 locate a row in the store,
+        `age` is its age in real steps, and `weight` is the importance weight of the window.
 
         Args:
-            batch_size: windows.
-            sequence_length: rows of a window.
-            envs: which to draw from.
-            source: generator of the draws.
-            recent: draw from the last so many rows of every environment; 0 draws from all. The datamodule's own holds
-                for training environments alone.
+            batch_size: number of windows.
+            sequence_length: number of rows of a window.
+            envs: environments to draw from, "training" or "validation".
+            source: generator of the draws; None takes the generator of the datamodule.
+            recent: number of last rows per environment to draw from; 0 draws from all rows. None takes the setting of
+                the datamodule for training environments, and all rows for validation environments.
         """
         assert self.store is not None
         if recent is None and envs == "training":
@@ -294,15 +297,15 @@ class ReplayData(LightningDataModule, ABC):
         return batch.replace(extras=batch.extras | found)
 
     def update_priorities(self, batch: Batch, priority: Tensor) -> None:
-        """Set what the windows of a batch have to teach, (B,); it must have been drawn by priority."""
+        """Set the priorities (B,) of the windows of a batch, which must have been drawn by priority."""
         assert self.priorities is not None
         env, row = (batch.extras[name][:, 0].cpu().numpy() for name in ("env", "row"))
         self.priorities.update(env, row, priority.detach().cpu().numpy())
 
     def episode_starts(self, num: int, sequence_length: int) -> Batch | None:
-        """Draw at most so many different training windows that begin with an episode; None where there are none.
+        """Draw up to `num` different training windows that begin with an episode; None if there are no such windows.
 
-        They may cross the ends of episodes.
+        The windows may cross the ends of episodes.
         """
         assert self.store is not None
         env, start = self.store.episode_starts(sequence_length)
@@ -312,13 +315,13 @@ class ReplayData(LightningDataModule, ABC):
         return self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
 
     def validation_windows(self, sequence_length: int, num_windows: int) -> Batch:
-        """Return at most so many held-out windows that lie evenly spaced in the store, whatever was sampled before.
+        """Return up to `num_windows` held-out windows, evenly spaced in the store and independent of earlier draws.
 
-        They may cross the ends of episodes, but none begins with the row that closes one. They are shorter than asked
-        where the store is.
+        The windows may cross the ends of episodes, but no window begins with the last row of an episode. The windows
+        are shorter than `sequence_length` if the store is.
 
         Raises:
-            UserError: nothing is held out.
+            UserError: the store has no validation environments.
         """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
@@ -336,13 +339,13 @@ class ReplayData(LightningDataModule, ABC):
         return UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, unless it is there already: looking through it costs as much as several callbacks."""
+        """Move a batch to the device; skip a batch that is there, since traversing it costs as much as callbacks."""
         if all(rows.action.device == device for rows in batch.values()):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader:
-        """Endless batches {"real": (B, T)}; workers would copy the store and freeze its head."""
+        """Return endless batches {"real": (B, T)}, without workers: they would copy the store and freeze its head."""
         if self.sampling.recent is not None and self.trainer and not isinstance(self.trainer.limit_train_batches, int):
             raise UserError(
                 "data.sampling.recent needs a whole number for trainer.limit_train_batches: Lightning draws ahead"
@@ -350,10 +353,10 @@ class ReplayData(LightningDataModule, ABC):
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches of held-out windows, the same ones every time the store is the same; an empty list without any.
+        """Return batches of held-out windows, equal for an equal store; an empty list without validation environments.
 
         Raises:
-            UserError: nothing is held out, and the run is there for nothing but to measure that.
+            UserError: the store has no validation environments, and the run only measures.
         """
         assert self.store is not None
         if self.store.num_validation_envs == 0:
@@ -363,22 +366,22 @@ class ReplayData(LightningDataModule, ABC):
         return DataLoader(Windows(self, self.sampling.validation_batches), batch_size=None, num_workers=0)
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        """As for validation."""
+        """Return the batches of `val_dataloader`."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """As for validation."""
+        """Return the batches of `val_dataloader`."""
         return self.val_dataloader()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process has: the world, and nothing that was opened here."""
+        """Return the attributes for a copy in another process, without anything that this process opened."""
         opened = ("store", "environment", "collector", "priorities", "generator", "trainer", "running")
         return {name: value for name, value in self.__dict__.items() if name not in opened}
 
     # What a checkpoint keeps.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every rank's cursor and generator; rows stay on disk."""
+        """Return the cursors, generators, priorities and running episodes of all ranks; rows stay on disk."""
         assert self.store is not None
         state = {"rows": self.store.rows, "generator": self.generator.bit_generator.state}
         state["unstored_steps"] = self.unstored_steps
@@ -389,10 +392,10 @@ class ReplayData(LightningDataModule, ABC):
         return {"ranks": gather(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Cut the store back to the cursor and go on drawing where the run stopped.
+        """Cut the store back to the cursor and restore the generator, the priorities and the running episodes.
 
         Raises:
-            UserError: the store has none of the rows that it had when the checkpoint was written.
+            UserError: the store no longer holds the rows that it had when the checkpoint was written.
         """
         assert self.store is not None
         ranks = state_dict["ranks"]
@@ -414,7 +417,7 @@ class ReplayData(LightningDataModule, ABC):
             self.priorities.load_state_dict(state["priorities"])
 
     def teardown(self, stage: str) -> None:
-        """Stop the environments and let go of the store."""
+        """Stop the environments and close the store."""
         if "environment" in self.__dict__:
             self.environment.close()
         if self.store is not None:

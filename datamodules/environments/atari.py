@@ -1,4 +1,4 @@
-"""Atari games on ale-py's vector emulator: the one file that knows its traps."""
+"""Atari games on ale-py's vector emulator; this file handles all traps of ale-py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError, nearest
 
 SMALLEST = 11
-"""Pixels of a frame's side, at least: the window of the structural similarity that predictions are measured by."""
+"""Smallest side of a frame in pixels: the window of the structural similarity that measures predictions."""
 # Loading one of these kills the process: they have no single-player form.
 UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
@@ -32,7 +32,7 @@ class AtariProtocol:
 
     name: str
     frame_skip: int
-    """Emulated frames per action, all of whose rewards are summed."""
+    """Emulated frames per action; the rewards of all these frames are summed."""
     maxpool: bool
     """Observe the pixelwise maximum of the last two frames, against flicker."""
     repeat_action_probability: float
@@ -40,15 +40,16 @@ class AtariProtocol:
     full_action_space: bool
     """All 18 actions, or the game's minimal set."""
     noop_max: int
-    """An episode opens after 0 to noop_max idle frames, drawn uniformly; they do not count towards its limit."""
+    """Largest number of idle frames before an episode, drawn uniformly from 0; idle frames do not count as steps of
+    the limit."""
     fire_on_reset: bool
-    """Press FIRE for one frame of those, in every game that has it."""
+    """Press FIRE for one of the idle frames, in every game that has FIRE."""
     training_max_frames: int
     """Emulated frames before an episode is truncated, in training; not restarted by a lost life."""
     evaluation_max_frames: int
     """Emulated frames before an episode is truncated, in evaluation."""
     life_loss_terminates: bool
-    """In training a lost life ends the episode, and the game goes on. Evaluation plays whole games always."""
+    """In training a lost life ends the episode, and the game continues. Evaluation always plays whole games."""
 
 
 PROTOCOLS: dict[str, AtariProtocol] = {
@@ -180,8 +181,8 @@ class Episodes(NamedTuple):
         """Return where a row terminates and truncates an episode, and how episodes stand after it.
 
         Args:
-            ended: (N,) bool: the emulator lost a life in it, or the game was over.
-            cut: (N,) bool: the game reached its limit in it.
+            ended: flags (N,) bool: the emulator lost a life in the row, or the game was over.
+            cut: flags (N,) bool: the game reached its limit in the row.
         """
         passive = self.passive
         terminated = np.where(passive, self.held_terminated, ended)
@@ -208,11 +209,11 @@ class AtariEnvironments(VectorEnvironment):
 
     Args:
         game: name of the game in any usual spelling.
-        num_envs: N.
-        protocol: a name in PROTOCOLS, or a protocol of one's own.
+        num_envs: number of environments, N.
+        protocol: name of a protocol in PROTOCOLS, or an AtariProtocol.
         variant: variant of the protocol: in training a lost life may end the episode.
-        size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
-        color: grey for one channel, rgb for three.
+        size: height and width of a frame; (210, 160) is the screen itself, other sizes are averaged by area.
+        color: color of the frames, grey for one channel or rgb for three.
         seed: seed of all resets, no-ops and sticky actions; nonnegative.
         num_threads: number of threads of the emulators; 0 for one per environment, at most one per core.
 
@@ -304,15 +305,15 @@ class AtariEnvironments(VectorEnvironment):
         return Transition(self._observation, reward.astype(np.float32), terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every game's seed and what was played in it, and how its episodes stand."""
+        """Return every game's seed and actions, and the state of its episodes."""
         flags = {f"_{name}": torch.from_numpy(flag.copy()) for name, flag in self._episodes._asdict().items()}
         return {"games": self._vector.state_dict(), "observation": torch.from_numpy(self._observation.copy()), **flags}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Play all running games again, and return their frames, which are the same to the bit.
+        """Replay all running games, and return their frames, which are the same to the bit.
 
         Raises:
-            UserError: they are not.
+            UserError: the frames differ.
         """
         frames = self._frames(self._vector.load_state_dict(state["games"]))
         self.seeds = self._vector.seeds.copy()

@@ -79,9 +79,9 @@ class BoardRules:
         """Return what random play earns (B,) float32, discounted, for whoever moves at the states.
 
         Args:
-            states: (B,), of which those that are over earn nothing.
-            depth: moves after which play is cut; null plays to the end.
-            discount: from move to move, without the change of sign.
+            states: game states (B,); finished states earn 0.
+            depth: number of moves after which play is cut; null plays to the end.
+            discount: discount per move, without the change of sign.
             generator: generator of the moves.
         """
         returns = np.zeros(len(states), np.float32)

@@ -63,8 +63,8 @@ class ControlEnvironments(VectorEnvironment):
     Args:
         id: id of Gymnasium's registry, such as CartPole-v1, or package:Name-v0 to import a package first. The time
             limit is that of its registration.
-        num_envs: N.
-        variant: recorded alone: training and evaluation play alike.
+        num_envs: number of environments, N.
+        variant: name of the variant, which is only recorded: training and evaluation play alike.
         seed: seed of all resets; nonnegative.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Atari games that can be cloned and put back: single emulators, for planning in the true game."""
+"""Atari emulators that can be cloned and restored, for planning in the true game."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from modules.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clone:
-    """A moment of a game, from which any emulator of that game goes on. It is never written to."""
+    """An immutable state of a game, which any emulator of that game can restore."""
 
     state: ALEState
     executed: int
     """ALE's number of the action of the newest frame, which sticky actions repeat: it is not in ALE's state."""
     frames: int
-    """Emulated since the game opened."""
+    """Number of frames emulated since the game started."""
     lives: int
-    """At the end of the last row."""
+    """Number of lives at the end of the last row."""
     over: bool
     """The game has ended, or reached its limit of frames."""
     closed: bool
@@ -42,11 +42,11 @@ class Emulator:
     """One game under a protocol. ALE's own sticky actions are off: they are drawn here, as it cannot clone them.
 
     Args:
-        game: ALE's id.
+        game: id of the game in ALE.
         protocol: protocol; the emulator obeys its frame skip, pooling, sticky actions, actions, and how a game
             opens.
         max_frames: emulated frames before a game is over.
-        grey: read grey screens, or RGB ones.
+        grey: read grey screens; false reads RGB screens.
         mode: mode of the game, one of ALE's; null is its default.
         difficulty: difficulty of the game, one of ALE's numbers; null is its default.
 
@@ -61,7 +61,7 @@ class Emulator:
     closed: bool
     held: tuple[bool, bool]
     screen: np.ndarray | None
-    """All as a `Clone` has them."""
+    """These attributes have the meaning of the fields of `Clone`."""
 
     def __init__(
         self,
@@ -167,11 +167,11 @@ class AtariEmulators(VectorEnvironment):
 
     Args:
         game: name of the game in any usual spelling.
-        num_envs: N.
-        protocol: a name in PROTOCOLS, or a protocol of one's own.
+        num_envs: number of environments, N.
+        protocol: name of a protocol in PROTOCOLS, or an AtariProtocol.
         variant: variant of the protocol: in training a lost life may end the episode.
-        size: (height, width) of a frame; (210, 160) is the screen itself, others are averaged by area.
-        color: grey for one channel, rgb for three.
+        size: height and width of a frame; (210, 160) is the screen itself, other sizes are averaged by area.
+        color: color of the frames, grey for one channel or rgb for three.
         seed: seed of all resets, no-ops and sticky actions; nonnegative.
         mode: mode of the game, one of ALE's numbers; null is its default.
         difficulty: difficulty of the game, one of ALE's numbers; null is its default.

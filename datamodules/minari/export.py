@@ -28,7 +28,7 @@ from datamodules.replay.store import ReplayStore
 from modules.errors import UserError
 
 KEY = "dreamcade"
-"""Of what the metadata of an exported dataset says about its store."""
+"""Key of the store's description in the metadata of an exported dataset."""
 FOLDER = "MINARI_DATASETS_PATH"
 """Environment variable of Minari's that names the folder of all local datasets."""
 
@@ -54,9 +54,9 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
 
     Args:
         store: store to read.
-        dataset_id: name-v0 or namespace/name-v0.
-        path: folder of all local datasets; None takes Minari's.
-        advance: told of rows that were written.
+        dataset_id: id of the dataset, name-v0 or namespace/name-v0.
+        path: folder of all local datasets; None takes Minari's folder.
+        advance: function that is called with the number of newly written rows.
 
     Returns:
         The dataset's folder.
@@ -120,7 +120,7 @@ class ExportedEpisodes:
     """The rows of a dataset that `export_store` wrote.
 
     Args:
-        dataset: opened.
+        dataset: open dataset that `export_store` wrote.
 
     Raises:
         UserError: episodes of it are missing.

@@ -31,9 +31,9 @@ class Foreign:
         size: height and width of a frame.
         color: grey or rgb.
         num_envs: number of environments of the store, of equal length.
-        num_validation_envs: the last of them, held out.
-        world: game or Gymnasium id, where the dataset names none.
-        protocol: by which the game was played, where the dataset does not say.
+        num_validation_envs: number of the last environments, which are held out.
+        world: game or Gymnasium id, if the dataset does not name one.
+        protocol: protocol of the game, if the dataset does not name one.
     """
 
     size: tuple[int, int] = (84, 84)
@@ -52,7 +52,7 @@ class ForeignEpisodes:
 
     Args:
         dataset: dataset of discrete actions, and uint8 pictures or vectors to observe.
-        options: how it is converted.
+        options: settings of the conversion.
 
     Raises:
         UserError: its spaces are others, it is too short, or it does not say what was played.

@@ -19,8 +19,8 @@ def open_dataset(dataset_id: str, path: Path | None = None) -> MinariDataset:
     """Open a local dataset; nothing is downloaded.
 
     Args:
-        dataset_id: name-v0 or namespace/name-v0.
-        path: folder of all local datasets; None takes Minari's.
+        dataset_id: id of the dataset, name-v0 or namespace/name-v0.
+        path: folder of all local datasets; None takes Minari's folder.
 
     Raises:
         UserError: it is not there, or cannot be read.
@@ -48,7 +48,7 @@ def import_dataset(
         dataset: one that was exported from a store becomes that store again, its capacity aside.
         target: folder of the new store.
         foreign: how a dataset of others is converted.
-        advance: told of rows that were written.
+        advance: function that is called with the number of newly written rows.
 
     Returns:
         The store, open for writing.
