@@ -1,4 +1,4 @@
-"""Playing real episodes to their end."""
+"""Plays whole real episodes to evaluate an actor."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normal
 
 
 class Move(NamedTuple):
-    """One move in every environment, as those who watch are told of it."""
+    """One move in every environment, which is passed to `watch`."""
 
     actor: Any
-    """Who made it."""
+    """Actor that made the move."""
     counts: np.ndarray
-    """(N,) bool: the episode that is evaluated was still going on."""
+    """(N,) bool: the evaluated episode was still running."""
     seconds: float
-    """Time that the actor took."""
+    """Seconds that the actor took."""
     after: Transition
-    """What it did."""
+    """Result of the move."""
 
 
 Watch = Callable[[Move], None]
@@ -47,11 +47,11 @@ def play(
     """Play one episode in every environment: short ones are not counted more often than long ones.
 
     Args:
-        environment: N environments of the evaluation variant, each with a seed of its own.
-        actor: who plays; all episodes open at once.
-        max_steps: agent steps after which an episode is given up as unfinished.
-        advance: called with the number of episodes that ended, whenever some did.
-        watch: called with every move.
+        environment: N environments of the evaluation variant, each with a different seed.
+        actor: actor that plays; all episodes start at the same time.
+        max_steps: agent steps after which an episode is stopped as unfinished; None sets no limit.
+        advance: function that is called after every step with the number of episodes that ended.
+        watch: function that is called with every move.
     """
     num_envs = environment.num_envs
     playing = Playing(environment)
@@ -90,17 +90,17 @@ def evaluate(
     """Let a learner play whole episodes under the evaluation variant of its protocol.
 
     Args:
-        learner: an agent, or a world model that has a policy of its own.
-        data: the world that it learned.
+        learner: agent, or world model with its own policy.
+        data: datamodule of the world that the learner was trained on.
         episodes: number of episodes to play.
-        seed: seed of the episodes and of the actor's own draws.
-        actor: who plays; null is the learner's policy.
-        greedy: play the best action, without noise; false draws as in training.
-        max_steps: agent steps after which an episode is given up as unfinished.
+        seed: seed of the episodes and of the actor's draws.
+        actor: actor that plays; null takes the learner's policy.
+        greedy: play the best action without noise; false draws actions as in training.
+        max_steps: agent steps after which an episode is stopped as unfinished; null sets no limit.
         show: show a progress bar.
-        watch: called with every move.
-        run_seed: seed of the run that trained it.
-        **moment: fields of the Evaluation that say when in that run it is.
+        watch: function that is called with every move.
+        run_seed: seed of the run that trained the learner.
+        **moment: fields of the Evaluation that locate the evaluation in the run.
     """
     try:
         environment = data.evaluation_environment(episodes, seed)
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def tell(evaluation: Evaluation, folder: Path) -> None:
-    """Print what an evaluation found, and where it lies."""
+    """Print the result of an evaluation and the path of its file."""
     normalized = human_normalized(evaluation.game, evaluation.score)
     human = "" if normalized is None else f", human-normalised {normalized:.2f}"
     unfinished = sum(not episode["finished"] for episode in evaluation.episodes)

@@ -1,4 +1,4 @@
-"""What playing real episodes measured: evaluations.jsonl in a run's folder, one evaluation a line."""
+"""Results of evaluations: evaluations.jsonl in a run's folder, with one evaluation per line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.evaluation.report import published
 FILE = "evaluations.jsonl"
 LONGEST = 500
 LARGEST = 1e30
-"""Bounds of what a line may say, so that a report of anybody's file can be drawn."""
+"""Limits of texts and numbers in a line, so that a report can draw files from unknown sources."""
 
 Episode = TypedDict("Episode", {"seed": int, "return": float, "length": int, "finished": bool})
 """An episode of an evaluation: raw return, length in agent steps, whether it ended before a limit of the evaluation."""
@@ -33,21 +33,21 @@ class Evaluation:
     """Gradient updates that training had made."""
     experiment: str
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     environment: str
     """Family of the game: atari, control, ..."""
     game: str
-    """Its canonical id: ms_pacman, CartPole-v1."""
+    """Canonical id of the game: ms_pacman, CartPole-v1."""
     protocol: dict[str, Any]
     """How the game was played, as plain JSON. Scores of two protocols are not comparable."""
     policy: str
     """greedy or sampled, and the chance of a random action where there is one: "greedy, epsilon 0.05"."""
     episodes: list[Episode]
-    """At least one."""
+    """Episodes of the evaluation, at least one."""
     final: bool = False
-    """Whether it is the evaluation that a report takes as the run's score."""
+    """Whether a report takes this evaluation as the run's score."""
     checkpoint: str | None = None
-    """Of the agent that played."""
+    """Checkpoint of the agent that played."""
 
     @property
     def returns(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 def append(folder: Path | str, evaluation: Evaluation) -> None:
-    """Add an evaluation to a run's folder, after what a killed run may have left of a line is taken away."""
+    """Append an evaluation in a run's folder; first remove an incomplete line that a killed run left."""
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -84,7 +84,7 @@ def read(folder: Path | str) -> list[Evaluation]:
     A last line that a killed run did not finish is left out with a warning.
 
     Raises:
-        UserError: there is no such file, or a line of it is no evaluation.
+        UserError: the file does not exist, or one of its lines is no evaluation.
     """
     path = Path(folder) / FILE
     if path.exists() and not path.is_file():
@@ -105,7 +105,7 @@ def human_normalized(game: str, score: float) -> float | None:
     """Return (score − random) / (human − random): 0 plays at random, 1 like the human tester of the DQN papers.
 
     Args:
-        game: ALE's id, such as ms_pacman.
+        game: id of the game in ALE, such as ms_pacman.
         score: raw return.
 
     Returns:

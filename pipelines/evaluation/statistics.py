@@ -85,10 +85,10 @@ def probability_of_improvement(x: Scores, y: Scores, seed: int = 0, resamples: i
     """Return the chance that a run of x beats a run of y in a game drawn at random; a tie counts half.
 
     Args:
-        x: runs (runs,) per game.
+        x: scores (runs,) per game.
         y: scores of another algorithm, for the same games in the same order.
         seed: seed of the bootstrap, which draws runs of both within each game.
-        resamples: draws of it.
+        resamples: number of draws of the bootstrap.
     """
     assert len(x) == len(y) > 0
     generator = np.random.default_rng(seed)

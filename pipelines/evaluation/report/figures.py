@@ -22,7 +22,7 @@ from pipelines.evaluation.statistics import STATISTICS, Estimate
 INK, MUTED, LINE = "#1b2129", "#7c8691", "#d9dee4"
 """Colours that the page replaces with those of its theme."""
 COLORS = ("#2f7ed8", "#e0672b", "#1a9e77", "#c44fa5", "#b58900", "#7b68d9", "#d0454c", "#4d9fb0")
-"""Of experiments: told apart on white and on black, and by colour-blind readers in this order."""
+"""Colours of experiments, distinct on white and on black, and for colour-blind readers in this order."""
 DASHES = ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "text.color": INK,
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 FEW_GAMES = 4
-"""Up to so many games there is a panel of named methods for each."""
+"""Largest number of games for which every game has a panel of named methods."""
 
 
 def styles(summary: Summary) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no other: inline style, inline SVG in the colours of the reader's theme."""
+"""The report as one self-contained HTML file: inline style, and inline SVG in the colours of the reader's theme."""
 
 from __future__ import annotations
 

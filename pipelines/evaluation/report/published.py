@@ -32,12 +32,12 @@ class Method:
     year: str
     seeds: str
     iqm: float
-    """Of human-normalised scores over games and seeds; nan where the runs are not public."""
+    """Interquartile mean of human-normalised scores over games and seeds; nan if the runs are not public."""
     optimality_gap: float
     mark: str
     source: str
     note: str
-    """Why its scores may not be comparable."""
+    """Reason why the scores may not be comparable."""
 
 
 def _read(name: str) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ class Run:
 
     folder: Path
     evaluations: tuple[Evaluation, ...]
-    """In the order of real steps, one at each, all of the policy of the last."""
+    """Evaluations in the order of real steps, one per number of steps, all with the policy of the last one."""
 
     @property
     def last(self) -> Evaluation:

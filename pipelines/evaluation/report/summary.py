@@ -1,4 +1,4 @@
-"""What a report says of its runs: scores per game, aggregates, curves, and what to keep in mind when reading them."""
+"""The statistics of a report: scores per game, aggregates, curves, and notes on their limits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipelines.evaluation.statistics import (
 
 CURVE_RESAMPLES = 1_000
 CURVE_POINTS = 60
-"""At most, of the curve over all games."""
+"""Largest number of points of the curve over all games."""
 
 
 class Curve(NamedTuple):
     """The interquartile mean over runs (and games) against real steps."""
 
     steps: np.ndarray
-    """(points,), those at which any run was evaluated, as far as all runs go; between its own a run is interpolated."""
+    """(points,): steps where any run was evaluated, within the range of all runs; other runs are interpolated."""
     estimate: Estimate
     """(points,) each."""
     runs: list[Run]
@@ -41,12 +41,12 @@ class Summary:
     """The runs of one environment and protocol, and their statistics, each computed once when it is asked for.
 
     Args:
-        runs: as `load` returns them.
-        baseline: the experiment that others are compared with.
+        runs: runs that `load` returned.
+        baseline: name of the experiment that others are compared with.
         seed: seed of all bootstraps.
 
     Raises:
-        UserError: no run is of the baseline, or all are.
+        UserError: no run belongs to the baseline, or all runs do.
     """
 
     runs: list[Run]
@@ -71,12 +71,12 @@ class Summary:
 
     @cached_property
     def experiments(self) -> list[str]:
-        """Names, sorted."""
+        """Sorted names of the experiments."""
         return sorted({run.last.experiment for run in self.runs})
 
     @cached_property
     def games(self) -> list[str]:
-        """Ids, sorted."""
+        """Sorted ids of the games."""
         return sorted({run.last.game for run in self.runs})
 
     @cached_property
@@ -89,7 +89,7 @@ class Summary:
 
     @cached_property
     def shared_games(self) -> tuple[str, ...]:
-        """Games that every experiment has played: statistics over games are made of these alone."""
+        """Games that every experiment has played; statistics over games use only these."""
         return tuple(game for game in self.games if all((name, game) in self.groups for name in self.experiments))
 
     @cached_property
@@ -152,7 +152,7 @@ class Summary:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What limits the conclusions, a sentence each."""
+        """Limits of the conclusions, one sentence each."""
         notes = []
         counts = sorted({len(runs) for runs in self.groups.values()})
         if counts[0] == 1:

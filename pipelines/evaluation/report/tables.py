@@ -32,7 +32,7 @@ class Table:
     """Leading columns of words; those after them are numbers, but for the last ones in `last_text_columns`."""
     last_text_columns: int = 0
     published_rows: int = 0
-    """Trailing rows that are not of these runs."""
+    """Number of trailing rows of published methods."""
 
     def is_number(self, column: int) -> bool:
         """Whether a column is aligned to the right."""
@@ -66,7 +66,7 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def aggregates(summary: Summary, with_published: bool = True) -> Table:
-    """Statistics over games of the runs and, where they are comparable, of published methods."""
+    """Return the table of statistics over games, with published methods if they are comparable."""
     names = summary.normalized_games if len(summary.normalized_games) > 1 else ()
     rows = [
         [name, *(_estimate(value, _normalized) for value in statistics.values()), "these runs"]
@@ -94,7 +94,7 @@ def aggregates(summary: Summary, with_published: bool = True) -> Table:
 
 
 def improvements(summary: Summary) -> Table:
-    """How likely each experiment beats the baseline."""
+    """Return the table of the probabilities that each experiment beats the baseline."""
     return Table(
         title=f"Probability of improvement over {summary.baseline}",
         note=f"The chance that a run scores higher than one of {summary.baseline} in a game drawn at random out of "
@@ -105,7 +105,7 @@ def improvements(summary: Summary) -> Table:
 
 
 def games(summary: Summary) -> Table:
-    """The scores of every game and experiment."""
+    """Return the table of the scores of every game and experiment."""
     rows = []
     for (experiment, game), group in sorted(summary.groups.items(), key=lambda item: item[0][::-1]):
         statistics = summary.returns[experiment, game]
@@ -134,7 +134,7 @@ def games(summary: Summary) -> Table:
 
 
 def beside_published(summary: Summary) -> Table:
-    """Mean returns per game, with those of published methods."""
+    """Return the table of mean returns per game, beside published methods."""
     names = [game for game in summary.games if game in published.GAMES] if summary.is_comparable else []
     rows = []
     for game in names:
@@ -155,7 +155,7 @@ def beside_published(summary: Summary) -> Table:
 
 
 def sources(summary: Summary) -> Table:
-    """Where the published scores come from."""
+    """Return the table of the sources of published scores."""
     return Table(
         title="Sources of published scores",
         note="C: computed from released per-seed files. V: read in a released file. R✓: recalled from the paper; mean, "
@@ -171,7 +171,7 @@ def sources(summary: Summary) -> Table:
 
 
 def runs(summary: Summary) -> Table:
-    """What was read."""
+    """Return the table of the runs that were read."""
     return Table(
         title="Runs",
         note="The evaluation that is each run's score.",
