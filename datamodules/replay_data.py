@@ -387,7 +387,7 @@ class ReplayData(LightningDataModule, ABC):
         state["unstored_steps"] = self.unstored_steps
         if self.priorities is not None:
             state["priorities"] = self.priorities.state_dict()
-        collector = self.__dict__.get("collector")  # None as well where nobody has played since the run was taken up
+        collector = self.__dict__.get("collector")  # None too if the resumed run has not played yet
         state["running"] = self.running if collector is None else collector.running()
         return {"ranks": gather(state)}
 

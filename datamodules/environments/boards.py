@@ -76,7 +76,7 @@ class BoardRules:
     def play_out(
         self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """Return what random play earns (B,) float32, discounted, for whoever moves at the states.
+        """Return the discounted returns (B,) float32 of random play, for the player to move at the states.
 
         Args:
             states: game states (B,); finished states earn 0.

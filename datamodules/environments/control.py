@@ -87,7 +87,7 @@ class ControlEnvironments(VectorEnvironment):
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
             )
-        except Exception as error:  # whatever somebody else's constructor raises
+        except Exception as error:  # a foreign constructor may raise any exception
             raise UserError(f"{id} cannot be made: {_line(error)}") from None
         actions, observations = vector.single_action_space, vector.single_observation_space
         if not isinstance(actions, Discrete):
@@ -132,18 +132,18 @@ class ControlEnvironments(VectorEnvironment):
         return Transition(observation, reward, terminated, truncated & ~terminated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every episode's seed and what was played in it."""
+        """Return every episode's seed and actions."""
         return self._vector.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Play all running episodes again, and return their observations."""
+        """Replay all running episodes, and return their observations."""
         observation = self._vector.load_state_dict(state)
         self._steps = max(len(actions) for actions in state["actions"])
         self.seeds = self._vector.seeds.copy()
         return observation.astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Free the environments."""
         self._vector.close()
 
     def _check_finite(self, name: str, value: np.ndarray) -> None:

@@ -35,7 +35,7 @@ class Clone:
     held: tuple[bool, bool]
     """Whether the last row opened an episode and terminated or truncated it, as in `atari.Episodes`."""
     screen: np.ndarray | None
-    """(H, W) or (H, W, 3) uint8, the pooled screen: ALE's own is stale after a restore. None where nobody looks."""
+    """(H, W) or (H, W, 3) uint8, the pooled screen: ALE's own is stale after a restore. None if it is not read."""
 
 
 class Emulator:

@@ -25,7 +25,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Foreign:
-    """How a dataset of others becomes a store.
+    """Settings of the conversion of a dataset from another source.
 
     Args:
         size: height and width of a frame.
@@ -45,17 +45,17 @@ class Foreign:
 
 
 class ForeignEpisodes:
-    """The rows of a dataset that somebody else made.
+    """The rows of a dataset from another source.
 
-    The episodes, one after the other, are cut into environments of equal length; fewer rows than there are environments
-    are left over. An episode that was cut goes on at the start of the next environment. Infos are left behind.
+    The sequence of all episodes is cut into environments of equal length; fewer rows than environments are left over.
+    An episode that is cut continues at the start of the next environment. Infos are dropped.
 
     Args:
         dataset: dataset of discrete actions, and uint8 pictures or vectors to observe.
         options: settings of the conversion.
 
     Raises:
-        UserError: its spaces are others, it is too short, or it does not say what was played.
+        UserError: the dataset has other spaces, is too short, or does not name what was played.
     """
 
     def __init__(self, dataset: MinariDataset, options: Foreign) -> None:
@@ -159,7 +159,7 @@ class ForeignEpisodes:
             "size": list(self._options.size),
             "color": self._options.color,
             "action_meanings": list(meanings),
-            "terminal_frame_repeats": True,  # nobody says: the careful answer
+            "terminal_frame_repeats": True,  # the dataset does not tell: the safe value
         }
 
 

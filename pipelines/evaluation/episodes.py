@@ -104,7 +104,7 @@ def evaluate(
     """
     try:
         environment = data.evaluation_environment(episodes, seed)
-    except (TypeError, KeyError, ValueError) as error:  # a store or checkpoint of anybody's says what to play
+    except (TypeError, KeyError, ValueError) as error:  # the description may come from an unknown source
         raise UserError(f"{data.name} cannot be played as it was described: {error}") from None
     draws = np.random.default_rng(seed)
     way = actor or PolicyPlay()
