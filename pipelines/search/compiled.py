@@ -1,11 +1,11 @@
-"""The loops of the search over a batch of trees, compiled.
+"""Compiled loops of the search over a batch of trees.
 
-A tree is three kinds of records: a node, an edge and what is kept once per root. Every node has its legal actions as
-consecutive edges of its tree's pool. Records keep together what a descent reads together, and are few arrays to hand
-over: a call with a tuple of two dozen columns costs microseconds, as much as the search itself at one root.
+A tree has three kinds of records: nodes, edges and one record per root. The legal actions of a node are consecutive
+edges in the pool of its tree. A record keeps values together that a descent reads together. Records also need few
+arguments: a call with two dozen columns costs microseconds, as much as the search itself at one root.
 
-All compiled code is in this one file: numba's cache on disk notices changes of a file for the functions in it, and not
-for their callers elsewhere.
+All compiled code is in this file, because numba's disk cache notices a changed file only for the functions in it, not
+for their callers in other files.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ import numpy as np
 from numba import boolean, float32, float64, from_dtype, int64, njit, prange
 
 UNVISITED, TERMINAL = -1, -2
-"""An edge's child that is no node."""
+"""Codes in an edge's `child` that stand for no node."""
 UCT, PUCT, GUMBEL = 0, 1, 2
-"""Rules."""
+"""Selection rules."""
 ZERO, PARENT, MEAN = 0, 1, 2
-"""What an unvisited edge is worth to PUCT."""
+"""Choices for PUCT's Q of an unvisited edge."""
 TREE, NODE, RAW = 0, 1, 2
-"""Over what Q is normalised."""
+"""Scopes of the normalisation of Q; RAW does not normalise."""
 FINE, BAD_LOGITS, BAD_VALUE, BAD_REWARD, BAD_CONTINUATION, NO_ACTIONS = 0, 1, 2, 3, 4, 5
-"""What was wrong with the network's outputs for a root."""
+"""Error codes of a root, most of them for outputs of the network."""
 WINDOW = 32
-"""Simulations over which a converged root value stands still."""
+"""Number of simulations over which a converged root value must not move."""
 PATIENCE = 256
-"""Simulations of one root, at most, that one call runs without a model because they end where all is known."""
+"""Largest number of simulations per root and call that end at a known value and need no model."""
 
 EDGES = np.dtype(
     [
         ("action", np.int32),
         ("child", np.int32),
         ("visits", np.int32),
-        ("prior", np.float32),  # a probability; under Gumbel its logarithm
+        ("prior", np.float32),  # probability; under Gumbel its logarithm
         ("value", np.float32),  # mean return for the mover at the edge's node
         ("reward", np.float32),
         ("discount", np.float32),  # negative where the other player moves next
-        ("score", np.float32),  # prior / (1 + visits); under Gumbel scratch
+        ("score", np.float32),  # prior / (1 + visits); under Gumbel scratch space
     ]
 )
 NODES = np.dtype(
     [
         ("parent", np.int32),
-        ("edge", np.int32),  # that leads here
+        ("edge", np.int32),  # edge of the parent that leads to this node
         ("start", np.int32),
         ("count", np.int32),
-        ("visits", np.int32),  # its own evaluation counts
+        ("visits", np.int32),  # including the node's own evaluation
         ("depth", np.int32),
-        ("value", np.float32),  # mean return, its own evaluation included
+        ("value", np.float32),  # mean return, including the node's own evaluation
         ("network_value", np.float32),
     ]
 )
@@ -61,27 +61,27 @@ PROOFS = np.dtype([("lower", np.float32), ("upper", np.float32)])
 ROOTS = np.dtype(
     [
         ("nodes", np.int32),
-        ("edges", np.int32),  # of the pool that are taken
-        ("simulations", np.int32),  # of this run
-        ("waiting", np.int32),  # a leaf for the model
-        ("leaf", np.int32),  # the node that it hangs on, and the edge
-        ("leaf_edge", np.int32),
-        ("row", np.int32),  # of the model's batch
+        ("edges", np.int32),  # number of edges in use in the pool
+        ("simulations", np.int32),  # number of simulations of this run
+        ("waiting", np.int32),  # 1 while a leaf waits for the model
+        ("leaf", np.int32),  # parent node of the waiting leaf
+        ("leaf_edge", np.int32),  # edge from the parent to the waiting leaf
+        ("row", np.int32),  # row of the leaf in the model's batch
         ("stopped", np.int32),
         ("error", np.int32),
-        ("considered", np.int32),  # actions, by Gumbel
-        ("depths", np.int64),  # sum over the simulations
+        ("considered", np.int32),  # number of actions that Gumbel considers
+        ("depths", np.int64),  # sum of the depths of all simulations
         ("deepest", np.int32),
-        ("low", np.float32),  # smallest and largest Q of the tree
-        ("high", np.float32),
-        ("window_low", np.float32),  # of the root's value
-        ("window_high", np.float32),
-        ("lower", np.float32),  # bounds of the root's exact value
-        ("upper", np.float32),
+        ("low", np.float32),  # smallest Q of the tree
+        ("high", np.float32),  # largest Q of the tree
+        ("window_low", np.float32),  # smallest value of the root in the current WINDOW
+        ("window_high", np.float32),  # largest value of the root in the current WINDOW
+        ("lower", np.float32),  # lower bound of the root's exact value
+        ("upper", np.float32),  # upper bound of the root's exact value
     ]
 )
 CANDIDATES = np.dtype([("gumbel", np.float32), ("before", np.int32)])
-"""A root's edge under Gumbel: its noise, and its visits before this run."""
+"""Record of a root's edge under Gumbel: noise, and visits before this run."""
 SETTINGS = np.dtype(
     [
         ("rule", np.int32),
@@ -96,31 +96,34 @@ SETTINGS = np.dtype(
         ("discount", np.float64),
         ("sign", np.float64),  # -1 where players alternate
         ("max_depth", np.int32),
-        ("low", np.float64),  # known bounds of values
-        ("high", np.float64),
+        ("low", np.float64),  # known lower bound of values
+        ("high", np.float64),  # known upper bound of values
         ("bounded", np.int32),
         ("prove", np.int32),
         ("simulations", np.int64),
-        ("remaining", np.int64),  # simulations that the clock still allows
+        ("remaining", np.int64),  # number of simulations that the time limit still allows
         ("decided", np.int32),
         ("converged", np.float64),
         ("stop_proven", np.int32),
-        ("compact", np.int32),  # the model is asked for waiting roots alone
+        ("compact", np.int32),  # 1 if the model's batch holds only waiting roots
     ]
 )
 
 ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
 inlined = njit(cache=True, error_model="numpy", forceinline=True)
-"""What runs on every level of a descent: a call would count its arrays' references, each by an atomic operation."""
+"""Decorator of functions that run on every level of a descent.
+
+A call that is not inlined counts the references to its arrays by atomic operations.
+"""
 
 
-# Rules: each picks an edge of one node of one tree.
+# Selection rules: each selects an edge of one node of one tree.
 
 
 @inlined
 def best_lower(b, node, proofs):
-    """Return the value that the mover at a node can be sure of."""
+    """Return the lower bound of a node's exact value for its mover: the largest of its edges'."""
     best = -np.inf
     for e in range(node.start, node.start + node.count):
         best = max(best, proofs[b, e].lower)
@@ -129,7 +132,7 @@ def best_lower(b, node, proofs):
 
 @inlined
 def dominated(proof, lower):
-    """Tell whether an edge can be no better than another, whose lower bound is given."""
+    """Return whether an edge is proven to be no better than another edge with the given lower bound."""
     return proof.upper < lower or (proof.upper == lower and proof.lower < lower)
 
 
@@ -151,7 +154,7 @@ def scaling(b, node, settings, root, edges):
 
 @inlined
 def uct(b, node, settings, root, edges, proofs):
-    """Q + c sqrt(ln N / n), unvisited first (Kocsis and Szepesvari 2006)."""
+    """Select the edge with the largest Q + c sqrt(ln N / n), unvisited edges first (Kocsis and Szepesvari 2006)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
     low, scale = scaling(b, node, settings, root, edges)
     log_visits = math.log(node.visits)
@@ -170,7 +173,7 @@ def uct(b, node, settings, root, edges, proofs):
 
 @inlined
 def sibling_mean(b, node, estimate, edges):
-    """Return EfficientZero's worth of an unvisited edge: the mean of visited siblings and the parent's estimate."""
+    """Return EfficientZero's Q of an unvisited edge: the mean of the visited siblings' Q and the parent's estimate."""
     total, visited = 0.0, 0
     for e in range(node.start, node.start + node.count):
         if edges[b, e].visits > 0:
@@ -183,14 +186,14 @@ def sibling_mean(b, node, estimate, edges):
 
 @inlined
 def confidence(visits, settings):
-    """Return what multiplies P / (1 + n) at a node with so many visits N."""
+    """Return the factor of P / (1 + n) at a node with N visits."""
     n = np.float64(visits)
     return math.sqrt(n) * (settings.c1 + math.log((n + settings.c2 + 1) / settings.c2))
 
 
 @inlined
 def unvisited_q(node, low, scale, estimate, settings):
-    """Return the normalised Q of an edge that was never visited."""
+    """Return the normalised Q of an unvisited edge."""
     q = 0.0
     if settings.first_visit == PARENT:
         q = (node.value - low) * scale
@@ -201,13 +204,13 @@ def unvisited_q(node, low, scale, estimate, settings):
 
 @inlined
 def puct(b, node, low, scale, unvisited, factor, edges):
-    """Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
+    """Select the edge with the largest Q + P sqrt(N) / (1 + n) (c1 + log((N + c2 + 1) / c2)) (MuZero, appendix B).
 
-    N counts the node's own visit, so that a fresh node takes its highest prior. What depends on N alone is the factor;
-    edges keep P / (1 + n).
+    N includes the node's own evaluation, so that a new node selects its highest prior. The factor holds the terms that
+    depend only on N; the score of an edge is P / (1 + n).
     """
     choice, best = -1, -np.inf
-    # Selects, not branches: which edge is better cannot be predicted, and a wrong guess costs more than the rest.
+    # Selects instead of branches: the CPU cannot predict which edge is better, and a wrong guess costs more.
     for e in range(node.start, node.start + node.count):
         edge = edges[b, e]
         q = (edge.value - low) * scale
@@ -220,7 +223,7 @@ def puct(b, node, low, scale, unvisited, factor, edges):
 
 @inlined
 def puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs):
-    """Choose as `puct` does among the edges that may still be best."""
+    """Select an edge by PUCT among the edges that are not proven worse than another."""
     choice, best = -1, -np.inf
     lower = best_lower(b, node, proofs)
     for e in range(node.start, node.start + node.count):
@@ -234,7 +237,7 @@ def puct_unproven(b, node, low, scale, unvisited, factor, edges, proofs):
 
 @inlined
 def improve(b, node, settings, root, edges):
-    """Write logits + sigma(completed Q) to the edges' scores and return their largest (Gumbel MuZero, section 4)."""
+    """Write logits + sigma(completed Q) to the edges' scores; return the largest score (Gumbel MuZero, section 4)."""
     stop = node.start + node.count
     total, most, mass, weighted = 0, 0, 0.0, 0.0
     for e in range(node.start, stop):
@@ -265,7 +268,7 @@ def improve(b, node, settings, root, edges):
 
 @inlined
 def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
-    """Sequential halving: the best g + logits + sigma(Q) among the actions with the wanted number of visits."""
+    """Select by sequential halving: the best g + logits + sigma(Q) among edges with the wanted number of visits."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
     improve(b, node, settings, root, edges)
     choice, best, other, other_best = -1, -np.inf, -1, -np.inf
@@ -279,13 +282,13 @@ def gumbel_root(b, node, settings, root, edges, proofs, candidates, wanted):
                 choice, best = e, score
         elif score > other_best:
             other, other_best = e, score
-    # Where proofs have taken all that is wanted, the best of the rest.
+    # Proofs can rule out all edges with the wanted number of visits: then the best of the others.
     return choice if choice >= 0 else other
 
 
 @inlined
 def gumbel_interior(b, node, settings, root, edges, proofs):
-    """The action whose share of visits lags most behind the improved policy: argmax pi' - n / (1 + sum n)."""
+    """Select the edge with the largest improved policy minus share of visits: argmax pi' - n / (1 + sum n)."""
     lower = best_lower(b, node, proofs) if settings.prove else 0.0
     largest = improve(b, node, settings, root, edges)
     total = 0.0
@@ -302,12 +305,12 @@ def gumbel_interior(b, node, settings, root, edges, proofs):
     return choice
 
 
-# One simulation: descend, ask the model, expand, back up.
+# One simulation: descend, call the model, expand, back up.
 
 
 @inlined
 def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
-    """Return (node, edge): where a simulation leaves the part of the tree that is open."""
+    """Return (node, edge): the edge at which a simulation ends, because its child is new, terminal, proven or too deep."""
     root = roots[b]
     index, depth, estimate = 0, 0, 0.0
     while True:
@@ -356,7 +359,7 @@ def bounds_of(b, node, proofs):
 
 @inlined
 def bound_edge(b, e, lower, upper, settings, edges, proofs):
-    """Bound an edge by the bounds of its child, and tell whether that is news."""
+    """Tighten the bounds of an edge by the bounds of its child, and return whether they changed."""
     edge, proof = edges[b, e], proofs[b, e]
     one, other = edge.reward + edge.discount * lower, edge.reward + edge.discount * upper
     low, high = np.float32(min(one, other)), np.float32(max(one, other))
@@ -372,9 +375,9 @@ def bound_edge(b, e, lower, upper, settings, edges, proofs):
 
 @inlined
 def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
-    """Carry a value of the edge's child to the root; where there is news of bounds, those too.
+    """Back up the value of the edge's child to the root, and changed bounds too if `news` is True.
 
-    The bounds of a node are the largest of its edges' (Cazenave and Saffidine 2010); a proven value replaces means.
+    The bounds of a node are the largest of its edges' (Cazenave and Saffidine 2010). A proven value replaces the mean.
     """
     root = roots[b]
     while index >= 0:
@@ -406,7 +409,7 @@ def backup(b, index, e, value, news, settings, roots, nodes, edges, proofs):
 
 @inlined
 def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edges, proofs):
-    """Give a node an edge per legal action and return what was wrong with its logits."""
+    """Add an edge per legal action to a node, and return an error code."""
     root, node = roots[b], nodes[b, index]
     start = root.edges
     count, largest = 0, -np.inf
@@ -434,7 +437,7 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
     if settings.rule == GUMBEL:
         logarithm = math.log(total)
         for e in range(start, start + count):
-            # In this order: beside logits of a million, float32 has no room for the logarithm.
+            # Subtract in this order: next to logits of a million, float32 would lose the logarithm.
             edges[b, e].prior = np.float64(edges[b, e].prior) - largest - logarithm
     else:
         inverse = np.float32(1) / total
@@ -447,7 +450,7 @@ def add_edges(b, index, row, logits, actions, legal, settings, roots, nodes, edg
 
 @inlined
 def expand(b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs):
-    """Hang what the model said of a leaf into its tree, and back it up."""
+    """Add the waiting leaf to its tree with the model's outputs, back its value up, and return an error code."""
     root = roots[b]
     row, parent, e = root.row, root.leaf, root.leaf_edge
     if not math.isfinite(reward[row]):
@@ -479,7 +482,7 @@ def expand(b, slot, logits, actions, value, reward, continuation, settings, root
 
 @inlined
 def has_stopped(b, settings, roots, nodes, edges):
-    """Tell whether any stopping rule holds for a root."""
+    """Return whether a stopping condition holds for a root."""
     root, node = roots[b], nodes[b, 0]
     if root.simulations >= settings.simulations:
         return True
@@ -510,7 +513,7 @@ def has_stopped(b, settings, roots, nodes, edges):
 def advance_root(
     b, slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates
 ):
-    """Finish a root's simulation with what the model said, and go on until it needs the model again, or stops."""
+    """Finish a root's simulation with the model's outputs, and simulate until the root needs the model or stops."""
     root = roots[b]
     if root.waiting:
         root.waiting = 0
@@ -536,8 +539,10 @@ def advance_root(
 
 @inlined
 def gather(settings, roots, edges, leaves):
-    """Write the leaves (states' flat indices, actions) that wait for the model; return (their number, root that erred,
-    roots that go on).
+    """Write the flat state indices and the actions of the leaves that wait for the model.
+
+    Returns:
+        The number of waiting leaves, the first root with an error or -1, and the number of roots that have not stopped.
     """
     waiting, erred, going = 0, -1, 0
     for b in range(len(roots)):
@@ -551,7 +556,7 @@ def gather(settings, roots, edges, leaves):
             leaves[1, root.row] = edges[b, root.leaf_edge].action
             waiting += 1
         elif not settings.compact:
-            # An idle row goes along: the shapes stay as they are.
+            # The batch includes an idle row, so that its shape is constant.
             leaves[0, b], leaves[1, b] = b, edges[b, 0].action
     return waiting, erred, going
 
@@ -560,13 +565,13 @@ def gather(settings, roots, edges, leaves):
 def simulate(
     slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates, leaves
 ):
-    """Finish every root's simulation and begin the next: return `gather`'s numbers.
+    """Finish every root's simulation, begin the next ones, and return the numbers of `gather`.
 
     Args:
-        slot: index of the nodes that the model's states become.
-        logits: (rows, K) float32, and value, reward, continuation (rows,) float32: of the leaves asked for last.
-        actions: (rows, K) int64 padded with -1, or (0, 0): all.
-        leaves: (2, B) int64, written: indices into the flat states, and actions.
+        slot: node index at which the states of the last leaves are stored.
+        logits: (rows, K) float32, log prior of the last leaves; value, reward and continuation are (rows,) float32.
+        actions: (rows, K) int64, legal actions padded with -1; (0, 0) stands for all actions.
+        leaves: (2, B) int64, output: indices into the flat states, and actions.
     """
     for b in range(len(roots)):
         advance_root(
@@ -580,10 +585,10 @@ def simulate(
 def simulate_parallel(
     slot, logits, actions, value, reward, continuation, settings, roots, nodes, edges, proofs, table, candidates, leaves
 ):
-    """Do as `simulate` does, the roots on several threads.
+    """Run `simulate` with the roots on several threads.
 
-    The interpreter's lock is held all the while, so no two threads ever start numba's pool at once: its simplest
-    layer, workqueue, would not survive that.
+    The call holds the interpreter's lock, so that two Python threads never start numba's thread pool at the same time.
+    Numba's simplest threading layer, workqueue, would crash then.
     """
     for b in prange(len(roots)):
         advance_root(
@@ -593,16 +598,16 @@ def simulate_parallel(
     return gather(settings[0], roots, edges, leaves)
 
 
-# Before and after.
+# Functions that run before and after the simulations.
 
 
 @compiled
 def init_roots(logits, actions, value, legal, settings, roots, nodes, edges, proofs):
-    """Make the roots of trees that have none (no nodes yet), and open all of them for a new run.
+    """Create the root nodes of trees without nodes, and reset all roots for a new run.
 
     Args:
-        logits: (B, K) float32, actions (B, K) int64 or (0, 0), value (B,) float32, as for `simulate`.
-        legal: (B, A) bool, or (0, 0): all that `actions` says.
+        logits: (B, K) float32, log prior of the roots; actions are (B, K) int64 or (0, 0), value is (B,) float32.
+        legal: (B, A) bool, legal actions; (0, 0) allows all actions that `actions` lists.
 
     Returns:
         The first root with an error, or -1.
@@ -637,7 +642,7 @@ def init_roots(logits, actions, value, legal, settings, roots, nodes, edges, pro
 
 @compiled
 def drop(legal, settings, roots, nodes, edges, proofs):
-    """Take the illegal edges (legal: (B, A) bool) and their subtrees' visits from roots that were searched before."""
+    """Remove illegal edges (legal: (B, A) bool) and the visits of their subtrees from roots that have nodes."""
     for b in range(len(roots)):
         node = nodes[b, 0]
         if roots[b].nodes == 0 or legal.shape[0] == 0:
@@ -674,7 +679,7 @@ def keep(actions, settings, roots, nodes, edges, proofs, new_roots, new_nodes, n
     """Copy the subtrees under the roots' actions (B,) to the front of new trees, breadth first.
 
     Args:
-        origin: (nodes, B) int64, written: which node of the old tree a new one was.
+        origin: (nodes, B) int64, output: index in the old tree of every node of the new tree.
 
     Returns:
         The largest number of nodes kept in a tree.
@@ -729,10 +734,10 @@ def keep(actions, settings, roots, nodes, edges, proofs, new_roots, new_nodes, n
 
 @compiled
 def summarise(settings, roots, nodes, edges, proofs, candidates, visits, q, prior, policy, value, action):
-    """Read off what the search of every root found, (B, A), its value (B,) and the action to play (B,).
+    """Write the results per action (B, A), the value (B,) and the action to play (B,) of every root.
 
-    The action is the most visited of those that are not proven worse than another, the one of highest Q among equals;
-    under Gumbel the highest g + logits + sigma(Q) of the most visited.
+    The action is the most visited of those not proven worse than another; the highest Q breaks ties. Under Gumbel it is
+    the action with the highest g + logits + sigma(Q) among the most visited.
     """
     options = settings[0]
     gumbel = options.rule == GUMBEL
@@ -787,10 +792,10 @@ _TYPES = {simulate: _SIMULATE, simulate_parallel: _SIMULATE, init_roots: (*_OUTP
 
 @cache
 def entry(loop: Any) -> Callable[..., Any]:
-    """Return the machine code of `plant`, `simulate` or `simulate_parallel`, which trusts that types are those above.
+    """Return the machine code of `init_roots`, `simulate` or `simulate_parallel`, which does not check argument types.
 
-    Outputs may have any strides: they are columns of a matrix as often as not. A call by way of numba's dispatcher
-    looks at the type of every argument, which at one root takes as long as the simulation.
+    The model's outputs may have any strides, because they are often columns of a matrix. Numba's dispatcher would check
+    the type of every argument, which takes as long as the simulation at one root.
     """
     code: Callable[..., Any] = loop.compile(_TYPES[loop])
     return code

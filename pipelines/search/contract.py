@@ -1,4 +1,4 @@
-"""The seam between the search and what it plans in."""
+"""The interface between the search and the dynamics that it plans in."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 from modules.world_model import Step
 
 States = Tensor | np.ndarray
-"""(B, *state_shape) on the model's device, or a NumPy array (B,) of objects: clones of an emulator, game states."""
+"""Tensor (B, *state_shape) on the model's device, or NumPy array (B,) of objects: emulator clones, game states."""
 
 
 class Evaluation(NamedTuple):
-    """What is thought of states before they are searched."""
+    """Prior logits and value of a batch of states, before they are searched."""
 
     logits: Any
-    """(B, K): unnormalised log prior over the actions; a tensor or an array."""
+    """(B, K) tensor or array: unnormalised log prior over the actions."""
     value: Any
-    """(B,): expected return for the player to move there."""
+    """(B,): expected return for the player to move."""
     actions: Any | None = None
-    """(B, K) int: the legal actions, padded with -1; None where column k is action k."""
+    """(B, K) int: legal actions, padded with -1; None if column k is action k."""
 
 
 class Dynamics(Protocol):
-    """What an action does: a world model as it is, an emulator, or the rules of a game."""
+    """The transition function of a world model, an emulator or the rules of a game."""
 
     def step(self, states: Any, actions: Any) -> Step:
-        """Map states (B, ...) and actions (B,) int64 to what comes after; continuation 0 ends it there.
+        """Map states (B, ...) and actions (B,) int64 to next states, rewards and continuations.
 
-        Actions come as a tensor beside tensors, as an array beside arrays. Whatever is drawn by chance is drawn once
-        for every edge of the tree.
+        A continuation of 0 ends the episode. Actions are a tensor if the states are a tensor, else an array. A
+        stochastic outcome is sampled once per edge of the tree.
         """
         ...
 
 
 Evaluate = Callable[[Any], Evaluation]
 Expand = Callable[[Any, Any], tuple[Step, Evaluation]]
-"""`step` and `evaluate` in one call, to be traced or compiled as a whole."""
+"""One call for `step` and `evaluate`, which can be traced or compiled as a whole."""

@@ -1,4 +1,4 @@
-"""True rules to plan in: the emulator of an Atari game, and board games."""
+"""Exact dynamics for planning: the emulator of an Atari game, and board games."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from modules.world_model import Step
 
 
 class EmulatorDynamics:
-    """What actions do in the emulator itself; states are arrays (B,) of `Clone` objects.
+    """Dynamics of the Atari emulator; states are arrays (B,) of `Clone` objects.
 
-    Under sticky actions an outcome is drawn once, when an edge is first tried, and the plan is made for that draw.
+    Under sticky actions the search samples an outcome once, when it first tries an edge, and plans for that sample.
 
     Args:
-        environment: whose games are planned for; it is not disturbed.
-        life_loss_ends: a lost life is planned for as if it ended the game.
-        life_loss_reward: what a lost life is planned for to earn: the score does not know of it.
-        exact: refuse a protocol with chance in it.
-        look: keep the screens of states that are reached, for evaluations that see.
-        persistence: mu of random play that holds its actions, as RandomActor's; null draws anew at every step.
+        environment: environment whose games are planned for; planning does not change its state.
+        life_loss_ends: plan as if a lost life ended the game.
+        life_loss_reward: reward that the planner adds for a lost life; the game's score stays without it.
+        exact: refuse a protocol with random outcomes.
+        look: keep the screens of the states that the search reaches, for evaluators that take pictures.
+        persistence: exponent mu of the durations for which random play holds an action, as for RandomActor; null draws
+            an action at every step.
         generator: generator of sticky actions.
 
     Raises:
-        UserError: `exact` of a sticky protocol.
+        UserError: `exact` is set for a protocol with sticky actions.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class EmulatorDynamics:
         self._emulator = environment.emulator()
 
     def step(self, states: np.ndarray, actions: Any) -> Step:
-        """Execute actions (B,) for `frame_skip` frames each; continuation 0 where that ends the game."""
+        """Execute actions (B,) for `frame_skip` frames each; the continuation is 0 where the game ends."""
         after = np.empty(len(states), object)
         reward, continuation = torch.zeros(len(states)), torch.ones(len(states))
         emulator = self._emulator
@@ -76,12 +77,12 @@ class EmulatorDynamics:
     def play_out(
         self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """Return what random play earns (B,) float32, discounted, without a clone or a picture on the way.
+        """Return the discounted returns (B,) float32 of random play, which makes no clones or pictures on the way.
 
         Args:
-            states: (B,) clones, of which those that are over earn nothing.
-            depth: steps after which play is cut; null plays to the end.
-            discount: from step to step.
+            states: array (B,) of clones; the return of a finished game is 0.
+            depth: number of steps after which play is cut; null plays to the end.
+            discount: discount per step.
             generator: generator of the actions.
         """
         returns = np.zeros(len(states), np.float32)
@@ -100,7 +101,7 @@ class EmulatorDynamics:
         return returns
 
     def _act(self, action: int, look: bool) -> tuple[float, bool]:
-        """Return what an action earns, and whether it ends what is planned for."""
+        """Return the reward of an action, and whether it ends the planned episode."""
         emulator = self._emulator
         lives = emulator.ale.lives()
         reward = emulator.act(action, self.generator, look)
@@ -126,6 +127,6 @@ class GameDynamics(BoardRules):
     deterministic = True
 
     def step(self, states: np.ndarray, actions: Any) -> Step:
-        """Make moves (B,); continuation 0 where that ends the game."""
+        """Make moves (B,); the continuation is 0 where the game ends."""
         after, reward, ended = self.apply(states, actions)
         return Step(after, torch.from_numpy(reward), torch.from_numpy(~ended).float())  # type: ignore[arg-type]

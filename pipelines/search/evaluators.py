@@ -1,4 +1,4 @@
-"""What is thought of states before they are searched: networks, random play, or a mix of both."""
+"""Leaf evaluation, prior logits and value for a batch of states: networks, random play, or a mix of both."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modules.policies.policy import Policy
 from pipelines.search.contract import Dynamics, Evaluate, Evaluation
 
 ENDLESS = 100_000
-"""Steps after which random play to the end is given up."""
+"""Number of steps after which random play to the end of an episode is an error."""
 
 
 class Features(Protocol):
-    """What a policy needs of a model."""
+    """The part of a world model that a policy needs."""
 
     def features(self, state: Tensor) -> Tensor:
         """Map states (B, *state_shape) to features (B, *feature_shape)."""
@@ -25,11 +25,11 @@ class Features(Protocol):
 
 
 class NetworkEvaluator:
-    """Prior and value by a policy on the features of a model's states.
+    """Evaluates states by a policy on the features of a model's states.
 
     Args:
         model: a world model, or MuZero's networks.
-        policy: prior and value.
+        policy: policy that gives prior logits and value.
     """
 
     def __init__(self, model: Features, policy: Policy) -> None:
@@ -37,20 +37,20 @@ class NetworkEvaluator:
         self.policy = policy
 
     def __call__(self, states: Tensor) -> Evaluation:
-        """Judge states (B, *state_shape)."""
+        """Evaluate states (B, *state_shape)."""
         logits, value = self.policy(self.model.features(states))
         return Evaluation(logits.float(), value.float())
 
 
 class Uniform:
-    """Knows nothing: every legal action alike, and the value 0.
+    """Evaluates without knowledge: equal logits for all legal actions, and the value 0.
 
     Args:
-        dynamics: whose actions they are; where it has `legal_actions(states) -> (B, K)`, those alone.
-        num_actions: A; null asks the dynamics for it.
+        dynamics: dynamics whose actions are evaluated; only the legal ones if it has `legal_actions(states) -> (B, K)`.
+        num_actions: number A of actions; null takes the number of the dynamics.
 
     Raises:
-        UserError: the dynamics do not say how many actions there are.
+        UserError: the dynamics do not state the number of actions, and num_actions is null.
     """
 
     def __init__(self, dynamics: Dynamics, num_actions: int | None = None) -> None:
@@ -61,7 +61,7 @@ class Uniform:
         self.dynamics = dynamics
 
     def __call__(self, states: Any) -> Evaluation:
-        """Judge states (B, ...)."""
+        """Evaluate states (B, ...)."""
         actions = self.legal_actions(states)
         value = np.zeros(len(states), np.float32)
         return Evaluation(np.zeros(actions.shape, np.float32), value, actions if self.listed else None)
@@ -76,22 +76,22 @@ class Uniform:
 
 
 class Rollouts(Uniform):
-    """Random play from the states: a prior that is uniform over the legal actions, and what that play earned.
+    """Evaluates by random play: a uniform prior over the legal actions, and the return of one random episode.
 
-    Dynamics with a `play_out` of their own, as the emulator's and those of board games, play by it; others, such as a
-    world model, by `step`. Where they have `legal_actions(states) -> (B, K)`, those alone are played.
+    Dynamics with a method `play_out`, such as the emulator's and those of board games, play by it. Other dynamics, such
+    as a world model, play by `step`. Dynamics with `legal_actions(states) -> (B, K)` play only legal actions.
 
     Args:
         dynamics: dynamics to play in.
-        depth: steps after which play is cut; null plays to the end.
+        depth: number of steps after which play is cut; null plays to the end.
         discount: discount of the search.
-        players: 1, or 2 who alternate.
-        num_actions: A; null asks the dynamics for it.
-        value: value of the states where play is cut; null is 0.
+        players: number of players, 1 or 2; two players alternate.
+        num_actions: number A of actions; null takes the number of the dynamics.
+        value: evaluator of the states where play is cut; null evaluates them as 0.
         generator: generator of the actions.
 
     Raises:
-        UserError: for a depth that cannot be, or dynamics that do not say how many actions there are.
+        UserError: the depth, the players or the discount are out of range, or the number of actions is unknown.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Rollouts(Uniform):
         self.generator = np.random.default_rng(0) if generator is None else generator
 
     def __call__(self, states: Any) -> Evaluation:
-        """Play from states (B, ...) once each."""
+        """Evaluate states (B, ...) by one random episode each."""
         if self.value is None and hasattr(self.dynamics, "play_out"):
             returns = self.dynamics.play_out(states, self.depth, self.discount, self.generator)
         else:
@@ -125,7 +125,7 @@ class Rollouts(Uniform):
         return super().__call__(states)._replace(value=returns)
 
     def play(self, states: Any) -> np.ndarray:
-        """Play from states (B, ...) by `step`, all at once, and return what that earned (B,) float32."""
+        """Play from all states (B, ...) at once by `step`, and return the returns (B,) float32."""
         returns, weights = np.zeros(len(states)), np.ones(len(states))
         rows = np.arange(len(states))
         for step in range(ENDLESS if self.depth is None else self.depth + 1):
@@ -149,12 +149,12 @@ class Rollouts(Uniform):
 
 
 class PriorAndValue:
-    """The prior of one evaluation and the value of another: AlphaGo's networks were two.
+    """Combines the prior of one evaluator with the value of another, as AlphaGo did with its two networks.
 
     Args:
-        prior: evaluation that gives logits and actions.
-        value: evaluation that gives the value.
-        temperature: number that the logits are divided by; AlphaGo's was 1.5, as 1 / 0.67.
+        prior: evaluator that gives logits and actions.
+        value: evaluator that gives the value.
+        temperature: divisor of the logits; AlphaGo used 1.5, which is 1 / 0.67.
     """
 
     def __init__(self, prior: Evaluate, value: Evaluate, temperature: float = 1.0) -> None:
@@ -165,18 +165,18 @@ class PriorAndValue:
         self.temperature = temperature
 
     def __call__(self, states: Any) -> Evaluation:
-        """Judge states (B, ...)."""
+        """Evaluate states (B, ...)."""
         prior = self.prior(states)
         return Evaluation(prior.logits / self.temperature, self.value(states).value, prior.actions)
 
 
 class Mixed:
-    """AlphaGo's leaves (Silver et al. 2016): (1 - weight) times a value, and weight times what a rollout earned.
+    """AlphaGo's leaf value (Silver et al. 2016): (1 - weight) * value + weight * return of a rollout.
 
     Args:
-        evaluate: prior and value.
-        rollouts: rollouts of which the value alone is taken.
-        weight: lambda, from 0 to 1.
+        evaluate: evaluator that gives prior logits and value.
+        rollouts: evaluator by random play, from which only the value is taken.
+        weight: weight lambda of the rollouts, from 0 to 1.
     """
 
     def __init__(self, evaluate: Evaluate, rollouts: Evaluate, weight: float = 0.5) -> None:
@@ -187,7 +187,7 @@ class Mixed:
         self.weight = weight
 
     def __call__(self, states: Any) -> Evaluation:
-        """Judge states (B, ...)."""
+        """Evaluate states (B, ...)."""
         judged = self.evaluate(states)
         value, played = (torch.as_tensor(part) for part in (judged.value, self.rollouts(states).value))
         mixed = (1 - self.weight) * value + self.weight * played.to(value.device, value.dtype)

@@ -1,4 +1,4 @@
-"""One CUDA graph for what the network does in a simulation: on a GPU, launching kernels takes longer than they do."""
+"""Runs the network of a simulation as one CUDA graph, because launching its kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from modules.world_model import Step
 from pipelines.search.contract import Dynamics, Evaluate, Evaluation
 
 WARM_UP = 3
-"""Calls before a capture, in which libraries choose their kernels and take their memory."""
+"""Number of calls before a capture, in which libraries choose their kernels and allocate their memory."""
 MOST = 8
-"""Graphs that are kept, each with memory of its own; other sizes run as they are."""
+"""Largest number of recorded graphs, each with its own memory; other sizes run without a graph."""
 
 
 class Graphed:
-    """Steps and evaluates in one call, which is recorded once for every number of rows, and replayed.
+    """Steps and evaluates in one call, which is recorded once per number of rows and then replayed.
 
-    Weights may change meanwhile where they are, as an optimizer and `load_state_dict` do it. What comes back is
-    overwritten by the next call. Off the GPU nothing is recorded.
+    Weights may change in place between calls, as an optimizer and `load_state_dict` change them. The next call
+    overwrites the tensors that a call returned. On a CPU nothing is recorded.
 
     Args:
-        dynamics: `capturable`: it always does the same, whatever the numbers are, and reads none of them back.
-        evaluate: evaluation that is recorded with it.
+        dynamics: `capturable` dynamics: its operations do not depend on the values, and it reads no value back.
+        evaluate: evaluator that is recorded with the dynamics.
     """
 
     def __init__(self, dynamics: Dynamics, evaluate: Evaluate) -> None:
@@ -33,7 +33,7 @@ class Graphed:
         self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Any]] = {}
 
     def __call__(self, states: Tensor, actions: Tensor) -> tuple[Step, Evaluation]:
-        """Map states (B, *state_shape) and actions (B,) to what comes after, and what is thought of it."""
+        """Map states (B, *state_shape) and actions (B,) to the step and the evaluation of the next states."""
         if states.device.type != "cuda":
             return self._call(states, actions)
         precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
@@ -59,7 +59,7 @@ class Graphed:
         stream = torch.cuda.Stream(states.device)
         stream.wait_stream(torch.cuda.current_stream(states.device))
         graph = torch.cuda.CUDAGraph()
-        # Cached casts of the weights would be those of today.
+        # A graph would replay cached casts of the weights after the weights have changed.
         with torch.autocast("cuda", precision, enabled=precision is not None, cache_enabled=False):
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):

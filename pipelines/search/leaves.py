@@ -1,4 +1,4 @@
-"""How the leaves of all trees are put to the model at once, and what comes back: states stay on their device."""
+"""Steps and evaluates the leaves of all trees in one batch; states stay on their device."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from pipelines.search.contract import Dynamics, Evaluate, Evaluation, Expand, St
 from pipelines.search.tree import Tree
 
 ALL_ACTIONS = np.empty((0, 0), np.int64)
-"""Stands for actions that are not listed."""
+"""Array (0, 0) that stands for all actions, where the evaluation lists none."""
 
 
 class Outputs(NamedTuple):
-    """What the model said of some rows, as the compiled loops take it."""
+    """Outputs of the model for a batch of rows, as arrays for the compiled loops."""
 
     logits: np.ndarray
-    """(rows, K) float32"""
+    """(rows, K) float32: unnormalised log prior."""
     actions: np.ndarray
-    """(rows, K) int64 padded with -1, or (0, 0): all."""
+    """(rows, K) int64: legal actions padded with -1; (0, 0) stands for all actions."""
     value: np.ndarray
-    """(rows,) float32, as are reward and continuation."""
+    """(rows,) float32: expected return for the player to move."""
     reward: np.ndarray
+    """(rows,) float32: reward of the action that led to the leaf."""
     continuation: np.ndarray
+    """(rows,) float32: probability that the episode goes on at the leaf."""
 
 
 class Leaves:
     """The leaves that wait for the model, one per root.
 
-    Tensors go to it with idle rows and all, so that shapes stay as they are; of objects, only those that wait.
+    The batch of a tensor includes idle rows, so that its shape is constant. The batch of an object array holds only
+    the waiting rows.
 
     Args:
-        roots: (B, *state_shape) tensor, or (B,) object array.
-        dynamics: steps; None where `expand` does.
-        evaluate: judges.
-        expand: both in one call.
+        roots: tensor (B, *state_shape), or object array (B,).
+        dynamics: dynamics that step the states; None if `expand` steps them.
+        evaluate: evaluator of the states.
+        expand: one call for the step and the evaluation; None calls `dynamics` and `evaluate`.
     """
 
     def __init__(self, roots: States, dynamics: Dynamics | None, evaluate: Evaluate, expand: Expand | None) -> None:
@@ -50,7 +53,7 @@ class Leaves:
         self.on_host = self.device.type == "cpu"
         self._pairs = torch.zeros((2, len(roots)), dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self.indices: np.ndarray = self._pairs.numpy()
-        """(2, B): indices into the trees' states as one dimension, and actions. The compiled loops write it."""
+        """(2, B) int64: flat indices into the trees' states, and actions. The compiled loops write it."""
         self._states, self._actions = self._pairs.unbind()
         self._pool: States | None = None
         self._flat: Any = None
@@ -60,7 +63,7 @@ class Leaves:
         return self._outputs(None, self.evaluate(self.roots))
 
     def ask(self, tree: Tree, waiting: int) -> Outputs:
-        """Step and evaluate the leaves, and write their states where the trees' next nodes are."""
+        """Step and evaluate the waiting leaves, and write their states to the slot of the trees' next nodes."""
         if tree.states is not self._pool:
             self._pool, self._flat = tree.states, tree.states.reshape(-1, *tree.states.shape[2:])
         if isinstance(tree.states, Tensor):
@@ -84,7 +87,7 @@ class Leaves:
         logits, value = evaluation.logits, evaluation.value
         reward, continuation = (value, value) if step is None else (step.reward, step.continuation)
         if not self.on_host and isinstance(logits, Tensor):
-            # Every copy from the device waits for it: there is one.
+            # Every copy from the device synchronises with it, so all outputs go in one copy.
             parts = [torch.as_tensor(part, device=self.device) for part in (logits, value, reward, continuation)]
             flat = torch.cat([part.reshape(-1).float() for part in parts]).cpu().numpy()
             rows, size = len(logits), logits.numel()

@@ -1,4 +1,4 @@
-"""Pictures of a search: the part of its tree that was visited most, and the line that it thinks will be played."""
+"""Pictures of a search: the most visited part of its tree, and its principal line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ VALUES = colormaps["viridis"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A node as it is drawn, or the end of the game, which is none."""
+    """A node to draw, or an end of the game, which has no node."""
 
     parent: int
-    """Its place in the list; -1 at the root."""
+    """Index of the parent's mark in the list; -1 at the root."""
     node: int
-    """Of the tree; -1 where the game is over."""
+    """Index of the node in the tree; -1 at an end of the game."""
     action: int
     visits: int
     value: float
@@ -45,11 +45,11 @@ class Mark:
     proven: bool
     principal: bool
     hidden: int
-    """Nodes beneath it that are not drawn."""
+    """Number of nodes beneath this node that are not drawn."""
 
 
 def frames_of(model: WorldModel) -> Frames | None:
-    """Return how a model shows its states, or None where it decodes no pictures."""
+    """Return a function that decodes a model's states to pictures, or None if the model decodes no pictures."""
     if "decode" not in model.capabilities or model.spec is None or len(model.spec.observation_shape) != 3:
         return None
 
@@ -64,13 +64,13 @@ def frames_of(model: WorldModel) -> Frames | None:
 
 
 def chosen(tree: Tree, b: int, rows: int = 14, depth: int = 6) -> list[Mark]:
-    """Return what is worth drawing of tree b, parents before children: the principal line, then what has most visits.
+    """Return the marks of tree b to draw, parents before children: the principal line, then the most visited nodes.
 
     Args:
         tree: tree of a search.
-        b: which of its roots.
-        rows: leaves, at most; half of them may be the root's own.
-        depth: moves from the root, at most.
+        b: index of the root.
+        rows: largest number of leaves; at most half of these hang on the root itself.
+        depth: largest number of moves from the root.
     """
     marks = _marks(tree, b)
     children: dict[int, int] = {}
@@ -102,7 +102,7 @@ def chosen(tree: Tree, b: int, rows: int = 14, depth: int = 6) -> list[Mark]:
 
 
 def _marks(tree: Tree, b: int) -> list[Mark]:
-    """Return every node, and every end that was found, parents before children."""
+    """Return a mark for every node and for every visited end of the game, parents before children."""
     nodes = tree.nodes(b)
     places = {node.index: i for i, node in enumerate(nodes)} | {-1: -1}
     line = tree.principal(b)
@@ -132,16 +132,16 @@ def draw_tree(
 ) -> None:
     """Draw the most visited part of tree b, from its root at the left.
 
-    Edges name the action, its visits and the reward it earned; they are as thick as they were visited. Nodes are
-    coloured by their value, and show their frame where there is one.
+    The label of an edge names the action, its visits and its reward; the thickness grows with the visits. The colour of
+    a node shows its value. A node shows its frame if `frames` is given.
 
     Args:
         tree: tree of a search.
         path: path of the PNG.
-        meanings: a name per action.
-        frames: shows states.
-        b: which of the roots.
-        title: says what was searched.
+        meanings: name of every action.
+        frames: function that decodes states to pictures; None draws circles.
+        b: index of the root.
+        title: title of the picture.
     """
     marks = chosen(tree, b, rows=14 if frames is None else 10)
     rows = _rows(marks)
@@ -184,7 +184,7 @@ def draw_tree(
 
 
 def _rows(marks: list[Mark]) -> list[float]:
-    """Return the row of every mark: its best child lies straight behind it, and no two leaves share one."""
+    """Return the row of every mark: the best child shares the row of its parent, and every leaf has its own row."""
     children: list[list[int]] = [[] for _ in marks]
     for i, mark in enumerate(marks):
         if mark.parent >= 0:
@@ -206,7 +206,7 @@ def _rows(marks: list[Mark]) -> list[float]:
 
 
 def _pictures(tree: Tree, b: int, nodes: list[int], frames: Frames | None) -> dict[int, np.ndarray] | None:
-    """Return the frames of nodes by their place in the list; those of ends are not known."""
+    """Return the frames of nodes by their index in the list; ends of the game have no frame."""
     if frames is None:
         return None
     shown = [i for i, node in enumerate(nodes) if node >= 0]
@@ -223,7 +223,7 @@ def _edge(
     share: float,
     meanings: Sequence[str],
 ) -> None:
-    """Draw an edge, which runs level where its label stands."""
+    """Draw an edge that is horizontal under its label."""
     color = PRINCIPAL if mark.principal else OTHER
     left, right = start[0] + size / 2, end[0] - size / 2
     bend = right - 0.62 * (column - size)
@@ -250,7 +250,7 @@ def _edge(
 def _node(
     axes: Axes, place: tuple[float, float], size: float, mark: Mark, scale: Normalize, picture: np.ndarray | None
 ) -> None:
-    """Draw a node with its value, and how many beneath it are missing."""
+    """Draw a node with its value and the number of nodes beneath it that are not drawn."""
     x, y = place
     half = size / 2
     if mark.node < 0:
@@ -282,11 +282,11 @@ def draw_line(
     Args:
         tree: tree of a search.
         path: path of the PNG.
-        meanings: a name per action.
-        frames: shows states.
-        b: which of the roots.
-        title: says what was searched.
-        most: nodes, at most.
+        meanings: name of every action.
+        frames: function that decodes states to pictures; None draws bars.
+        b: index of the root.
+        title: title of the picture.
+        most: largest number of nodes.
     """
     line = [mark for mark in _marks(tree, b) if mark.principal][:most]
     scale = _scale([mark.value for mark in line if mark.node >= 0])
@@ -297,7 +297,7 @@ def draw_line(
 
 
 def _strip(line: list[Mark], pictures: dict[int, np.ndarray], scale: Normalize, meanings: Sequence[str]) -> Figure:
-    """Return the frames side by side, in rows of eight."""
+    """Return a figure of the frames side by side, at most eight per row."""
     columns = -(-len(line) // -(-len(line) // 8))
     width = max(6.0, 1.55 * columns + 0.15)
     height = 2.3 * -(-len(line) // columns) + 0.45
@@ -325,7 +325,7 @@ def _strip(line: list[Mark], pictures: dict[int, np.ndarray], scale: Normalize, 
 
 
 def _bars(line: list[Mark], scale: Normalize, meanings: Sequence[str]) -> Figure:
-    """Return rewards and values along the line."""
+    """Return a figure of the rewards and values along the line."""
     figure = Figure(figsize=(max(6.0, 1.2 + 0.75 * len(line)), 4.0), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.9))  # type: ignore[union-attr,call-arg]
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.4])
@@ -365,7 +365,7 @@ def _value(mark: Mark, scale: Normalize) -> str:
 
 
 def _earns(reward: float) -> bool:
-    # Expected rewards are hardly ever 0.
+    # A model's expected rewards are almost never exactly 0.
     return abs(reward) >= 0.05
 
 
@@ -376,7 +376,7 @@ def _colour(reward: float) -> str:
 
 
 def _number(value: float, scale: Normalize | None = None, sign: str = "") -> str:
-    """Write a number so that the values of a scale can be told apart."""
+    """Format a number with enough digits to tell the values of a scale apart."""
     digits = 2
     if scale is not None and scale.vmin is not None and scale.vmax is not None:
         digits = min(4, max(0, 2 - math.floor(math.log10(scale.vmax - scale.vmin))))

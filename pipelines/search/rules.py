@@ -1,4 +1,4 @@
-"""How a search chooses among actions, what disturbs it, and when it stops."""
+"""The settings of a search: selection rules, root noise and stopping conditions."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ FIRST_VISITS = {"zero": compiled.ZERO, "parent": compiled.PARENT, "mean": compil
 NORMALISATIONS = {"tree": compiled.TREE, "node": compiled.NODE, "none": compiled.RAW}
 
 TABLED = 4096
-"""Visits, beyond which PUCT's logarithm is computed anew."""
+"""Number of visits up to which PUCT looks its logarithm up in a table."""
 
 
 class Rule(ABC):
-    """How a simulation chooses."""
+    """The rule by which a simulation selects an action."""
 
     @abstractmethod
     def settings(self) -> dict[str, float]:
-        """Return what the compiled loops are told."""
+        """Return the fields of `compiled.SETTINGS` that the rule sets."""
 
     def table(self, simulations: int | None) -> np.ndarray:
-        """Return what they look up, (rows, columns) float64."""
+        """Return the lookup table of the compiled loops, (rows, columns) float64."""
         return np.zeros((1, 1))
 
 
 @dataclass(frozen=True)
 class Uct(Rule):
-    """Upper confidence bounds on trees (Kocsis and Szepesvari 2006): no prior is needed.
+    """UCT, upper confidence bounds on trees (Kocsis and Szepesvari 2006), which needs no prior.
 
     Args:
-        exploration: c of Q + c sqrt(ln N / n).
-        normalise: scale Q to [0, 1] by the smallest and largest Q of the "tree", of the "node", or by "none".
+        exploration: weight c of the exploration term in Q + c sqrt(ln N / n).
+        normalise: scale Q to [0, 1] by the smallest and largest Q of the "tree" or the "node"; "none" does not scale.
     """
 
     exploration: float = 2**0.5
@@ -47,7 +47,7 @@ class Uct(Rule):
         _choose("normalise", self.normalise, NORMALISATIONS)
 
     def settings(self) -> dict[str, float]:
-        """Return what the compiled loops are told."""
+        """Return the fields of `compiled.SETTINGS` that the rule sets."""
         return {
             "rule": compiled.UCT,
             "exploration": self.exploration,
@@ -58,15 +58,15 @@ class Uct(Rule):
 
 @dataclass(frozen=True)
 class Puct(Rule):
-    """MuZero's rule: prior times confidence (Schrittwieser et al. 2020, appendix B).
+    """PUCT, MuZero's rule: prior times confidence (Schrittwieser et al. 2020, appendix B).
 
     Args:
         c1: weight of the prior.
-        c2: visits after which it grows.
-        first_visit: what an action that was never tried is worth: "zero", the worst, as MuZero's pseudocode has it; the
-            "parent"'s mean; or the "mean" of parent and siblings that were tried, as EfficientZero.
-        normalise: scale Q to [0, 1] by the smallest and largest Q of the "tree", of the "node", or by "none".
-        epsilon: least distance of the two, below which differences do not count in full.
+        c2: number of visits after which the weight of the prior grows.
+        first_visit: normalised Q of an unvisited action: "zero", which is the worst (MuZero's pseudocode), the mean of
+            the "parent", or the "mean" of the parent and the visited siblings (EfficientZero).
+        normalise: scale Q to [0, 1] by the smallest and largest Q of the "tree" or the "node"; "none" does not scale.
+        epsilon: smallest range of Q that is scaled to [0, 1] in full; smaller ranges are scaled by 1 / epsilon.
     """
 
     c1: float = 1.25
@@ -83,7 +83,7 @@ class Puct(Rule):
         _choose("normalise", self.normalise, NORMALISATIONS)
 
     def settings(self) -> dict[str, float]:
-        """Return what the compiled loops are told."""
+        """Return the fields of `compiled.SETTINGS` that the rule sets."""
         return {
             "rule": compiled.PUCT,
             "c1": self.c1,
@@ -94,22 +94,22 @@ class Puct(Rule):
         }
 
     def table(self, simulations: int | None) -> np.ndarray:
-        """Return what multiplies P / (1 + n), by the visits N of a node."""
+        """Return the factor of P / (1 + n), indexed by the visits N of a node."""
         visits = np.arange(min(simulations or TABLED, TABLED) + 2)
         return np.sqrt(visits)[None] * (self.c1 + np.log((visits + self.c2 + 1) / self.c2))
 
 
 @dataclass(frozen=True)
 class Gumbel(Rule):
-    """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root; improves a policy by two simulations.
+    """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root, which needs only two simulations.
 
     Args:
-        considered: actions that are drawn without replacement and tried at the root.
-        c_visit: c visit of sigma(q) = (c_visit + largest visit count) c_scale q.
-        c_scale: weight: how much Q weighs beside the logits: 0.1 in Atari, 1 in board games.
+        considered: number of actions that are drawn without replacement and tried at the root.
+        c_visit: constant added to the largest visit count in sigma(q) = (c_visit + largest visit count) c_scale q.
+        c_scale: weight of Q relative to the logits: 0.1 in Atari, 1 in board games.
         scale: scale of the noise; 0 plays the best action, for evaluation.
-        epsilon: least distance between the largest and the smallest Q of a node, below which differences do not count
-            in full. Where rewards are rare, anything less lets the noise of values rule.
+        epsilon: smallest distance between the largest and the smallest Q of a node; below it, differences of Q count
+            less than in full. Where rewards are rare, a smaller epsilon amplifies the noise of the values.
     """
 
     considered: int = 16
@@ -127,7 +127,7 @@ class Gumbel(Rule):
         check_range("Gumbel.epsilon", self.epsilon, 0, above=True)
 
     def settings(self) -> dict[str, float]:
-        """Return what the compiled loops are told."""
+        """Return the fields of `compiled.SETTINGS` that the rule sets."""
         return {
             "rule": compiled.GUMBEL,
             "c_visit": self.c_visit,
@@ -142,12 +142,12 @@ class Gumbel(Rule):
 
 
 def considered_visits(considered: int, simulations: int) -> np.ndarray:
-    """Return which visit count a root action must have to be tried, for m actions and every simulation.
+    """Return the visit count that a root action needs to be tried, per number m of actions and per simulation.
 
-    Sequential halving: ceil(log2 m) phases of equal length, each of which drops the worse half.
+    Sequential halving has ceil(log2 m) phases of equal length; each phase drops the worse half of the actions.
 
     Returns:
-        (considered + 1, simulations + 1) int32; row m holds for m considered actions.
+        (considered + 1, simulations + 1) int32; row m is for m considered actions.
     """
     table = np.zeros((considered + 1, simulations + 1), np.int32)
     for m in range(1, considered + 1):
@@ -168,10 +168,10 @@ def considered_visits(considered: int, simulations: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """Noise in the prior of the root's legal actions (AlphaGo Zero, methods).
+    """Dirichlet noise in the prior of the root's legal actions (AlphaGo Zero, methods).
 
     Args:
-        alpha: about 10 / (typical number of legal actions).
+        alpha: concentration of the Dirichlet distribution, about 10 / (typical number of legal actions).
         fraction: fraction of the noise in the prior.
     """
 
@@ -185,14 +185,14 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class Stop:
-    """When the search of a root ends: at whichever holds first.
+    """Stopping conditions of a root's search, which ends at the first that holds.
 
     Args:
-        simulations: at most so many.
-        seconds: seconds of wall clock for all roots together.
-        decided: no other action can still be visited more often than the one that is ahead.
-        converged: the root's value moved less than this over 32 simulations.
-        proven: the root's exact value is known; it needs known bounds.
+        simulations: largest number of simulations per root; null sets no limit.
+        seconds: wall-clock seconds for all roots together; null sets no limit.
+        decided: stop when no other action can overtake the most visited one.
+        converged: stop when the root's value moved less than this over 32 simulations; null never does.
+        proven: stop when the root's exact value is known, which needs the search's `bounds`.
     """
 
     simulations: int | None = 50

@@ -1,4 +1,4 @@
-"""A batched tree search: one tree per root, one step and one evaluation per simulation for all of them."""
+"""Batched tree search: one tree per root; every simulation steps and evaluates the leaves of all trees at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipelines.search.rules import Dirichlet, Gumbel, Puct, Rule, Stop
 from pipelines.search.tree import Tree
 
 ROOTS_PER_THREAD = 128
-"""Fewer are not worth a thread: where another process is busy, waiting for it takes longer than they do."""
+"""Smallest number of roots per thread: on a busy machine, waiting for a thread takes longer than searching fewer."""
 _NO_MASK = np.empty((0, 0), np.bool_)
 _ENDLESS = 2**40
 DISCOUNT = 0.997
-"""Discount of a search that is told none, in what has learned by none: MuZero's."""
+"""Discount of MuZero, the default if neither the search, the policy nor the model sets a discount."""
 _NO_CANDIDATES = np.zeros((1, 1), compiled.CANDIDATES)
 _ZERO = np.zeros(1, np.float32)
 _NOTHING = Outputs(np.zeros((1, 0), np.float32), ALL_ACTIONS, _ZERO, _ZERO, _ZERO)
@@ -36,38 +36,38 @@ _OUTPUTS = {
 
 @dataclass
 class Result:
-    """What a search found; A actions, by their ids."""
+    """Result of a search of B roots with A actions, indexed by action id."""
 
     visits: np.ndarray
-    """(B, A) int32"""
+    """(B, A) int32: visit counts of the root's actions."""
     q: np.ndarray
-    """(B, A) float32 mean return for the mover at the root; NaN where never visited."""
+    """(B, A) float32: mean return for the mover at the root; NaN for unvisited actions."""
     prior: np.ndarray
-    """(B, A) float32, of the evaluation, without noise; 0 where illegal."""
+    """(B, A) float32: prior probabilities of the evaluation, without noise; 0 for illegal actions."""
     policy: np.ndarray
-    """(B, A) float32, the target to learn: the visits' shares, or Gumbel's improved policy. Moves that are proven to be
-    no better than another have none.
+    """(B, A) float32: policy target, the visits' shares or Gumbel's improved policy. Its probability is 0 for an action
+    that is proven to be no better than another.
     """
     value: np.ndarray
-    """(B,) float32 of the root: mean return, the evaluation included; exact where proven."""
+    """(B,) float32: mean return of the root, including its own evaluation; exact where proven."""
     network_value: np.ndarray
-    """(B,) float32, of the evaluation."""
+    """(B,) float32: value of the root by the evaluation alone."""
     action: np.ndarray
-    """(B,) int64 to play: the most visited of those that are not proven worse than another (ties: the highest Q, then
-    the first), or Gumbel's winner.
+    """(B,) int64: action to play, the most visited of those not proven worse than another, or Gumbel's winner. Of
+    equally visited actions, the one with the highest Q and then the first wins.
     """
     proven: np.ndarray
-    """(B,) bool: value is exact."""
+    """(B,) bool: True where the value is exact."""
     simulations: np.ndarray
-    """(B,) of this run."""
+    """(B,): number of simulations of this run."""
     depth: np.ndarray
-    """(B,) mean length of the simulations."""
+    """(B,): mean length of the simulations."""
     max_depth: np.ndarray
-    """(B,) of the longest."""
+    """(B,): length of the longest simulation."""
     tree: Tree
 
     def draw(self, temperature: float, generator: np.random.Generator) -> np.ndarray:
-        """Draw actions (B,) in proportion to policy^(1 / temperature); 0 is `action`."""
+        """Draw actions (B,) in proportion to policy^(1 / temperature); a temperature of 0 returns `action`."""
         if temperature == 0:
             return self.action
         with np.errstate(divide="ignore"):
@@ -79,18 +79,19 @@ class Search:
     """The settings of a search, which runs from any roots in any dynamics.
 
     Args:
-        rule: how a simulation chooses: Uct, Puct or Gumbel; null is Puct.
-        stop: when a root is done.
+        rule: selection rule of the simulations, Uct, Puct or Gumbel; null is Puct.
+        stop: stopping conditions of a root's search.
         discount: discount of the next state's value; null takes the one that the policy or the model learns by, and
             0.997 where there is neither.
-        players: 1, or 2 who alternate: values are for the mover, and change their sign from move to move.
-        noise: on the prior of the roots.
-        max_depth: length of the longest simulations; those go no further and return the value found there before.
-        bounds: smallest and largest value of any state. They normalise Q, and prove outcomes (score-bounded search,
-            Cazenave and Saffidine 2010), so they are for exact rules without chance alone.
+        players: number of players, 1 or 2. Two players alternate: values are for the mover and change sign per move.
+        noise: Dirichlet noise on the prior of the roots; null adds none.
+        max_depth: largest length of a simulation, which then backs up the network's value of the node that it reached;
+            null sets no limit.
+        bounds: smallest and largest value of any state. The search normalises Q by the bounds and proves outcomes with
+            them (score-bounded search, Cazenave and Saffidine 2010), so only deterministic exact rules may set bounds.
 
     Raises:
-        UserError: for settings that cannot be.
+        UserError: a setting is out of range, or two settings contradict each other.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Search:
         self.table = rule.table(stop.simulations)
 
     def __str__(self) -> str:
-        """Return it in a few words."""
+        """Return a short description of the search."""
         ends = [f"{self.stop.simulations} simulations"] if self.stop.simulations else []
         ends += [f"{self.stop.seconds:g} s"] if self.stop.seconds else []
         return f"search by {type(self.rule).__name__}, {' or '.join(ends)}"
@@ -137,14 +138,14 @@ class Search:
 
     @property
     def effective_discount(self) -> float:
-        """The discount that it runs with."""
+        """Return the discount that the search runs with."""
         return DISCOUNT if self.discount is None else self.discount
 
     def discounting_as(self, *learned: Any) -> Search:
-        """Return the same search with a discount: its own, else the first that what it searches with has learned by.
+        """Return the same search with its own discount, or else with the first discount of the given learners.
 
         Args:
-            learned: policies and models, which may have a `discount`.
+            learned: policies and models that the search uses; each may have a `discount`.
         """
         if self.discount is not None:
             return self
@@ -157,7 +158,7 @@ class Search:
         return self.changed(rule=rule, noise=None)
 
     def limited(self, simulations: int) -> Search:
-        """Return the same search with another number of simulations, however long they take."""
+        """Return the same search with another number of simulations and no time limit."""
         return self.changed(stop=replace(self.stop, simulations=simulations, seconds=None))
 
     @torch.inference_mode()
@@ -175,17 +176,18 @@ class Search:
         """Search from states.
 
         Args:
-            roots: (B, *state_shape) tensor, or (B,) object array.
-            dynamics: takes the actions; None where `expand` does.
-            evaluate: judges the states.
-            legal: (B, A) bool, of the roots alone; None where evaluate says it, or all are.
+            roots: tensor (B, *state_shape), or object array (B,).
+            dynamics: dynamics that step the states; None if `expand` steps them.
+            evaluate: evaluator of the states.
+            legal: (B, A) bool, legal actions of the roots only; None takes those of `evaluate`, or all actions.
             generator: generator of the noise.
-            tree: tree to go on from: `result.tree`, or its `advance(actions)` after a move. Visits stay; noise is new.
-            expand: one call for the step and the evaluation.
+            tree: tree to continue: `result.tree`, or `result.tree.advance(actions)` after a move. The visits stay, the
+                noise is drawn anew.
+            expand: one call for the step and the evaluation; None calls `dynamics` and `evaluate`.
 
         Raises:
-            UserError: for a root without legal actions, an output of the network that is not finite, or a tree that
-                does not fit in memory.
+            UserError: a root has no legal action, an output of the network is not finite, or the tree does not fit in
+                memory.
         """
         start = time.perf_counter()
         batch = len(roots)
@@ -204,7 +206,7 @@ class Search:
         return _result(tree, candidates, 0 if legal is None else legal.shape[1])
 
     def _init_roots(self, tree: Tree, leaves: Leaves, legal: np.ndarray | None) -> None:
-        """Make room, evaluate the roots that are new, and open all for another run."""
+        """Allocate memory, evaluate the roots that have no nodes, and reset the counters of all roots for a run."""
         batch = len(tree.roots)
         if legal is not None:
             legal = np.ascontiguousarray(legal, np.bool_)
@@ -224,7 +226,7 @@ class Search:
                 compiled.drop(legal, tree.settings, *tree.arrays())
         simulations = self.stop.simulations or 64
         tree.slots = max(tree.slots, 1)
-        # Where legal actions are listed, a node has fewer than it might: the pool starts small and doubles.
+        # A node with listed legal actions has fewer edges than the width: the pool starts small and doubles.
         full_nodes = simulations + 1 if tree.dense else min(simulations + 1, 8)
         edges = int(tree.roots["edges"].max()) + tree.width * full_nodes
         tree.reserve(tree.slots + simulations, edges, leaves.roots)
@@ -236,7 +238,7 @@ class Search:
             raise _error(tree, wrong, 0)
 
     def _add_root_noise(self, tree: Tree, generator: np.random.Generator | None) -> np.ndarray:
-        """Put noise on the roots' edges, and return Gumbel's candidates (B, edges)."""
+        """Add noise to the priors of the roots' edges, and return Gumbel's candidates (B, edges)."""
         rule, noise = self.rule, self.noise
         if noise is not None:
             edges, there = tree.root_edges(), tree.root_mask()
@@ -244,7 +246,7 @@ class Search:
             drawn = np.where(there, generator.standard_gamma(noise.alpha, there.shape), 0)
             drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), 1e-30)
             mixed = (1 - noise.fraction) * edges["prior"] + noise.fraction * drawn
-            # Behind a root's own edges lie its children's.
+            # The edges of a root's children follow its own edges in the pool.
             np.copyto(edges["prior"], mixed, where=there, casting="same_kind")
         if not isinstance(rule, Gumbel):
             edges = tree.root_edges()
@@ -265,7 +267,7 @@ class Search:
         if threads > 1:
             kept = torch.get_num_threads()
             numba.set_num_threads(threads)
-            torch.set_num_threads(kept)  # numba's OpenMP is torch's as well: other threads would add in another order
+            torch.set_num_threads(kept)  # numba shares OpenMP with torch: another count would change torch's sum order
         simulate = compiled.entry(compiled.simulate_parallel if threads > 1 else compiled.simulate)
         outputs = _NOTHING
         pending = False
@@ -304,12 +306,12 @@ class Search:
 
 
 def threads_for(batch: int) -> int:
-    """Return how many threads are worth their waking for so many roots."""
+    """Return the number of threads to use for a batch of roots."""
     return max(1, min(batch // ROOTS_PER_THREAD, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def _settings(search: Search) -> np.ndarray:
-    """Return the record (1,) that the compiled loops read."""
+    """Return the record (1,) of settings that the compiled loops read."""
     settings = np.zeros(1, compiled.SETTINGS)
     record = settings[0]
     rule, stop = search.rule, search.stop
@@ -333,7 +335,7 @@ def _check_legal(legal: np.ndarray, largest: int) -> None:
 
 
 def _error(tree: Tree, root: int, simulation: int) -> UserError:
-    """Say what a root's `error` means."""
+    """Return the error that a root's code `error` stands for."""
     error = tree.roots[root]["error"]
     if error == compiled.NO_ACTIONS:
         return UserError(f"root {root} has no legal action: search from positions that are not over")

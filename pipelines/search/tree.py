@@ -1,4 +1,4 @@
-"""The trees of a batch of roots, and what is read off them."""
+"""The trees of a batch of roots, and methods that read them."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from pipelines.search.contract import States
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node for drawing."""
+    """A node of a tree, as plain values for drawing."""
 
     index: int
     parent: int
-    """-1 at the root."""
+    """Index of the parent; -1 at the root."""
     action: int
-    """That led here; -1 at the root."""
+    """Action that led to this node; -1 at the root."""
     visits: int
     value: float
-    """Mean return for whoever moves here, or the exact value where it is proven."""
+    """Mean return for the mover at this node, or the exact value if it is proven."""
     reward: float
-    """Of the action that led here, for whoever took it."""
+    """Reward of the action that led to this node, for the mover at the parent."""
     prior: float
-    """Of the action that led here."""
+    """Prior probability of the action that led to this node."""
     depth: int
     proven: bool
 
 
 def gather(states: States, indices: np.ndarray) -> States:
-    """Return rows of states (N, B, ...) by indices (M,) int64 into their first two dimensions as one."""
+    """Return rows of states (N, B, ...) by indices (M,) int64 into their first two dimensions, flattened."""
     if isinstance(states, Tensor):
         return states.flatten(0, 1).index_select(0, torch.from_numpy(indices).to(states.device))
     return states.reshape(-1)[indices]
 
 
 class Tree:
-    """One tree per root, all in the same arrays, and the states of their nodes.
+    """Trees of a batch of roots, stored in shared arrays, and the states of their nodes.
 
     Args:
         batch: B, the number of roots.
@@ -51,26 +51,26 @@ class Tree:
 
     def __init__(self, batch: int) -> None:
         self.settings = np.zeros(1, compiled.SETTINGS)
-        """(1,) record of the search that grows it."""
+        """(1,) record: settings of the search that grows the trees."""
         self.roots = np.zeros(batch, compiled.ROOTS)
-        """(B,) records; a root without nodes has not been evaluated."""
+        """(B,) records; a root without nodes was not evaluated yet."""
         self.node_pool = np.empty((batch, 0), compiled.NODES)
         self.edge_pool = np.empty((batch, 0), compiled.EDGES)
         self.proofs = np.empty((batch, 0), compiled.PROOFS)
         self.states: States = np.empty((0, batch), object)
-        """(N, B, *state_shape) on the model's device, or objects."""
+        """(N, B, *state_shape) on the model's device, or an object array (N, B)."""
         self.slots = 0
-        """Nodes that the fullest tree may have: where the next one goes."""
+        """Largest number of nodes that a tree can have so far, which is the index of the next node."""
         self.width = 0
-        """Largest number of actions that a root was given."""
+        """Largest number of actions of a root."""
         self.dense = True
-        """No legal actions were listed: every node has all."""
+        """True if the evaluation lists no legal actions, so that every node has an edge per action."""
 
     def reserve(self, nodes: int, edges: int, roots: States) -> None:
-        """Make room for so many nodes and edges per tree, and for states like those of the roots (B, ...).
+        """Allocate that many nodes and edges per tree, and states of the shape of the roots (B, ...).
 
         Raises:
-            UserError: where that would not fit in memory.
+            UserError: the arrays do not fit in memory.
         """
         batch = len(self.roots)
         more_nodes = max(0, nodes - self.node_pool.shape[1])
@@ -80,7 +80,7 @@ class Tree:
         size += batch * (edges * (compiled.EDGES.itemsize + proofs) * (more_edges > 0))
         if isinstance(roots, Tensor) and roots.device.type == "cpu" and more_nodes:
             size += nodes * roots.nbytes
-        # Reading what is left takes as long as a small search.
+        # Reading the free memory takes as long as a small search.
         left = free_bytes() if size > 2**26 else None
         if left is not None and size > left:
             raise UserError(
@@ -95,10 +95,10 @@ class Tree:
             self.proofs = _grown(self.proofs, edges if proofs else 1)
 
     def advance(self, actions: np.ndarray) -> Tree:
-        """Return the trees under actions (B,) with all that is known of them, for the next `Search.run`.
+        """Return the subtrees under actions (B,), for the next `Search.run`.
 
-        An action of -1, one that was never searched, or one that ended the game leaves a tree without nodes: its root
-        is evaluated anew.
+        A tree has no nodes if its action is -1, was never searched, or ended the game. The next run then evaluates its
+        root anew.
         """
         batch, nodes = self.node_pool.shape
         tree = Tree(batch)
@@ -113,31 +113,31 @@ class Tree:
         indices = (origin[: tree.slots] * batch + np.arange(batch)).reshape(-1)
         kept = gather(self.states, indices)
         tree.states = kept.reshape(tree.slots, batch, *self.states.shape[2:])
-        # The states have no room to spare: it is made with the next search's nodes.
+        # The copied states have no spare slots: `reserve` grows them together with the nodes.
         tree.node_pool = np.ascontiguousarray(tree.node_pool[:, : tree.slots])
         return tree
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the compiled loops take."""
+        """Return the arrays that the compiled loops take: roots, nodes, edges and proofs."""
         return self.roots, self.node_pool, self.edge_pool, self.proofs
 
     def root_edges(self) -> np.ndarray:
-        """Return the records of the roots' edges (B, most that a root has), a view: they open their pools."""
+        """Return a view of the roots' edges (B, largest edge count of a root), which are the first in their pools."""
         return self.edge_pool[:, : self.node_pool[:, 0]["count"].max()]
 
     def root_mask(self) -> np.ndarray:
-        """Tell which `root_edges` (B, most) are a root's own."""
+        """Return which of the `root_edges` (B, largest edge count of a root) belong to the root, as bool."""
         counts = self.node_pool[:, 0]["count"]
         mask: np.ndarray = np.arange(counts.max()) < counts[:, None]
         return mask
 
     def edges(self, b: int, node: int) -> np.ndarray:
-        """Return the records of a node's edges, a view."""
+        """Return a view of the records of a node's edges."""
         record = self.node_pool[b, node]
         return self.edge_pool[b, record["start"] : record["start"] + record["count"]]
 
     def proven(self, b: int, node: int) -> bool:
-        """Tell whether a node's exact value is known."""
+        """Return whether a node's exact value is known."""
         if not self.settings[0]["prove"]:
             return False
         if node == 0:
@@ -172,7 +172,7 @@ class Tree:
         return self.states[node, b]
 
     def principal(self, b: int) -> list[int]:
-        """Return the nodes of the line of most visits, from the root on."""
+        """Return the nodes of the principal line: from the root on, the most visited child of each node."""
         line = [0]
         while len(edges := self.edges(b, line[-1])):
             child = int(edges[edges["visits"].argmax()]["child"])
