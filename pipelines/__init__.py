@@ -1,5 +1,5 @@
 import os
 
-# Large tensors on the CPU come and go with every update. Without huge pages (Linux), a third of the time goes into
-# mapping their memory anew. PyTorch reads this once, before its first tensor.
+# Every update allocates and frees large tensors on the CPU. Without huge pages (Linux), mapping their memory takes a
+# third of the time. PyTorch reads this variable once, before its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -48,7 +48,7 @@ commands:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    """Run a command. A user's mistake ends it with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # The argument parser wraps what a constructor raises.
+    # The argument parser wraps the exceptions of constructors.
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -94,12 +94,12 @@ def _train(command: str, arguments: list[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its generator is restored
-    warnings.filterwarnings("ignore", message=".*Total length of .* across ranks is zero.*")  # nothing is held out
-    warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")  # tables learn by themselves
+    warnings.filterwarnings("ignore", message=".*Total length of .* across ranks is zero.*")  # no validation
+    warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")  # tables need no optimizer
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     arguments = [find_config(before, argument) for before, argument in pairwise([command, *arguments])]
-    sys.argv = [sys.argv[0], command, *arguments]  # processes of other ranks are started with it
+    sys.argv = [sys.argv[0], command, *arguments]  # Lightning starts other ranks with these
     try:
         TrainerCLI()
     except MisconfigurationException as error:

@@ -1,4 +1,4 @@
-"""What every command shares: where the configurations are, and how a command ends."""
+"""Functions that every command shares: finding configurations, checking options, and ending with an error."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from modules.errors import UserError, check_range, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUN_FOLDER = "DREAMCADE_RUN"
-"""Environment variable by which the first process of a run tells the others its folder."""
+"""Environment variable with the run's folder, from the first process of a run to the others."""
 STOPPED = "stopped as told; --ckpt_path last goes on from here"
-"""What a run says last where SIGTERM ended it, with exit code 0, or Ctrl-C."""
+"""Last line of a run that SIGTERM or Ctrl-C ended; the exit code after SIGTERM is 0."""
 LARGEST_SEED = 2**32 - 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: a script does not go on."""
+"""Exit code after Ctrl-C, the shells' convention, so that a script stops as well."""
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line and exit with code 2; what a file says in it cannot steer the terminal."""
+    """Print one line without control characters and exit with code 2."""
     line = re.sub(r"\s+", " ", message).strip()[:2000]
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
     print(f"dreamcade: {line}", file=sys.stderr)
@@ -31,10 +31,10 @@ def fail(message: str) -> NoReturn:
 
 
 def expand_home(config: Any) -> Any:
-    """Return a parsed configuration in which ~ at the beginning of a path stands for the home folder.
+    """Return a parsed configuration in which a leading ~ of every path is expanded to the home folder.
 
     Args:
-        config: what a command line and YAML files gave: namespaces, lists and plain values, nested.
+        config: parsed command line and YAML files: nested namespaces, lists and plain values.
     """
     from jsonargparse import Namespace  # `dreamcade doctor` tells where it is not installed
 
@@ -52,11 +52,11 @@ def expand_home(config: Any) -> Any:
 
 
 def check_folder(name: str, folder: Path | None) -> None:
-    """Raise a UserError unless a folder that will be written to is one, or can be made; None may be anything.
+    """Raise a UserError unless a folder exists or can be created, and is writable. None is accepted.
 
     Args:
         name: name of the option, as the user spells it.
-        folder: what was given.
+        folder: folder that the user gave.
     """
     if folder is None:
         return
@@ -69,12 +69,15 @@ def check_folder(name: str, folder: Path | None) -> None:
 
 
 def check_seed(name: str, seed: int | None) -> None:
-    """Raise a UserError unless a seed is what every generator takes; None may be anything."""
+    """Raise a UserError unless every random generator accepts the seed. None is accepted."""
     check_range(name, seed, 0, LARGEST_SEED)
 
 
 def find_config(before: str, argument: str) -> str:
-    """Let `--config` find the project's own files from anywhere: configs/quickstart.yaml, quickstart, unet."""
+    """Return an argument in which `--config` names an existing file.
+
+    Names of the project's files work in any folder: configs/quickstart.yaml, quickstart, unet.
+    """
     argument = argument if "=" in argument else os.path.expanduser(argument)
     option, _, value = argument.partition("=")
     if option in ("-c", "--config") and value:
@@ -94,12 +97,12 @@ def find_config(before: str, argument: str) -> str:
 
 
 def _check_config(path: Path) -> None:
-    """Fail where a file holds no keys: the parser would not say which file it means."""
+    """Fail if a file holds no keys, because the parser's error would not name the file."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+    except (OSError, ValueError, yaml.YAMLError):  # the parser reports the error later
         return
     if not isinstance(content, dict):
         what = "is empty" if content is None else f"holds a {type(content).__name__}"

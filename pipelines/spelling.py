@@ -1,4 +1,4 @@
-"""The nearest right spelling of a wrong one."""
+"""Suggests the nearest correct spelling of a misspelled option, key or class."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOREIGN_CLASSES = (
 
 @cache
 def classes() -> dict[str, list[str]]:
-    """Return the parameters of every class of the project by its class_path, without importing anything.
+    """Return the parameters of every class of the project by its class_path, without importing the classes.
 
-    The fields of a dataclass follow the name of the parameter that takes it: sampling.batch_size.
+    A field of a dataclass is named after the parameter that takes the dataclass: sampling.batch_size.
     """
     found: dict[str, list[str]] = {path: [] for path in FOREIGN_CLASSES}
     fields: dict[str, list[str]] = {}
@@ -31,7 +31,7 @@ def classes() -> dict[str, list[str]]:
     for folder in ("modules", "datamodules", "pipelines"):
         for path in sorted((PROJECT / folder).rglob("*.py")):
             if path.parent.name == "layers":
-                continue  # parts of models, which no configuration names
+                continue  # a configuration never names layers
             module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
             for node in ast.parse(path.read_text()).body:
                 if not isinstance(node, ast.ClassDef):
@@ -49,11 +49,11 @@ def classes() -> dict[str, list[str]]:
 
 
 def explain(message: str, keys: Iterable[str]) -> str:
-    """Turn a message of the argument parser into one line with the nearest right spelling.
+    """Return a message of the argument parser as one line with the nearest correct spelling.
 
     Args:
-        message: message of jsonargparse, over many lines.
-        keys: keys of a configuration, such as trainer.max_steps.
+        message: message of jsonargparse, which may have many lines.
+        keys: known keys of a configuration, such as trainer.max_steps.
     """
     line = re.sub(r"\s+", " ", message).strip()
     if match := re.search(r"unrecognized arguments: --(\S+?)(=| |$)", line):
@@ -64,7 +64,8 @@ def explain(message: str, keys: Iterable[str]) -> str:
         return f"unknown key {match[1]}, the nearest is {nearest(match[1], keys)}"
     if match := re.search(r"Option '([\w.]+)' is not accepted", line):
         *_, name = match[1].split(".")
-        # By their last words; a parameter goes before a field, but for a key that was given without its group.
+        # Compare the last words of keys. A parameter takes precedence over a field, except the parameter of the given
+        # name: there the user left out the group of a field.
         known = sorted({key for keys in classes().values() for key in keys}, key=lambda key: "." not in key)
         by_name = {key.rpartition(".")[2]: key for key in known if key != name}
         return f"unknown key {match[1]!r}, the nearest is {by_name[nearest(name, by_name)]!r}"

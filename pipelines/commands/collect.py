@@ -1,4 +1,4 @@
-"""Records a store: `dreamcade collect --game Pong --path stores/pong`."""
+"""Records a replay store of random play: `dreamcade collect --game Pong --path stores/pong`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def collect(
     color: Literal["grey", "rgb"] = "grey",
     seed: int = 0,
 ) -> None:
-    """Play a game at random and record a store, which `--data.path` trains from.
+    """Play a game with random actions and record a store. `dreamcade fit --data.path` trains from the store.
 
     Args:
         game: name of the game in any usual spelling.
         path: folder of the new store.
-        steps: real steps in the training environments.
-        protocol: how the game is played.
-        num_envs: environments, each with an environment of its own.
-        num_validation_envs: further ones, whose environments are held out.
-        size: height and width of a frame.
-        color: grey or rgb.
-        seed: seed of everything.
+        steps: number of real steps in all training environments together.
+        protocol: protocol by which the game is played.
+        num_envs: number of training environments.
+        num_validation_envs: number of further environments, whose episodes are held out for validation.
+        size: height and width of a frame in pixels.
+        color: color of the frames, grey or rgb.
+        seed: seed of the environments and the actions.
     """
     check_range("--steps", steps, 1)
     check_seed("--seed", seed)
@@ -71,7 +71,7 @@ def collect(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and collect."""
+    """Parse the command line and record the store."""
     parser = Parser(prog="dreamcade collect", description="Play a game at random and record a store.")
     parser.add_function_arguments(collect)
     collect(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

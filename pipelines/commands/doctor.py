@@ -1,4 +1,4 @@
-"""Looks for what would go wrong, before it does: `dreamcade doctor`."""
+"""Checks the machine for problems before they occur: `dreamcade doctor`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHOWN = ("dreamcade", "torch", "lightning", "numpy", "numba", "ale-py", "gymnasi
 
 
 def doctor(runs: Path = Path("runs")) -> int:
-    """Print versions, devices and free room, and one line with what to do for everything that would go wrong.
+    """Print versions, devices, free memory and disk, and one line with a remedy for every problem.
 
     Args:
-        runs: folder where runs go.
+        runs: folder that new runs are written to.
 
     Returns:
-        0 when nothing is wrong, else 1.
+        0 if nothing is wrong, else 1.
     """
     import torch
 
@@ -83,7 +83,7 @@ def _gpu(index: int) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and look."""
+    """Parse the command line and check the machine."""
     if missing := health.missing():
         fail(f"not installed: {', '.join(missing)}; expected an environment made by {health.INSTALL}")
     from pipelines.commands.parser import Parser

@@ -32,17 +32,17 @@ def evaluate(
     """Play whole episodes with the policy of a checkpoint, under the evaluation variant of its protocol.
 
     Args:
-        checkpoint: checkpoint of an agent, or of a world model with a policy of its own such as MuZero.
-        game: what the checkpoint must be of; null takes any.
-        episodes: number of episodes to play, each with a seed of its own.
-        policy: take the likeliest action, or draw as in training.
-        epsilon: probability of a random action instead.
-        simulations: plan every move, by so many simulations of the run's own search; 0 plays by the policy alone, null
-            plays as the run's evaluations did.
-        max_steps: agent steps after which an episode is given up; null plays it to its end.
+        checkpoint: checkpoint of an agent, or of a world model with its own policy such as MuZero.
+        game: game that the checkpoint must be trained on; null accepts any game.
+        episodes: number of episodes to play, each with a different seed.
+        policy: way to choose actions: "greedy" takes the likeliest action, "sampled" draws one as in training.
+        epsilon: probability of a random action instead of the policy's action.
+        simulations: number of simulations per move of the run's search; 0 plays the policy without search, null plays
+            as the run's evaluations did.
+        max_steps: number of agent steps after which an episode is cut; null plays it to its end.
         seed: seed of the episodes.
         device: device to run the networks on.
-        out: folder whose evaluations.jsonl the result is added to; the run's own unless given.
+        out: folder whose evaluations.jsonl the result is appended to; null takes the run's folder.
     """
     check_range("--episodes", episodes, 1)
     check_range("--epsilon", epsilon, 0, 1)
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and evaluate."""
+    """Parse the command line and play the episodes."""
     parser = Parser(prog="dreamcade evaluate", description="Play whole episodes with the policy of a checkpoint.")
     parser.add_function_arguments(evaluate, as_positional=True)
     evaluate(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -15,12 +15,12 @@ from pipelines.display.progress import counter
 
 
 def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
-    """Write a store as a local Minari dataset, from which `dreamcade import` makes the same store.
+    """Write a store as a local Minari dataset. `dreamcade import` makes the same store from the dataset.
 
     Args:
         store: folder of the store.
         dataset_id: id of the new dataset, name-v0 or namespace/name-v0.
-        path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
+        path: folder of all local datasets; null takes MINARI_DATASETS_PATH or Minari's default in the home folder.
     """
     check_folder("--path", path)
     source = ReplayStore.open(store)
@@ -30,7 +30,7 @@ def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and export."""
+    """Parse the command line and write the dataset."""
     parser = Parser(prog="dreamcade export", description="Write a store as a Minari dataset.")
     parser.add_function_arguments(export, as_positional=True)
     export(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -1,4 +1,4 @@
-"""Makes a store of a Minari dataset: `dreamcade import atari/pong/expert-v0 stores/expert`."""
+"""Makes a replay store from a Minari dataset: `dreamcade import atari/pong/expert-v0 stores/expert`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def import_(
     world: str | None = None,
     protocol: Literal["atari100k", "machado2018"] | None = None,
 ) -> None:
-    """Make a store of a local Minari dataset, which `--data.path` trains from. Nothing is downloaded.
+    """Make a store from a local Minari dataset, without a download. `dreamcade fit --data.path` trains from the store.
 
-    A dataset that `dreamcade export` wrote becomes the store that it was; all options but `path` are for others'.
+    A dataset of `dreamcade export` becomes the exported store again. All options but `path` are for other datasets.
 
     Args:
-        dataset_id: name-v0 or namespace/name-v0.
+        dataset_id: id of the dataset, name-v0 or namespace/name-v0.
         store: folder of the new store.
-        path: folder of all local datasets; null takes MINARI_DATASETS_PATH, or Minari's own in the home folder.
-        size: height and width of a frame.
-        color: grey or rgb.
+        path: folder of all local datasets; null takes MINARI_DATASETS_PATH or Minari's default in the home folder.
+        size: height and width of a frame in pixels.
+        color: color of the frames, grey or rgb.
         num_envs: number of environments of the store, over which the episodes are spread.
-        num_validation_envs: the last of them, held out.
-        world: game or Gymnasium id, where the dataset names none.
-        protocol: by which the game was played, where the dataset does not say.
+        num_validation_envs: number of these environments, the last ones, that are held out for validation.
+        world: game or Gymnasium id, for a dataset that names none.
+        protocol: protocol by which the game was played, for a dataset that does not name it.
     """
     check_folder("STORE", store)
     dataset = open_dataset(dataset_id, path)
@@ -51,7 +51,7 @@ def import_(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and import."""
+    """Parse the command line and make the store."""
     parser = Parser(prog="dreamcade import", description="Make a store of a local Minari dataset.")
     parser.add_function_arguments(import_, as_positional=True)
     import_(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -1,4 +1,4 @@
-"""The command lines of the commands that train nothing."""
+"""The command-line parser of the commands that train nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipelines.spelling import explain
 
 
 class Parser(ArgumentParser):
-    """Answers a mistake with one line. Options are never guessed from their first letters."""
+    """Reports a mistake in one line, and accepts no abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and let ~ stand for the home folder in whatever the command line names."""
+        """Parse the arguments, and expand ~ to the home folder in every path."""
         return expand_home(super().parse_args(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]

@@ -24,7 +24,7 @@ from pipelines.evaluation.results import Evaluation, append
 
 RUNS = Path("runs")
 FILMED = 1000
-"""Decisions of the first game that are kept for its film."""
+"""Largest number of decisions of the first game that its film shows."""
 FRAMES_PER_SECOND = 60
 
 
@@ -33,8 +33,8 @@ class Film:
 
     Args:
         num_envs: number of games.
-        progress: the bar.
-        task: number of its task.
+        progress: progress bar that shows the scores.
+        task: id of the bar's task.
     """
 
     def __init__(self, num_envs: int, progress: Progress, task: Any) -> None:
@@ -43,7 +43,7 @@ class Film:
         self.progress, self.task = progress, task
 
     def add(self, move: Move) -> None:
-        """Take in a move."""
+        """Add a move to the film and to the scores."""
         if move.counts[0] and len(self.frames) < FILMED:
             self.frames.append(move.after.observation[0].transpose(1, 2, 0))
         self.score += move.after.reward * move.counts
@@ -62,18 +62,18 @@ def plan(
     out: Path | None = None,
     name: str = "emulator__uct",
 ) -> None:
-    """Play whole games by a search in the emulator, with random play at its leaves: nothing is learned.
+    """Play whole games by a search in the emulator, which evaluates leaves by random play and learns nothing.
 
     Args:
-        actor: settings of who plans.
-        game: game in any usual spelling.
-        protocol: protocol by which the game is played; under sticky actions a plan is made for one draw of them.
-        episodes: number of games, each with a seed of its own, which are searched as one batch.
-        max_steps: decisions after which a game is given up; null plays it to its end.
-        mode: mode of the game, one of ALE's numbers; null is its default.
-        difficulty: difficulty of the game, one of ALE's numbers; null is its default.
-        seed: seed of everything.
-        out: folder of the result and the film; runs/<name of the config>/<n> unless given.
+        actor: settings of the planning actor.
+        game: name of the game in any usual spelling.
+        protocol: protocol by which the game is played; a plan assumes one sample of sticky actions.
+        episodes: number of games, each with a different seed; the search runs all games as one batch.
+        max_steps: number of decisions after which a game is cut; null plays it to its end.
+        mode: mode of the game, one of ALE's numbers; null takes ALE's default.
+        difficulty: difficulty of the game, one of ALE's numbers; null takes ALE's default.
+        seed: seed of the games, the search and the random play.
+        out: folder of the result and the film; null takes runs/<name of the config>/<n>.
         name: name of the experiment in a report.
     """
     check_range("--episodes", episodes, 1)
@@ -112,19 +112,19 @@ def plan(
 
 
 def next_folder(name: str) -> Path:
-    """Return runs/<name>/<n> with the first number that is free after all others."""
+    """Return runs/<name>/<n>, where n is one more than the largest number in use."""
     numbers = [int(path.name) for path in (RUNS / name).glob("*") if path.name.isdigit()]
     return RUNS / name / str(max(numbers, default=-1) + 1)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and plan."""
+    """Parse the command line and play the games."""
     parser = Parser(
         prog="dreamcade plan",
         description="Play an Atari game by planning in the emulator itself.",
         default_config_files=[str(CONFIGS / "experiment" / "emulator__uct.yaml")],
     )
-    parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
+    parser.add_argument("-c", "--config", action="config", help="YAML file with options of this command")
     parser.add_function_arguments(plan)
     found = [find_config(before, argument) for before, argument in pairwise(["plan", *arguments])]
     parsed = parser.parse_args(found)

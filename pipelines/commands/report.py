@@ -20,13 +20,14 @@ stand beside those of published methods. Runs whose scores are not comparable ar
 
 
 def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: int = 0) -> None:
-    """Write report.html, report.md, report.csv and pictures, and print the table that matters most.
+    """Write report.html, report.md, report.csv and pictures, and print the main table.
 
     Args:
-        runs: folders of runs, or folders with runs somewhere beneath them.
-        out: folder to write to.
-        baseline: an experiment; the chance of improving over it is added for the others.
-        seed: seed of the bootstrap.
+        runs: folders of runs, or folders with runs beneath them.
+        out: folder to write the report to.
+        baseline: experiment that the others are compared with; the report adds their probability of improvement over
+            the baseline. None adds nothing.
+        seed: seed of the bootstrap behind the intervals.
 
     Raises:
         UserError: there is nothing to compare, or the runs are not comparable.
@@ -34,7 +35,7 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
     check_folder("--out", out)
     check_seed("--seed", seed)
     summary = Summary(load(runs), baseline, seed)
-    # Matplotlib takes a second to import, which a mistake need not wait for.
+    # Importing Matplotlib takes a second, so mistakes are reported first.
     from pipelines.evaluation.report import figures, page, tables
 
     console = Console()
@@ -61,14 +62,17 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and report."""
+    """Parse the command line and write the report."""
     parser = Parser(prog="dreamcade report", description=DESCRIPTION)
     parser.add_argument("runs", nargs="+", type=str, metavar="RUNS", help="folders of runs, or folders of such folders")
-    parser.add_argument("--out", type=str, default="report", metavar="FOLDER", help="where to write the report")
+    parser.add_argument("--out", type=str, default="report", metavar="FOLDER", help="folder to write the report to")
     parser.add_argument(
-        "--baseline", type=str, metavar="EXPERIMENT", help="adds the probability that the others improve over it"
+        "--baseline",
+        type=str,
+        metavar="EXPERIMENT",
+        help="experiment for which the report adds the others' probability of improvement over it",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap behind the intervals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap behind the intervals")
     options = parser.parse_args(list(arguments))
     report([Path(run) for run in options.runs], Path(options.out), options.baseline, options.seed)
 

@@ -1,4 +1,4 @@
-"""Plans one move and shows its tree: `dreamcade search runs/muzero__cartpole/0/checkpoints/last.ckpt`."""
+"""Plans one move and draws its search tree: `dreamcade search runs/muzero__cartpole/0/checkpoints/last.ckpt`."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ def search(
     device: str = "cpu",
     folder: Path | None = None,
 ) -> None:
-    """Plan one move with the world model and the policy of a checkpoint, and draw the tree that it grew.
+    """Plan one move with the world model and the policy of a checkpoint, and draw the search tree.
 
-    The search is that of the run's configuration where it has one, else PUCT with 50 simulations; without noise.
+    The command uses the search of the run's configuration, or PUCT with 50 simulations if the run has no search. The
+    search adds no noise.
 
     Args:
-        checkpoint: checkpoint of an agent, or of a world model with a policy of its own such as MuZero.
-        game: what the checkpoint must be of; null takes any.
-        simulations: simulations of the search; null takes the run's.
-        steps: number of steps that the policy plays before, greedily, under the evaluation variant of the run's
-            protocol.
+        checkpoint: checkpoint of an agent, or of a world model with its own policy such as MuZero.
+        game: game that the checkpoint must be trained on; null accepts any game.
+        simulations: number of simulations of the search; null takes the run's number.
+        steps: number of steps that the policy plays greedily before the planned move, under the evaluation variant of
+            the run's protocol.
         seed: seed of the episode.
         device: device to run the networks on.
-        folder: where tree.png and line.png go; the run's own unless given.
+        folder: folder to write tree.png and line.png to; null takes the run's folder.
     """
     check_range("--simulations", simulations, 1)
     check_range("--steps", steps, 0)
@@ -67,7 +68,7 @@ def search(
     meanings = environment.action_meanings
     environment.close()
     with torch.no_grad(), evaluating(model, policy):
-        planner.choose(state, None)  # loads what was compiled before, which takes longer than a search
+        planner.choose(state, None)  # the first call loads compiled code, which takes longer than a search
         start = time.perf_counter()
         planner.choose(state, None)
     found = planner.found
@@ -91,10 +92,10 @@ def search(
 
 
 def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tensor:
-    """Play so many steps in one environment, and on from a position where the game is over.
+    """Play that many steps in one environment, and further steps while the episode is over.
 
     Returns:
-        The model's state there, (1, *state_shape).
+        The model's state (1, *state_shape) at the last step.
     """
     game = Playing(environment)
     actions, _ = actor.act(game.moment(actor))
@@ -108,7 +109,7 @@ def walk(environment: VectorEnvironment, actor: ModelActor, steps: int) -> Tenso
 
 
 def table(found: Result, meanings: Sequence[str]) -> Table:
-    """Return what was found about every action."""
+    """Return a table of prior, visits, Q and policy of every action."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("action", "prior", "visits", "Q", "policy", ""):
         table.add_column(name, justify="left" if name in ("action", "") else "right", no_wrap=True)
@@ -125,7 +126,7 @@ def table(found: Result, meanings: Sequence[str]) -> Table:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and search."""
+    """Parse the command line and plan the move."""
     parser = Parser(prog="dreamcade search", description="Plan one move of a checkpoint, and draw the tree.")
     parser.add_function_arguments(search, as_positional=True)
     search(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -1,4 +1,4 @@
-"""Searches hyperparameters without a server: `dreamcade sweep configs/sweep/mbpo_bayes.yaml --count 20`."""
+"""Searches hyperparameters without W&B's server: `dreamcade sweep configs/sweep/mbpo_bayes.yaml --count 20`."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ same command is given again. The metric of a trial is its last value in metrics.
 
 
 def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: int) -> None:
-    """Run a sweep file, and leave results.csv and parallel_coordinates.png.
+    """Run the trials of a sweep file, and write results.csv and parallel_coordinates.png.
 
     Args:
         file: sweep file in W&B's format.
-        count: trials in all, those of earlier calls included; null takes the whole grid, or the file's run_cap.
-        folder: folder of the sweep; runs/sweep_<file> unless given.
-        jobs: runs side by side.
-        seed: seed of what is drawn; the runs themselves are seeded by `seed_everything`.
+        count: total number of trials, including earlier calls; None takes the file's run_cap or the whole grid.
+        folder: folder of the sweep; None takes runs/sweep_<file>.
+        jobs: number of runs at the same time.
+        seed: seed of the drawn hyperparameters; `seed_everything` seeds the runs.
 
     Raises:
-        UserError: the file is wrong, the command line would not take what it draws, or every trial failed.
+        UserError: the file is wrong, `dreamcade fit` does not accept a drawn value, or every trial failed.
     """
     check_range("--count", count, 1)
     check_range("--jobs", jobs, 1)
@@ -89,7 +89,7 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
 
 
 def line(plan: Sweep, result: Result) -> str:
-    """Return one line about a trial that is over."""
+    """Return one line about a finished trial."""
     drawn = " ".join(f"{name}={_text(result.parameters[name])}" for name in _varied(plan))
     outcome = f"{plan.metric} {_text(result.value)}" if result.value is not None else ""
     state = "" if result.state == "complete" else result.state
@@ -97,8 +97,8 @@ def line(plan: Sweep, result: Result) -> str:
 
 
 def write(plan: Sweep, results: Sequence[Result], folder: Path) -> None:
-    """Write results.csv, the best trial first, and the picture."""
-    # Matplotlib takes a second to import, which a mistake need not wait for.
+    """Write results.csv with the best trial first, and parallel_coordinates.png."""
+    # Importing Matplotlib takes a second, so mistakes are reported first.
     from pipelines.sweeps.picture import draw
 
     names = [parameter.name for parameter in plan.parameters]
@@ -112,7 +112,7 @@ def write(plan: Sweep, results: Sequence[Result], folder: Path) -> None:
 
 
 def table(plan: Sweep, results: Sequence[Result]) -> Table:
-    """Return the results for a console, the best first."""
+    """Return the results as a table for the console, the best trial first."""
     shown = Table(title=f"{plan.path.stem}: {plan.metric}, {plan.goal}d", box=SIMPLE_HEAD, title_justify="left")
     shown.add_column("trial")
     shown.add_column("state")
@@ -126,20 +126,20 @@ def table(plan: Sweep, results: Sequence[Result]) -> Table:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the command line and sweep."""
+    """Parse the command line and run the sweep."""
     parser = Parser(prog="dreamcade sweep", description=DESCRIPTION)
-    parser.add_argument("file", type=str, metavar="FILE", help="a W&B sweep file, or the name of one in configs/sweep/")
+    parser.add_argument("file", type=str, metavar="FILE", help="W&B sweep file, or the name of one in configs/sweep/")
     parser.add_argument(
         "--count",
         type=int | None,
         metavar="N",
-        help="trials in all, those of earlier calls included (default: a whole grid)",
+        help="total number of trials, including those of earlier calls (default: run_cap of FILE, or the whole grid)",
     )
     parser.add_argument(
-        "--folder", type=str | None, metavar="FOLDER", help="where the sweep lies (default: runs/sweep_<name of FILE>)"
+        "--folder", type=str | None, metavar="FOLDER", help="folder of the sweep (default: runs/sweep_<name of FILE>)"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn hyperparameters")
     options = parser.parse_args(list(arguments))
     folder = None if options.folder is None else Path(options.folder)
     sweep(find(options.file), options.count, folder, options.jobs, options.seed)

@@ -310,7 +310,10 @@ def gumbel_interior(b, node, settings, root, edges, proofs):
 
 @inlined
 def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
-    """Return (node, edge): the edge at which a simulation ends, because its child is new, terminal, proven or too deep."""
+    """Return (node, edge), the edge at which a simulation ends.
+
+    Its child is unvisited, terminal, without actions, proven, or at the largest depth.
+    """
     root = roots[b]
     index, depth, estimate = 0, 0, 0.0
     while True:
