@@ -1,7 +1,8 @@
-"""Checkpoint files: written whole or not at all, sealed by a checksum, and read as plain data alone.
+"""Checkpoint files, which are written atomically, sealed by a checksum, and read as plain data only.
 
-A file is what `torch.save` writes, a zip archive, whose comment is the SHA-256 of all bytes before it: a cut or a
-flipped bit is noticed wherever it is, and `torch.load` reads the file as it is. A seal finds damage, not malice.
+A checkpoint file is a zip archive of `torch.save`. The archive's comment is the SHA-256 of all bytes before it, so that
+reading detects a cut or a flipped bit anywhere. `torch.load` reads the file unchanged. The seal detects damage, but no
+malicious change.
 """
 
 from __future__ import annotations
@@ -26,37 +27,37 @@ FORMAT_VERSION = 2
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 MARK = b"dreamcade checkpoint, sha256 "
 DIGEST = 64
-"""Hexadecimal digits, at the end of the file."""
+"""Number of hexadecimal digits of the checksum, at the end of the file."""
 ARCHIVE_END = b"PK\5\6"
-"""Opens the last 22 bytes of a zip archive without a comment, of which two say how long the comment is."""
+"""Signature of the last 22 bytes of a zip archive without a comment; their last two give the comment's length."""
 
 
 class DamagedError(UserError):
-    """A checkpoint that is not there, cut short or changed: the one before it may be whole."""
+    """A checkpoint is missing, cut short or changed; the one before it may be intact."""
 
 
 class SealedCheckpointIO(CheckpointIO):
-    """How the Trainer writes and reads checkpoints."""
+    """Writes and reads the Trainer's checkpoints as sealed files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write it as `write` does."""
+        """Write a checkpoint by `write`."""
         write(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read it as `read` does: as plain data on the CPU, whatever is asked for."""
+        """Read a checkpoint by `read`, always as plain data on the CPU."""
         return read(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove it, if it is there."""
+        """Remove a checkpoint if it exists."""
         Path(path).unlink(missing_ok=True)
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint to the disk itself, and keep the one before it: last.ckpt becomes previous.ckpt.
+    """Write a checkpoint and flush it to the disk; a last.ckpt that exists becomes previous.ckpt.
 
-    At any moment one of them is whole, whatever happens to the process, the machine or the room on disk.
+    One of these two files is intact at any moment, even if the process or the machine dies or the disk is full.
     """
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -81,17 +82,17 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the names
+        os.fsync(folder)  # flushes the file names
     finally:
         os.close(folder)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a checkpoint that holds tensors and plain data alone.
+    """Load a checkpoint, which may hold only tensors and plain data.
 
     Raises:
-        DamagedError: it is not there, cut short or changed.
-        UserError: it holds anything else, or is of a newer format.
+        DamagedError: the file is missing, cut short or changed.
+        UserError: the file holds other objects, or has another format version.
     """
     if not path.is_file():
         raise DamagedError(f"there is no checkpoint {path}")
@@ -105,7 +106,7 @@ def read(path: Path) -> dict[str, Any]:
             (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
         )
         raise UserError(f"{path} is refused: it holds more than tensors and plain data. {reason}".strip()) from None
-    except Exception as error:  # a stranger's bytes may raise anything, and so may a disk's
+    except Exception as error:  # foreign or damaged bytes may raise any exception
         raise DamagedError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `dreamcade fit` wrote")
@@ -121,14 +122,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path, keep: bool) -> Path:
-    """Return the newest whole checkpoint of a run: last.ckpt, or previous.ckpt where that is damaged, and say so.
+    """Return the newest intact checkpoint of a run: last.ckpt, or previous.ckpt with a message if last.ckpt is damaged.
 
     Args:
-        folder: folder of checkpoints.
-        keep: move a damaged last.ckpt aside, to damaged.ckpt, so that it does not take the other's place.
+        folder: folder of the run's checkpoints.
+        keep: rename a damaged last.ckpt to damaged.ckpt, so that it never replaces previous.ckpt.
 
     Raises:
-        UserError: there is none, or the last one is whole and refused.
+        UserError: there is no intact checkpoint, or last.ckpt is intact but refused.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     try:
@@ -159,7 +160,7 @@ def _move(path: Path, to: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Compare the checksum, and refuse an archive that is larger inside than outside."""
+    """Compare the checksum, and refuse an archive whose members are compressed or larger than the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - len(MARK) - DIGEST))
@@ -178,6 +179,6 @@ def _check(path: Path) -> None:
         members = archive.infolist()
         if sum(m.file_size for m in members) > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
             raise UserError(f"{path} is refused: what is in it is compressed, or larger than the file")
-        # Before there were seals the archive's own checksums were all there was; torch does not compare them.
+        # Older files have no seal, only the archive's own checksums, which torch does not compare.
         if not sealed and (damaged := archive.testzip()) is not None:
             raise DamagedError(f"{path} is damaged: {damaged} does not match its checksum")

@@ -1,7 +1,7 @@
-"""What a run trained is built from its checkpoint alone, which may come from anybody.
+"""Builds a run's module from its checkpoint, which may come from an untrusted source.
 
-A checkpoint names classes and worlds, and what is named is imported: only what belongs to dreamcade, or to a package
-that the environment variable DREAMCADE_TRUST lists.
+A checkpoint names classes and worlds, which are imported to build the module. Only names of dreamcade and of packages
+in the environment variable DREAMCADE_TRUST are imported.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ TRUST = "DREAMCADE_TRUST"
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Learner, dict[str, Any]]:
-    """Build the module that a run trained, from its checkpoint alone.
+    """Build the module that a run trained from its checkpoint.
 
     Args:
-        path: path of the checkpoint, which keeps the run's resolved configuration, its world's spec and the weights.
+        path: path of the checkpoint, which stores the run's resolved configuration, its world's spec and the weights.
         device: device to put the module on.
 
     Returns:
         The module in evaluation mode, and the checkpoint.
 
     Raises:
-        UserError: as `checkpoint_files.read`; or it keeps no configuration or spec, its class is gone, is not
-            dreamcade's or takes other arguments, or the weights do not fit.
+        UserError: `checkpoint_files.read` fails; the checkpoint has no configuration or spec; its class does not exist,
+            is not trusted or takes other arguments; or the weights do not fit.
     """
     path = Path(path)
     try:
@@ -59,7 +59,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Learner,
         if key not in checkpoint:
             raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
     with blaming(path):
-        with torch.device("meta"):  # takes no memory: what does not fit the weights may be of any size
+        with torch.device("meta"):  # takes no memory: a module that does not fit may have any size
             _check_shapes(_build(checkpoint, path), checkpoint["state_dict"], path)
         module = _build(checkpoint, path)
         module.on_load_checkpoint(checkpoint)
@@ -84,11 +84,11 @@ def _check_shapes(module: Learner, weights: dict[str, Any], path: Path) -> None:
 
 
 def misfits(module: torch.nn.Module, weights: dict[str, Any]) -> dict[str, str]:
-    """Return the names of tensors of which a module and some weights do not have the same, and what each has.
+    """Return a description of every tensor whose shape differs between a module and weights, by its name.
 
     Args:
-        module: module that the weights are for.
-        weights: a state dict. What is no tensor, such as counters, is left out of account.
+        module: module that should load the weights.
+        weights: state dict; values that are no tensors, such as counters, are ignored.
     """
     expected = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     found = {name: value.shape for name, value in weights.items() if isinstance(value, torch.Tensor)}
@@ -104,10 +104,10 @@ def _shape(shape: torch.Size | None, absent: str) -> str:
 
 
 def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
-    """Make what the configuration in a checkpoint names: {class_path, init_args} of a subclass of `base`.
+    """Instantiate a subclass of `base` from {class_path, init_args} in a checkpoint's configuration.
 
     Raises:
-        UserError: it cannot be made, or names what is not dreamcade's: that is not even imported.
+        UserError: the class cannot be instantiated, or it names an untrusted package, which is not imported.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "made", fail_untyped=False, required=True)
@@ -117,7 +117,7 @@ def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
     except (ArgumentError, ValueError) as error:
         if denied := re.search(r"Importing '([\w.]+)' is not allowed", str(error)):
             raise UserError(_untrusted(path, denied[1])) from None
-        # Complaints are nested: the innermost of those about the first alternative says what is wrong.
+        # The parser nests its errors: the innermost error of the first alternative is the specific one.
         first = re.sub(r"\n\s*- Expected a <class 'NoneType'>.*", "", str(error), flags=re.DOTALL)
         _, problem, reason = re.split(r"\n\s*- ", first)[-1].rpartition("given class_path")
         reason = explain(reason if "Parser key" in reason else problem + reason, ())
@@ -125,7 +125,7 @@ def instantiate(base: type, config: dict[str, Any], path: Path) -> Any:
 
 
 def trusted() -> list[str]:
-    """Return the packages whose classes and worlds a checkpoint may name besides dreamcade's."""
+    """Return the packages besides dreamcade whose classes and worlds a checkpoint may name."""
     return [name for name in os.environ.get(TRUST, "").split(",") if name]
 
 
@@ -139,7 +139,7 @@ def _untrusted(path: Path, name: str) -> str:
 
 @contextmanager
 def _importing_own_classes_alone() -> Iterator[None]:
-    # The settings are the process's: a user's own configuration may name anything.
+    # The settings are global to the process, but a user's own configuration may name any package.
     before = dict(parsing_settings)
     set_parsing_settings(
         import_path_denylist=["*"],
@@ -154,7 +154,7 @@ def _importing_own_classes_alone() -> Iterator[None]:
 
 @contextmanager
 def blaming(path: str | Path) -> Iterator[None]:
-    """Turn whatever goes wrong within into one line about a file that anybody may have made."""
+    """Turn every exception in the block into a UserError of one line that names the file."""
     try:
         yield
     except UserError:
@@ -164,7 +164,7 @@ def blaming(path: str | Path) -> Iterator[None]:
 
 
 def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
-    """Return the first search that the callbacks of a checkpoint's run name, or None where they name none."""
+    """Return the first search in the callbacks of a checkpoint's run, or None if they have no search."""
     with blaming(path):
         for callback in checkpoint["config"].get("trainer", {}).get("callbacks") or []:
             settings = callback.get("init_args", {})
@@ -176,14 +176,14 @@ def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
 
 
 def world(path: Path, checkpoint: dict[str, Any]) -> Any:
-    """Make the datamodule of a checkpoint's run, without a store: it knows which world to play."""
+    """Return the datamodule of a checkpoint's run without a store; it makes environments of the run's world."""
     for key in ("description", "env_steps"):
         if key not in checkpoint:
             raise UserError(f"{path} keeps no {key}: expected a checkpoint that `dreamcade fit` wrote")
     with blaming(path):
         config, description = checkpoint["config"]["data"], checkpoint["description"]
         for named in (config.get("init_args", {}).get("id"), description.get("id")):
-            package, colon, _ = str(named).partition(":")  # Gymnasium imports it
+            package, colon, _ = str(named).partition(":")  # Gymnasium imports the package
             if colon and package.partition(".")[0] not in trusted():
                 raise UserError(_untrusted(path, package))
         data = instantiate(LightningDataModule, config, path)
@@ -198,7 +198,7 @@ def folder(path: str | Path) -> Path:
     """Return the folder of a checkpoint's run.
 
     Raises:
-        UserError: as `check_links`.
+        UserError: a file in the folder is a link, a pipe or a device.
     """
     found = Path(path).resolve().parent.parent
     check_links(found)
@@ -206,16 +206,16 @@ def folder(path: str | Path) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """Raise a UserError where a file in a run's folder is a link, a pipe or a device, and would be written to."""
+    """Raise a UserError if a file in a run's folder is a link, a pipe or a device, which a run would write to."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if not file.is_dir() and (file.is_symlink() or not file.is_file()):
             raise UserError(f"{file} is a link or no file: a run writes to its own files alone, remove it")
 
 
 def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:
-    """Raise a UserError unless a checkpoint is of this game, in any usual spelling; null takes any."""
+    """Raise a UserError unless a checkpoint was trained on this game, in any usual spelling; None accepts any game."""
     world = checkpoint.get("world", "a world without a name")
-    with suppress(UserError):  # of another kind of world, under its own name
+    with suppress(UserError):  # other worlds are compared by their own name
         game = game and canonical_game(game)
     if game not in (None, world):
         raise UserError(f"{path} is of {world}, not of {game}")

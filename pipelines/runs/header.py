@@ -1,4 +1,4 @@
-"""What every checkpoint says of the run that wrote it, beside weights and states: written here and nowhere else."""
+"""Header of every checkpoint: the entries that describe its run, besides weights and states."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipelines.runs.checkpoint_files import FORMAT_VERSION
 
 
 def header(run: Run, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a checkpoint from which the run's module and world can be built again.
+    """Return the entries of a checkpoint that describe the run's module and world.
 
     Args:
-        run: the run that writes the checkpoint.
-        config: the run's resolved configuration as plain data.
+        run: run that writes the checkpoint.
+        config: resolved configuration of the run as plain data.
 
     Returns:
         format_version, version and commit of dreamcade, the configuration, the world's name, the description of its
-        store, and the real steps that something was learned from. The networks' `spec` is the learner's own entry.
+        store, and the number of real steps that the run learned from. The learner itself adds the networks' `spec`.
     """
     return {
         "format_version": FORMAT_VERSION,

@@ -1,4 +1,4 @@
-"""Loggers that survive a resume and a missing network."""
+"""Loggers that continue after a resume and work without a network connection."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PROBE_SECONDS = 3.0
 
 
 class CSVLogger(loggers.CSVLogger):
-    """Writes metrics.csv into the run's folder; a resumed run appends to it.
+    """Writes metrics.csv into the run's folder; a resumed run appends to the file.
 
     Args:
-        save_dir: the folder; null is the run's own.
-        flush_logs_every_n_steps: rows kept in memory before they are written.
+        save_dir: folder of metrics.csv; null takes the run's folder.
+        flush_logs_every_n_steps: number of rows to keep in memory before writing them.
     """
 
     def __init__(self, save_dir: Path | None = None, flush_logs_every_n_steps: int = 100) -> None:
@@ -37,7 +37,7 @@ class CSVLogger(loggers.CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer."""
+        """Return the writer of metrics.csv."""
         if self._experiment is None:
             path = Path(self.log_dir) / "metrics.csv"
             header: list[str] | None = []
@@ -52,10 +52,10 @@ class CSVLogger(loggers.CSVLogger):
 
 
 class _Writer(ExperimentWriter):
-    """Appends to the file that is there, and whatever happens leaves it with no less than it held."""
+    """Appends to an existing file, and never loses rows that the file already holds."""
 
     def _check_log_dir_exists(self) -> None:
-        """Delete nothing."""
+        """Do nothing, where Lightning would delete an existing file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
@@ -68,13 +68,13 @@ class _Writer(ExperimentWriter):
 
 
 def _drop_cut_line(path: Path) -> None:
-    """Take away the last line where it has no end: what is appended would become part of it."""
+    """Remove an unfinished last line, because an appended row would become part of it."""
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _header(path: Path) -> list[str] | None:
-    """Return the columns of metrics.csv; None where it is not what a run wrote, but for a last line that was cut."""
+    """Return the columns of metrics.csv, or None if the file is damaged beyond an unfinished last line."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             text = file.read()
@@ -91,18 +91,18 @@ def _header(path: Path) -> list[str] | None:
 
 
 class WandbLogger(loggers.WandbLogger):
-    """Weights & Biases, offline unless told otherwise; a resumed run keeps its id.
+    """Logs to Weights & Biases, offline by default; a resumed run keeps its id.
 
-    Where W&B cannot be reached an online run goes on offline, and says so once. A run that `wandb agent` starts is
-    online, since its sweep waits for what it measures.
+    An online run warns and logs offline if W&B cannot be reached. A run that `wandb agent` starts is online, because
+    its sweep needs the metrics.
 
     Args:
-        mode: "offline" (send it later with `wandb sync`), "online" or "disabled".
-        project: W&B's project.
-        entity: W&B's user or team.
-        name: name of the run; null lets W&B choose.
-        tags: tags of the run.
-        save_dir: the folder; null is the run's own.
+        mode: "offline" (upload later with `wandb sync`), "online" or "disabled".
+        project: project in W&B.
+        entity: user or team in W&B; null takes W&B's default.
+        name: name of the run in W&B; null lets W&B choose.
+        tags: tags of the run in W&B.
+        save_dir: folder of the logs; null takes the run's folder.
     """
 
     def __init__(
@@ -133,12 +133,15 @@ class WandbLogger(loggers.WandbLogger):
             log_model=online,
             **settings,
         )
-        # Lightning passes an argument that W&B took away: it warns on every run, even where the argument is None.
+        # Lightning passes an argument that W&B has removed: W&B warns on every run, even if the argument is None.
         self._wandb_init.pop("anonymous", None)
 
 
 def reachable(seconds: float = PROBE_SECONDS) -> bool:
-    """Say whether W&B's server accepts a connection in time; looking up a name has no time-out of its own."""
+    """Return whether W&B's server accepts a connection in time.
+
+    A thread connects, because the look-up of a host name has no time-out.
+    """
     address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     answers: list[bool] = []
 
@@ -157,7 +160,7 @@ def reachable(seconds: float = PROBE_SECONDS) -> bool:
 
 
 def _run_id(folder: Path) -> str:
-    # The id lies in the run's folder: a resumed run finds it before its checkpoint is loaded.
+    # The run's folder stores the id, because a resumed run needs it before it loads its checkpoint.
     path = folder / "wandb_run_id.txt"
     kept = path.read_text(errors="replace").strip() if path.exists() else ""
     if not re.fullmatch(r"[\w-]{1,64}", kept, re.ASCII):

@@ -1,4 +1,4 @@
-"""All trials of a sweep in one picture: parallel coordinates."""
+"""Draws all trials of a sweep as parallel coordinates."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pipelines.sweeps.sweep_file import Sweep
 from pipelines.sweeps.trials import Result
 
 SPREAD = 0.03
-"""Lines through one choice are drawn apart by up to so much of the axis, the better above the worse."""
+"""Largest shift, as a fraction of the axis, between lines through one choice; better trials are higher."""
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """An upright axis: where a value lies on it, from 0 to 1, and its ticks (height, label)."""
+    """A vertical axis: `place` maps a value to its height from 0 to 1; ticks are (height, label)."""
 
     title: str
     place: Callable[[Any], float]
@@ -38,13 +38,13 @@ class Coordinate:
 
 
 def draw(sweep: Sweep, results: Sequence[Result], path: Path) -> None:
-    """Draw a line per trial that has a value, through what was drawn for it, in the colour of its metric.
+    """Draw a line through the parameters of every trial that has a value, coloured by its metric.
 
-    Trials that were stopped early are dashed. Constant parameters have no axis.
+    The lines of trials that were stopped early are dashed. Constant parameters have no axis.
 
     Args:
-        sweep: sweep that the results are of.
-        results: the best first.
+        sweep: sweep that produced the results.
+        results: results of the trials, the best first.
         path: path of the PNG.
     """
     measured = [result for result in results if result.value is not None and result.state in ("complete", "pruned")]
@@ -64,7 +64,7 @@ def draw(sweep: Sweep, results: Sequence[Result], path: Path) -> None:
         axes = figure.add_subplot()
         for column, coordinate in enumerate(coordinates):
             _upright(axes, column, coordinate)
-        # The best are drawn last, on top.
+        # The best trials are drawn last, on top of the others.
         for rank in reversed(range(len(rows))):
             heights = [c.place(v) for c, v in zip(coordinates, rows[rank], strict=True)]
             shift = SPREAD * (1 - 2 * rank / max(1, len(rows) - 1))
@@ -123,7 +123,7 @@ def _upright(axes: Axes, column: int, coordinate: Coordinate) -> None:
 
 
 def _line(axes: Axes, heights: Sequence[float], color: Any, best: bool, pruned: bool) -> None:
-    # Level where it crosses an axis, so that an eye can follow it from one to the next.
+    # The line is horizontal where it crosses an axis, so that the eye can follow it to the next axis.
     points = [(0.0, heights[0])]
     codes = [Line.MOVETO]
     for column, (left, right) in enumerate(pairwise(heights)):

@@ -1,4 +1,4 @@
-"""The process of a trial. It outlives a sweep that is killed, and is found again by the one that goes on."""
+"""The process of a trial, which outlives a killed sweep. The sweep that resumes finds the process again."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipelines.console import RUN_FOLDER, STOPPED
 
 FIT = (sys.executable, "-m", "pipelines.cli", "fit")
 SCRIPT = '"$@" >"$0/log.txt" 2>"$0/errors.txt" & echo $! >"$0/pid"; wait $!; echo $? >"$0/exit"'
-"""The shell writes down how the run ended, whether or not a sweep is there to see it."""
+"""Shell script that runs a trial and writes its exit code to a file, even if the sweep was killed."""
 
 
 class Process:
-    """A `dreamcade fit` in a folder of its own, started, found running, or found finished.
+    """A `dreamcade fit` in its own folder, which may be new, running or finished.
 
     Args:
         folder: folder of the run.
-        options: options of `dreamcade fit`, but for the folder.
+        options: options of `dreamcade fit`, without the folder.
     """
 
     def __init__(self, folder: Path, options: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class Process:
         self.resumed_at: int | None = None
 
     def start(self) -> None:
-        """Start the run; or go on with it from its last checkpoint; or leave it alone, if it runs or is finished."""
+        """Start the run, or resume it from its last checkpoint. Do nothing if it runs or is finished."""
         if self.alive() or self.finished:
             return
         resume = ["--ckpt_path", "last"]
@@ -54,7 +54,7 @@ class Process:
         environment = {name: value for name, value in os.environ.items() if name != RUN_FOLDER}
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # The run inherits the lock, and holds it for as long as it lives. A group of its own keeps Ctrl-C from it.
+            # The run inherits the lock and holds it until it ends. Its own process group keeps Ctrl-C away from it.
             self.shell = subprocess.Popen(
                 ["sh", "-c", SCRIPT, str(self.folder), *command],
                 stdin=subprocess.DEVNULL,
@@ -66,13 +66,13 @@ class Process:
             )
 
     def alive(self) -> bool:
-        """Whether the run goes on, whoever started it."""
+        """Return whether the run is alive, even if an earlier sweep started it."""
         if self.shell is not None:
             self.shell.poll()
         return locked(self.folder / "lock")
 
     def stop(self) -> None:
-        """Send SIGTERM: the run leaves a checkpoint and ends."""
+        """Send SIGTERM, after which the run writes a checkpoint and ends."""
         path = self.folder / "pid"
         while self.alive():
             if path.exists() and (number := path.read_text().strip()):
@@ -83,23 +83,23 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """How the run ended, above 128 by a signal; null where nobody was left to write it down."""
+        """Return the run's exit code, which is above 128 after a signal; None if the shell could not write it."""
         with suppress(FileNotFoundError, ValueError):
             return int((self.folder / "exit").read_text())
         return None
 
     @property
     def finished(self) -> bool:
-        """Whether the run ended by itself, well or badly, rather than by a signal."""
+        """Return whether the run ended by itself, with or without an error, and not by a signal."""
         return self.exit_code is not None and self.exit_code < 128 and STOPPED not in self.last_words()
 
     @property
     def was_over(self) -> bool:
-        """Whether it was resumed with nothing left to do: what it had measured last was cut off with it."""
+        """Return whether the run was resumed with no updates left, so that its last measurements are lost."""
         return self.exit_code == 0 and self.resumed_at is not None and self.resumed_at == self._metrics_size()
 
     def last_words(self) -> str:
-        """Return the last line on stderr, or how it ended where there is none."""
+        """Return the last line on stderr, or a description of the run's end if stderr is empty."""
         with suppress(FileNotFoundError):
             lines = (self.folder / "errors.txt").read_text(errors="replace").strip().splitlines()
             if lines:
@@ -107,9 +107,9 @@ class Process:
         return "it was killed" if self.exit_code is None else f"it ended with exit code {self.exit_code}"
 
     def values(self, metric: str) -> list[float]:
-        """Return what metrics.csv says of a metric, in order of its steps, but for what is not finite.
+        """Return the finite values of a metric in metrics.csv, ordered by step.
 
-        A step that was repeated, as after a kill, counts once.
+        A step that the run repeated, for example after a kill, counts once.
         """
         try:
             # The last line may be half written.
@@ -123,7 +123,7 @@ class Process:
         return [found[step] for step in sorted(found) if math.isfinite(found[step])]
 
     def metrics(self) -> list[str]:
-        """Return the names of all that was measured."""
+        """Return the names of all metrics in metrics.csv."""
         with suppress(FileNotFoundError):
             return (self.folder / "metrics.csv").read_text().partition("\n")[0].strip().split(",")
         return []
@@ -134,7 +134,7 @@ class Process:
 
 
 def locked(path: Path) -> bool:
-    """Whether another process holds this file."""
+    """Return whether another process holds the lock of this file."""
     if not path.exists():
         return False
     with path.open() as file:

@@ -1,4 +1,4 @@
-"""Sweep files: W&B's own format, read, checked, and turned into commands and into what Optuna draws."""
+"""Sweep files in W&B's format: reads and checks them, and turns them into commands and Optuna distributions."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ DISTRIBUTIONS = {
     "q_log_uniform": ("log", "exponents", "quantised"),
     "q_log_uniform_values": ("log", "quantised"),
 }
-"""Those that Optuna draws from too. W&B's server knows more: normal, beta and inverse ones."""
+"""W&B's distributions that Optuna can sample. W&B's server has more: normal, beta and inverse ones."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What is drawn for one key of the command line.
+    """Distribution of one key of the command line.
 
     Args:
-        name: the dotted key, such as model.policy.lr.
-        choices: values to draw one of; empty where a number is drawn.
-        low: the least number.
-        high: the largest.
-        log: draw its logarithm evenly.
-        step: what the number is rounded to multiples of, as W&B does; null does not round.
+        name: dotted key, such as model.policy.lr.
+        choices: values to choose from; empty if the parameter is a number.
+        low: smallest number.
+        high: largest number.
+        log: draw the logarithm of the number uniformly.
+        step: step to whose multiples the number is rounded, as W&B does; None does not round.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Parameter:
     step: float | None = None
 
     def draw(self, trial: optuna.Trial) -> Any:
-        """Return the value of a trial, the same one whenever it is asked again."""
+        """Return the value of a trial; repeated calls return the same value."""
         if len(self.choices) == 1:
             return self.choices[0]
         if self.choices:
@@ -69,32 +69,32 @@ class Parameter:
         return self.rounded(trial.suggest_float(self.name, self.low, self.high, log=self.log))
 
     def rounded(self, number: float) -> float | int:
-        """Return the nearest multiple of the step, an integer where the step is one."""
+        """Return the nearest multiple of the step, which is an integer if the step is an integer."""
         return number if self.step is None else round(number / self.step) * self.step
 
     def grid(self) -> tuple[Any, ...]:
-        """Return all values there are; none where they are uncountable."""
+        """Return all possible values, or an empty tuple if the range is continuous."""
         if self.choices or self.step is None or self.log:
             return self.choices
         first, last = round(self.low / self.step), round(self.high / self.step)
         return tuple(multiple * self.step for multiple in range(first, last + 1))
 
     def samples(self) -> tuple[Any, ...]:
-        """Return values that stand for all: every choice, or the ends and the middle."""
+        """Return representative values: every choice, or both ends and the middle of the range."""
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         return self.choices or tuple(map(self.rounded, (self.low, middle, self.high)))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file that was read without complaint.
+    """A valid sweep file.
 
     Args:
         path: path of the file.
-        content: content of it, as plain data.
-        parameters: parameters that are swept.
-        metric: a column of metrics.csv.
-        goal: what to do with it.
+        content: content of the file as plain data.
+        parameters: parameters that the sweep draws.
+        metric: name of the metric, which is a column of metrics.csv.
+        goal: direction of the metric, minimize or maximize.
     """
 
     path: Path
@@ -105,23 +105,23 @@ class Sweep:
 
     @property
     def method(self) -> str:
-        """How values are chosen: grid, random or bayes."""
+        """Return the search method: grid, random or bayes."""
         return self.content["method"]
 
     @property
     def stops_early(self) -> bool:
-        """Whether trials that do badly are stopped."""
+        """Return whether the sweep stops bad trials early."""
         return "early_terminate" in self.content
 
     def reaches_target(self, value: float | None) -> bool:
-        """Whether the metric is as good as the file asks for."""
+        """Return whether the metric reaches the file's target."""
         target = self.content["metric"].get("target")
         if target is None or value is None:
             return False
         return value >= target if self.goal == "maximize" else value <= target
 
     def options(self, values: Mapping[str, Any]) -> list[str]:
-        """Return what follows `dreamcade fit` for these values, word for word as `wandb agent` forms it."""
+        """Return the options of `dreamcade fit` for these values, exactly as `wandb agent` forms them."""
         words = create_sweep_command(list(self.content["command"]))
         macros = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
         options: list[str] = []
@@ -130,17 +130,17 @@ class Sweep:
         return options
 
     def combinations(self) -> list[dict[str, Any]]:
-        """Return combinations in which every choice and both ends of every range occur."""
+        """Return combinations of values that contain every choice and both ends of every range."""
         samples = {parameter.name: parameter.samples() for parameter in self.parameters}
         most = max(map(len, samples.values()))
         return [{name: values[row % len(values)] for name, values in samples.items()} for row in range(most)]
 
     def size(self) -> int | None:
-        """Return the number of trials of a grid; null where there is no end of them."""
+        """Return the number of trials of a grid; None for the endless methods random and bayes."""
         return math.prod(len(parameter.grid()) for parameter in self.parameters) if self.method == "grid" else None
 
     def sampler(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
-        """Return who draws a trial's values: by its number, so that a sweep that was killed goes on as it would have.
+        """Return the sampler of a trial's values, seeded by its number, so that a killed sweep resumes identically.
 
         Args:
             number: number of the trial.
@@ -155,11 +155,11 @@ class Sweep:
         return optuna.samplers.TPESampler(n_startup_trials=5, constant_liar=True, seed=drawn)
 
     def pruner(self) -> optuna.pruners.BasePruner:
-        """Return who stops bad trials early.
+        """Return the pruner, which stops bad trials early.
 
-        W&B's hyperband is one bracket of it, asynchronous successive halving: after n values of the metric, and again
-        after eta times as many, the best 1/eta of the trials go on. It is `min_iter`, or follows from `max_iter` and
-        `s`.
+        W&B's hyperband is one bracket of Hyperband: asynchronous successive halving. After n values of the metric, and
+        again after eta times as many, the best 1/eta of the trials continue. The file gives n as `min_iter`, or by
+        `max_iter` and `s`.
         """
         if not self.stops_early:
             return optuna.pruners.NopPruner()
@@ -169,14 +169,14 @@ class Sweep:
         return optuna.pruners.SuccessiveHalvingPruner(max(1, first), eta)
 
     def check(self) -> None:
-        """Raise a UserError unless the command line takes all that may be drawn; nothing is run."""
+        """Raise a UserError unless `dreamcade fit` accepts every value that may be drawn. Nothing is trained."""
         for values in self.combinations():
             nonfinite_reason = _complaint(self.options(values))
             if nonfinite_reason is not None:
                 raise UserError(f"{self.path}: {self._wrong_key() or nonfinite_reason}")
 
     def _wrong_key(self) -> str | None:
-        # The parser names the last part of a wrong key alone; here the whole of it is compared with all there are.
+        # The parser reports only the last part of a wrong key, so compare the whole key with all known keys.
         output = io.StringIO()
         fixed = {p.name: p.choices[0] for p in self.parameters if p.name == "config"}
         if _complaint(self.options(fixed), output) is not None:
@@ -191,7 +191,7 @@ class Sweep:
 
 
 def find(path: str) -> Path:
-    """Return a sweep file, the user's or one of the project's own by its name."""
+    """Return the path of a sweep file, which is the user's file or one of the project's by its name."""
     own = {file.stem: file for file in sorted((CONFIGS / "sweep").glob("*.yaml"))}
     if Path(path).is_file():
         return Path(path)
@@ -205,7 +205,7 @@ def read(path: Path) -> Sweep:
     """Read a sweep file in W&B's format: https://docs.wandb.ai/models/sweeps/sweep-config-keys.
 
     Raises:
-        UserError: it is none, W&B would not take it, or it needs what W&B's server alone can do.
+        UserError: the file is no sweep file, W&B would not accept it, or only W&B's server could run it.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -322,7 +322,7 @@ def _number(rules: Mapping[str, Any], key: str) -> Any:
 
 
 def _complaint(options: list[str], output: io.StringIO | None = None) -> str | None:
-    # What the real command line says against these options, without running anything.
+    # The error of the real command line for these options; nothing is trained.
     errors = io.StringIO()
     try:
         with redirect_stdout(output or io.StringIO()), redirect_stderr(errors):
@@ -339,7 +339,7 @@ def _short(key: str) -> str:
 
 
 def _keys(config: Any, prefix: str = "") -> Iterable[str]:
-    # The dotted keys of a resolved configuration, as they may be typed; those of a list's elements under its own.
+    # The dotted keys of a resolved configuration, as a user types them. Keys of list elements follow the list's key.
     for element in config if isinstance(config, list) else [config]:
         for key, value in element.items() if isinstance(element, dict) else ():
             name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")

@@ -1,4 +1,4 @@
-"""The trials of a sweep: drawn by Optuna, run as processes, stopped early, and kept in the sweep's folder."""
+"""Runs the trials of a sweep: Optuna draws them, processes run them, and the sweep's folder stores them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a trial: state is complete, pruned, failed or running; value its metric, where there is one."""
+    """Result of a trial; state is complete, pruned, failed or running, and value is the metric or None."""
 
     number: int
     state: str
@@ -37,7 +37,7 @@ class Result:
 
 @dataclass
 class Live:
-    """A trial whose run goes on."""
+    """A trial with a run that has not ended."""
 
     trial: optuna.Trial
     process: Process
@@ -47,18 +47,18 @@ class Live:
 
 @dataclass
 class Trials:
-    """The trials of a sweep, those of earlier calls included.
+    """The trials of a sweep, including those of earlier calls.
 
-    A trial is measured by the last value of its metric, as W&B does. Early stopping counts how often the metric was
-    logged. All is kept in the folder: study.db, the sweep file, and a folder per trial.
+    The value of a trial is the last value of its metric, as in W&B. Early stopping counts the logged values of the
+    metric. The folder stores study.db, the sweep file, and a folder per trial.
 
     Args:
         sweep: sweep that the trials belong to.
-        folder: where they lie.
-        seed: seed of what is drawn.
+        folder: folder of the sweep.
+        seed: seed of the drawn parameters.
 
     Raises:
-        UserError: the folder is of another sweep, or in use.
+        UserError: the folder belongs to another sweep, or another process uses it.
     """
 
     sweep: Sweep
@@ -91,14 +91,14 @@ class Trials:
         )
 
     def run(self, count: int, jobs: int, tell: Callable[[Result], None]) -> None:
-        """Run until there are `count` trials, of which `jobs` at a time; first those that were cut.
+        """Run trials until there are `count`, up to `jobs` at a time; interrupted trials resume first.
 
-        When it is told to stop, so are the runs, and the same call goes on with them.
+        An interrupt stops the runs too. The next call with the same arguments resumes them.
 
         Args:
-            count: count of trials in all.
-            jobs: runs side by side.
-            tell: is called with every result.
+            count: total number of trials.
+            jobs: number of runs at the same time.
+            tell: function that is called with every result.
         """
         cut = self.study.get_trials(states=[TrialState.RUNNING])
         try:
@@ -120,13 +120,13 @@ class Trials:
             raise
 
     def goes_on(self, count: int) -> bool:
-        """Whether a new trial may be made: there are fewer than `count`, and none has reached the metric's target."""
+        """Return whether to start a new trial: there are fewer than `count`, and none has reached the target."""
         trials = self.study.trials
         values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
         return len(trials) < count and not any(map(self.sweep.reaches_target, values))
 
     def start(self, cut: FrozenTrial | None = None) -> None:
-        """Start the run of a new trial, or go on with that of one that was cut."""
+        """Start the run of a new trial, or resume the run of an interrupted trial."""
         number = len(self.study.trials) if cut is None else cut.number
         self.study.sampler = self.sweep.sampler(number, self.seed)
         trial = self.study.ask() if cut is None else optuna.Trial(self.study, cut._trial_id)
@@ -140,7 +140,7 @@ class Trials:
         self.live.append(live)
 
     def is_over(self, live: Live) -> bool:
-        """Report what a run has measured since, stop it if it is among the worse, and say whether it has ended."""
+        """Report the new values of a run, stop the run if the pruner says so, and return whether it has ended."""
         alive = live.process.alive()
         if not alive and not live.pruned and live.process.was_over:
             shutil.rmtree(live.process.folder)
@@ -158,7 +158,7 @@ class Trials:
         return not alive
 
     def finish(self, live: Live) -> Result:
-        """Write down what came of a trial."""
+        """Store and return the result of a trial."""
         process, metric = live.process, self.sweep.metric
         values = process.values(metric)
         state, error = TrialState.COMPLETE, ""
@@ -170,19 +170,19 @@ class Trials:
             state = TrialState.FAIL
             error = f"it measured no {metric}, the nearest is {nearest(metric, process.metrics())}"
         live.trial.set_user_attr("error", error)
-        with suppress(RuntimeError):  # a grid that is complete stops `optimize`, which is not used here
+        with suppress(RuntimeError):  # a complete grid stops `study.optimize`, which is not in use here
             self.study.tell(live.trial, values[-1] if state == TrialState.COMPLETE else None, state)
         return self.result(self._frozen(live.trial))
 
     def results(self) -> list[Result]:
-        """Return all results, the best first, those without a value last."""
+        """Return all results: complete, pruned, running and failed ones, in each state the best first."""
         sign = -1 if self.sweep.goal == "maximize" else 1
         order = ["complete", "pruned", "running", "failed"]
         found = [self.result(trial) for trial in self.study.trials]
         return sorted(found, key=lambda r: (order.index(r.state), sign * (r.value or 0.0), r.number))
 
     def result(self, trial: FrozenTrial) -> Result:
-        """Return what is known of a trial; of one that was stopped early its last value."""
+        """Return the result of a trial; the value of a trial that was stopped early is its last one."""
         last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
         return Result(
             number=trial.number,
