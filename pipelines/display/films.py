@@ -1,4 +1,4 @@
-"""Films and pictures on disk."""
+"""Writes films and pictures to disk."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from PIL import Image
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
-    """Repeat every pixel of (..., H, W, C) in both directions."""
+    """Return frames (..., H, W, C) with every pixel repeated `factor` times in both directions."""
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write (H, W, 3) uint8."""
+    """Write a picture (H, W, 3) uint8 as PNG."""
     Image.fromarray(picture).save(path)
 
 
 def write_gif(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write (T, H, W, 3) uint8 as an endless GIF, with one palette for the whole film."""
+    """Write frames (T, H, W, 3) uint8 as an endless GIF, with one palette for the whole film."""
     palette = Image.fromarray(frames[:: max(1, len(frames) // 8)].reshape(-1, *frames.shape[2:])).quantize(64)
     first, *rest = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     first.save(path, save_all=True, append_images=rest, duration=1000 // fps, loop=0, optimize=True)
 
 
 def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write (T, H, W, 3) uint8 as H.264; odd sides lose a pixel, as the format wants."""
+    """Write frames (T, H, W, 3) uint8 as H.264 video; odd sides lose a pixel, because the format needs even ones."""
     height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})

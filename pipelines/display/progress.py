@@ -1,4 +1,4 @@
-"""Progress on the terminal."""
+"""Shows progress on the terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from rich.text import Text
 
 
 class Rate(ProgressColumn):
-    """Units per second."""
+    """Column of a progress bar with the speed in units per second."""
 
     def render(self, task: Task) -> Text:
-        """Render the speed of the last seconds."""
+        """Return the speed of the last seconds as text."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def counter(title: str, total: float, unit: str, show: bool = True) -> Iterator[Callable[..., None]]:
-    """Show a bar with rate and time left, and yield the function that advances it, and may note a metric beside it."""
+    """Show a progress bar with rate and time left, and yield a function that advances the bar.
+
+    The function takes the amount and an optional note, such as a metric, to show beside the title.
+    """
     if not show:
         yield lambda amount, note="": None
         return

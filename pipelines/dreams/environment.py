@@ -1,7 +1,7 @@
-"""Any trained world model as a Gymnasium environment, a vector one and a single one.
+"""Gymnasium environments, vector and single, of any trained world model.
 
-Importing this file registers both: `gymnasium.make_vec("dreamcade/Dream-v0", checkpoint=...)`. Where it was not
-imported before, the id is "pipelines.dreams.environment:dreamcade/Dream-v0".
+Importing this module registers both: `gymnasium.make_vec("dreamcade/Dream-v0", checkpoint=...)`. The id
+"pipelines.dreams.environment:dreamcade/Dream-v0" imports the module as well.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from pipelines.display.films import enlarge
 from pipelines.runs import checkpoints
 
 MAX_EPISODE_STEPS = 1000
-"""Dreams drift: they are cut before they are about nothing that was ever seen."""
+"""Default time limit, because dreams drift away from the training data."""
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 15}
 
 
 class DreamVectorEnv(VectorEnv):
-    """N dreams of one world model, stepped together.
+    """Vector environment of N dreams of one world model, which are stepped as one batch.
 
-    An episode begins where a real one began: the model observes the first rows of it, and dreams on from there.
-    Observations are what policies of the training run saw, (stack * C, H, W) uint8 frames or (D,) float32 vectors;
-    rewards are the expected ones. An episode terminates by the continuation that the model predicts, and is truncated
-    after `max_episode_steps`, or where the model can dream no further.
+    An episode starts like a real one: the model observes the first rows of a real episode and dreams on from there.
+    Observations are the ones of the training run's policies: (stack * C, H, W) uint8 frames or (D,) float32 vectors.
+    Rewards are the model's expected rewards. An episode terminates by the continuation that the model predicts. An
+    episode is truncated after `max_episode_steps` or at the model's longest horizon.
 
-    Seeded alike, environments dream alike, whatever else draws random numbers: starts and terminations come from
-    `np_random`, the model's noise from a stream of the environment's own.
+    Environments with the same seed dream the same, independent of other random numbers. Starts and terminations come
+    from `np_random`; the model's noise comes from a stream of the environment.
 
     Args:
-        model: a world model, or an agent that has one; it may go on learning.
-        num_envs: N.
+        model: a world model, or an agent with a world model; the model may keep learning.
+        num_envs: number N of dreams.
         checkpoint: checkpoint of a run, instead of a model.
-        starts: windows (M, T) that begin with episodes, to start from; null takes those that the checkpoint keeps.
-        game: what the checkpoint must be of, in any usual spelling; null takes any.
-        max_episode_steps: max episode steps of an episode; null sets no limit.
-        sample_termination: end an episode with the probability that the model predicts; else where an end is likelier
-            than none.
-        autoreset_mode: when an episode that ended is followed by the next; see Gymnasium's AutoresetMode.
-        render_mode: "rgb_array" or null.
-        scale: screen pixels per pixel.
-        device: device of a checkpoint's model; a given model stays where it is.
+        starts: windows (M, T) of episode starts to dream from; null takes those of the checkpoint.
+        game: game that the checkpoint must be trained on, in any usual spelling; null accepts any game.
+        max_episode_steps: number of steps after which an episode is truncated; null sets no limit.
+        sample_termination: if true, end an episode with the probability that the model predicts; if false, end it when
+            that probability is above one half.
+        autoreset_mode: when the next episode starts after the end of one; see Gymnasium's AutoresetMode.
+        render_mode: render mode, "rgb_array" or null.
+        scale: factor by which rendered frames are enlarged.
+        device: device for a checkpoint's model; a given model stays on its device.
 
     Raises:
-        UserError: neither or both of model and checkpoint, a checkpoint that cannot be used or is of another game, a
-            model that cannot be dreamed in, nothing to start from, or an argument that makes no sense.
+        UserError: neither or both of model and checkpoint are given; the checkpoint is unusable or of another game; the
+            model cannot dream; there are no starts; or an argument is out of range.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -119,9 +119,9 @@ class DreamVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open episodes: all N, or those where `options["reset_mask"]`, (N,) bool, is true, and leave the others alone.
+        """Start new episodes in all N environments, or only where `options["reset_mask"]`, (N,) bool, is True.
 
-        A seed is that of all environments together.
+        One seed is for all environments together.
         """
         where = np.ones(self.num_envs, bool)
         if options and "reset_mask" in options:
@@ -134,12 +134,12 @@ class DreamVectorEnv(VectorEnv):
         return self._observation.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Dream one step on in every environment, by actions (N,)."""
+        """Dream one step in every environment by actions (N,)."""
         actions = np.asarray(actions)
         if actions not in self.action_space:
             last = self.model.spec.num_actions - 1  # type: ignore[union-attr]
             raise UserError(f"actions must be {self.num_envs} whole numbers from 0 to {last}: got {actions}")
-        opens = self._closed  # under next-step autoreset
+        opens = self._closed  # these environments reset now under next-step autoreset
         if self._state is None or (self.autoreset_mode == AutoresetMode.DISABLED and opens.any()):
             raise ResetNeeded("reset first: no episode was opened yet, or one has ended")
         with self._dreaming():
@@ -173,7 +173,7 @@ class DreamVectorEnv(VectorEnv):
         return tuple(enlarge(np.broadcast_to(newest, (*newest.shape[:3], 3)), self.scale))
 
     def _open(self, where: np.ndarray) -> None:
-        """Begin anew where the mask (N,) says, at the last of the rows that a start shows."""
+        """Start new episodes where the mask (N,) is True, from the last row of a drawn start."""
         chosen = self.np_random.integers(len(self.starts.action), size=int(where.sum()))
         windows = self.starts[torch.from_numpy(chosen)]
         assert windows.observation is not None
@@ -188,7 +188,7 @@ class DreamVectorEnv(VectorEnv):
         self._closed[where] = False
 
     def _append(self, newest: Tensor) -> None:
-        """Drop the oldest frame of every stack, or the whole vector, and append what the model decodes."""
+        """Drop the oldest frame of every stack, or the whole vector, and append the model's decoded observation."""
         if self.frames:
             newest = (newest.clamp(0, 1) * 255).round().byte()
         stack = self._observation.shape[1] // self.channels
@@ -203,7 +203,7 @@ class DreamVectorEnv(VectorEnv):
 
     @contextmanager
     def _dreaming(self) -> Iterator[None]:
-        """Run the model in evaluation mode on this environment's own noise, and leave everything else as it was."""
+        """Run the model in evaluation mode on this environment's noise, and restore the global random generators."""
         before = [generator.get_state() for generator in self._generators]
         for generator, state in zip(self._generators, self._noise, strict=True):
             generator.set_state(state)
@@ -217,13 +217,14 @@ class DreamVectorEnv(VectorEnv):
 
 
 class DreamEnv(gymnasium.Env):
-    """One dream of a world model: a DreamVectorEnv of one, with the same observations, rewards and ends.
+    """Environment of one dream: a DreamVectorEnv with N = 1 and the same observations, rewards and ends.
 
-    It has no time limit of its own beside the model's: `gymnasium.make` adds the registered one, or that it is given.
+    The only time limit is the model's longest horizon. `gymnasium.make` adds its argument `max_episode_steps`, or the
+    registered limit.
 
     Args:
-        model: model of the dreams, as in DreamVectorEnv.
-        render_mode: "rgb_array" or null.
+        model: a world model, or an agent with a world model; the model may keep learning.
+        render_mode: render mode, "rgb_array" or null.
         arguments: arguments of DreamVectorEnv: checkpoint, starts, game, sample_termination, scale, device.
     """
 
@@ -245,13 +246,13 @@ class DreamEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open an episode."""
+        """Start a new episode."""
         super().reset(seed=seed)
         observation, info = self.dreams.reset(seed=seed)
         return observation[0], info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Dream one step on."""
+        """Dream one step by an action."""
         observation, reward, terminated, truncated, info = self.dreams.step(np.asarray([action]))
         return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
@@ -277,7 +278,7 @@ def _dreamer(
     game: str | None,
     device: torch.device | str,
 ) -> tuple[WorldModel, Batch]:
-    """Return the world model, and the windows to start from in main memory."""
+    """Return the world model, and the windows to start from, which lie on the CPU."""
     if (module is None) == (checkpoint is None):
         raise UserError("a dream environment is made of either a model or a checkpoint")
     kept: dict[str, Any] = {}
@@ -301,7 +302,7 @@ def _dreamer(
 
 
 def _last_row(windows: Batch) -> Tensor:
-    """Return the last row of each window (B,) int64 that its first episode goes on from."""
+    """Return the index (B,) int64 of the last row of each window's first episode that does not close the episode."""
     goes_on = windows.has_successor() & ~windows.is_last[:, 1:]
     return goes_on.cumprod(dim=1).sum(dim=1)
 

@@ -1,4 +1,4 @@
-"""Evolving a linear controller: the search, and what a population earns in dreams or in reality."""
+"""Evolution of a linear controller: CMA-ES, and the returns of a population in dreams or in reality."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from pipelines.evaluation.episodes import play
 
 Covariance = Literal["full", "diagonal"]
 MIN_SURVIVAL = 1e-3
-"""Probability of still being there, below which a dream is over."""
+"""Probability of reaching a step, below which a dream ends."""
 
 
 class Evolution:
-    """CMA-ES (Hansen & Ostermeier 2001) by the library cma, on random numbers of its own.
+    """CMA-ES (Hansen & Ostermeier 2001) by the library cma, with its own random generator.
 
-    Its state is plain data: where it began and what it was told. A new search that is told the same again asks for the
-    same populations, so nothing of the library's need be stored.
+    The state is plain data: the arguments and the fitness of all populations so far. A new search with the same
+    arguments and fitness draws the same populations, so that no state of the library has to be stored.
 
     Args:
-        start: (V,) mean of the first population.
-        sigma: population's standard deviation.
-        population: P, vectors in a population.
-        covariance: "full", or "diagonal" (Ros & Hansen 2008) where V squared numbers are too many.
-        seed: seed of the draws.
+        start: mean (V,) of the first population.
+        sigma: standard deviation of the first population.
+        population: number P of vectors in a population.
+        covariance: shape of the covariance: "full", or "diagonal" (Ros & Hansen 2008) if V * V numbers are too many.
+        seed: seed of the populations.
     """
 
     def __init__(self, start: np.ndarray, sigma: float, population: int, covariance: Covariance, seed: int) -> None:
@@ -59,7 +59,7 @@ class Evolution:
         return np.stack(self.asked)
 
     def tell(self, fitness: np.ndarray) -> None:
-        """Learn what each vector of the population earned, (P,); more is better."""
+        """Update the search by the fitness (P,) of the population's vectors; more is better."""
         if not np.isfinite(fitness).all():
             raise UserError(
                 f"a controller earned {fitness[~np.isfinite(fitness)][0]}: the world model's rewards are not finite"
@@ -71,16 +71,16 @@ class Evolution:
 
     @property
     def generation(self) -> int:
-        """Populations that were judged."""
+        """Return the number of populations with a known fitness."""
         return len(self.told)
 
     @property
     def mean(self) -> np.ndarray:
-        """The middle of the next population (V,): the best guess where fitness is noisy (Hansen 2016, section B.5)."""
+        """Return the mean (V,) of the next population: the best guess for noisy fitness (Hansen 2016, section B.5)."""
         return np.array(self.search.mean)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the search began, and what it was told."""
+        """Return the arguments of the search and the fitness of all populations so far."""
         return {
             "start": torch.from_numpy(self.start),
             "sigma": self.sigma,
@@ -92,7 +92,7 @@ class Evolution:
 
     @classmethod
     def restore(cls, state: dict[str, Any]) -> Evolution:
-        """Make a search that goes on where `state_dict` was taken."""
+        """Return a search that continues from a `state_dict`."""
         arguments = {name: state[name] for name in ("sigma", "population", "covariance", "seed")}
         search = cls(state["start"].numpy(), **arguments)
         for fitness in state["told"].numpy():
@@ -105,17 +105,17 @@ class Evolution:
 def dreamed_returns(
     model: WorldModel, controller: LinearController, vectors: Tensor, starts: Tensor, horizon: int
 ) -> tuple[Tensor, int]:
-    """Let every controller of a population dream from the same states, all in one batch.
+    """Dream with every controller of a population from the same start states, in one batch.
 
     Args:
-        model: with the capabilities step and reward.
-        controller: whose vectors they are.
-        vectors: (P, V).
-        starts: (E, *state_shape).
-        horizon: steps of a dream; it is over before where hardly any goes on.
+        model: world model with the capabilities step and reward.
+        controller: controller whose parameters the vectors replace.
+        vectors: parameter vectors (P, V) of the population.
+        starts: start states (E, *state_shape).
+        horizon: largest number of steps of a dream; the dreams end earlier when almost none is still going on.
 
     Returns:
-        The returns (P, E), in which a reward counts as likely as the dream gets there, and the steps dreamed.
+        The returns (P, E), with rewards weighted by the probability of reaching them, and the number of dreamed steps.
     """
     population, dreams = len(vectors), len(starts)
     states = starts.repeat(population, *[1] * (starts.ndim - 1))
@@ -133,13 +133,13 @@ def dreamed_returns(
 
 
 class PopulationActor(ModelActor):
-    """P controllers, each in E environments beside each other.
+    """Acts with P controllers, each in E consecutive environments.
 
     Args:
-        model: built, with its spec.
-        policy: whose vectors they are.
-        generator: not drawn from.
-        vectors: (P, V).
+        model: world model that is built and has its spec.
+        policy: controller whose parameters the vectors replace.
+        generator: generator that every actor takes; this actor draws nothing from it.
+        vectors: parameter vectors (P, V) of the population.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class PopulationActor(ModelActor):
         self.vectors = vectors
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Take every controller's best action."""
+        """Return the best action of every controller."""
         features = self.model.features(state).float().unflatten(0, (len(self.vectors), -1))
         return self.controller.scores(self.vectors, features).argmax(dim=2).flatten().cpu().numpy(), {}
 
@@ -158,10 +158,10 @@ class PopulationActor(ModelActor):
 def real_returns(
     model: WorldModel, controller: LinearController, vectors: Tensor, environment: VectorEnvironment, horizon: int
 ) -> tuple[Tensor, int]:
-    """Let every controller of a population (P, V) play an episode in as many of P * E environments each.
+    """Play one episode per environment, with every controller of a population (P, V) in E of the P * E environments.
 
     Returns:
-        The returns (P, E), raw, of at most `horizon` steps, and the real steps that were made.
+        The raw returns (P, E) of at most `horizon` steps, and the number of real steps.
     """
     actor = PopulationActor(model, controller, np.random.default_rng(0), vectors)
     episodes = play(environment, actor, max_steps=horizon)
@@ -170,7 +170,7 @@ def real_returns(
 
 
 class Allocated(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made meanwhile: an upper bound of what is held at a time."""
+    """Counts the bytes of all tensors allocated in the block, an upper bound of the memory in use at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Allocated(TorchDispatchMode):
 
 
 def bytes_per_dream(model: WorldModel, controller: LinearController) -> int:
-    """Return the memory that one more dream takes, at most."""
+    """Return an upper bound of the bytes that one more dream takes."""
     counts = []
     for dreams in (1, 9):
         with Allocated() as allocated, torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""How far a dream can be trusted: a dream beside what really happened, per horizon."""
+"""Accuracy of dreams per horizon, compared with what really happened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modules.imagination import evaluating, imagine
 from modules.world_model import WorldModel
 
 CHANGED = 5 / 255
-"""A pixel has changed where it differs by more than this from the last frame before the dream."""
+"""Smallest difference to the last frame before the dream by which a pixel counts as changed."""
 
 COLUMNS = (
     "horizon", "windows", "psnr", "copy_psnr", "ssim", "copy_ssim", "changed", "copy_changed", "either", "copy_either",
@@ -25,36 +25,36 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Dreams:
-    """Open-loop dreams of held-out windows, fed the actions that were really taken."""
+    """Open-loop dreams of validation windows, with the actions that were really taken."""
 
     first: Tensor
-    """(B, C, H, W): the last frame that the model saw."""
+    """(B, C, H, W): last frame that the model observed."""
     real: Tensor
-    """(B, T, C, H, W): what came after it."""
+    """(B, T, C, H, W): real frames after the last observed one."""
     dreamed: Tensor
-    """(B, T, C, H, W): what the model dreamed instead."""
+    """(B, T, C, H, W): dreamed frames after the last observed one."""
     valid: Tensor
-    """(B, T) bool: the frame was really drawn: no end and no cut up to it, and it closes no episode."""
+    """(B, T) bool: True if the real frame exists: no end and no cut up to it, and no termination at it."""
     reached: Tensor
-    """(B, T) bool: the action was really taken, with no end and no cut before it."""
+    """(B, T) bool: True if the action was really taken, with no end and no cut before it."""
     reward: Tensor
     """(B, T): signs of the real rewards."""
     dreamed_reward: Tensor
     """(B, T): signs of the dreamed rewards, rounded."""
     terminated: Tensor
-    """(B, T) bool"""
+    """(B, T) bool: True if the action really terminated the episode."""
     dreamed_terminated: Tensor
-    """(B, T) bool: the dreamed continuation is below one half."""
+    """(B, T) bool: True if the dreamed continuation is below one half."""
 
 
 @torch.no_grad()
 def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
-    """Let a model dream on, in evaluation mode, from the first `context` rows of every window.
+    """Dream on from the first `context` rows of every window, with the model in evaluation mode.
 
     Args:
-        model: with the capabilities step and decode.
-        batch: held-out windows (B, T) of frame stacks.
-        context: rows that the model observes before it dreams on its own, at least 1.
+        model: world model with the capabilities step and decode.
+        batch: validation windows (B, T) of frame stacks.
+        context: number of rows that the model observes before it dreams, at least 1.
     """
     assert batch.observation is not None
     seen, rest = batch[:, :context], batch[:, context - 1 :]
@@ -81,18 +81,19 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
 
 
 def per_horizon(dreams: Dreams, ssim_at: Collection[int] | None = None) -> list[dict[str, float]]:
-    """Measure dreams at every horizon, beside copying the last frame.
+    """Measure dreams at every horizon, and compare them with copying the last frame.
 
     Args:
-        dreams: dreams of held-out windows.
-        ssim_at: the only horizons at which SSIM is measured, which takes as long as all the rest; nan elsewhere.
+        dreams: dreams of validation windows.
+        ssim_at: horizons at which SSIM is measured, nan at all others; None measures all. SSIM takes as long as all
+            other measures together.
 
     Returns:
-        A row per horizon 1 .. T with the keys of COLUMNS. "changed" is the mean squared error on pixels that really
-        changed, "either" on those that changed in reality or in the dream, so that artefacts count; PSNR is that of
-        the mean squared error over all windows. Reward and termination counts are of all steps up to the horizon;
-        recall and precision are of rewards other than 0 and of ends, and nan where there were none. To copy the last
-        frame is to predict neither, so its recall is 0.
+        A row per horizon 1 .. T with the keys of COLUMNS. "changed" is the mean squared error on pixels that changed in
+        reality. "either" is the mean squared error on pixels that changed in reality or in the dream, so that it
+        includes artefacts. PSNR is computed from the mean squared error over all windows. Reward and termination counts
+        include all steps up to the horizon. Recall and precision are of rewards other than 0 and of terminations; they
+        are nan if there are none. Copying the last frame predicts neither, so its recall is 0.
     """
     return [_at(dreams, t, with_ssim=ssim_at is None or t + 1 in ssim_at) for t in range(dreams.real.shape[1])]
 
@@ -138,9 +139,9 @@ def _ratio(part: Tensor, whole: Tensor) -> float:
 
 
 def side_by_side(dreams: Dreams) -> Tensor:
-    """Return films (B, T + 1, 3, H, W') in [0, 1]: real, dreamed, and their difference, each beside the next.
+    """Return films (B, T + 1, 3, H, W') in [0, 1]: real, dreamed, and their difference, side by side.
 
-    The first picture is the last one that the model saw. After a window's end the real third is dark.
+    The first frame is the last one that the model observed. After the end of a window the real third is black.
     """
     first = dreams.first[:, None]
     real = torch.cat([first, dreams.real * dreams.valid[..., None, None, None]], dim=1)

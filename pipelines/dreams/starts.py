@@ -1,4 +1,4 @@
-"""Where dreams start: states that replayed rows lead to."""
+"""Start states of dreams, which a model encodes from replayed rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Starts:
     """Real rows that a model observes before it dreams.
 
     Args:
-        context: rows that the model observes before a dream starts from the last of them.
-        episode_starts: number of the dreams launched at a time that start where an episode begins.
+        context: number of rows that the model observes before a dream, which starts from the last of these rows.
+        episode_starts: number of dreams per batch of dreams that start at the beginning of an episode.
         recent: number of newest rows of every environment that dreams start from; null starts anywhere in the store.
     """
 
@@ -31,17 +31,17 @@ class Starts:
         check_range("starts.context", self.context, 1)
         check_range("starts.episode_starts", self.episode_starts, 0)
         if self.recent is not None and self.recent <= self.context:
-            # Of two rows in a row one at most closes an episode: there is always a start.
+            # At most one of two consecutive rows closes an episode, so there is always a start.
             raise UserError(f"starts.recent must be more than the {self.context} rows of context: got {self.recent}")
 
     def draw(self, data: ReplayData, model: WorldModel, num: int, source: np.random.Generator) -> torch.Tensor:
-        """Return states (num, *state_shape) that real rows led to, none of which closes an episode.
+        """Return states (num, *state_shape) encoded from real rows; the last row of a context never closes an episode.
 
         Args:
-            data: the datamodule.
-            model: the world model that observes the rows.
+            data: datamodule with the store of real rows.
+            model: world model that observes the rows.
             num: number of states.
-            source: random numbers of the draws.
+            source: random generator of the draws.
         """
         wanted, opening = num, min(self.episode_starts, num)
         rows = data.episode_starts(opening, self.context) if opening else None

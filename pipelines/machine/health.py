@@ -1,4 +1,4 @@
-"""What would go wrong on this machine, found before it does. Every check says what is wrong and what to do."""
+"""Checks of the machine for `dreamcade doctor`. Every check yields its problems, each with a remedy."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from pipelines.spelling import PROJECT
 
 GIB = 2**30
 DISK = 2 * GIB
-"""Safe for a default run: 100,000 frames take 0.8 GiB, then there are checkpoints, pictures and logs."""
+"""Disk that is safe for a default run: 100,000 frames take 0.8 GiB; checkpoints, pictures and logs take more."""
 MEMORY = 3 * GIB
-"""Safe for a default run on a CPU: the emulators, torch and a medium network take 1.5 GiB."""
+"""Memory that is safe for a default run on a CPU: the emulators, torch and a medium network take 1.5 GiB."""
 SHARED_MEMORY = 1 * GIB
 OPEN_FILES = 512
 INSTALL = 'pip install -c constraints.txt -e ".[dev]"'
 
 
 class Finding(NamedTuple):
-    """One line about the machine."""
+    """A problem or a note about the machine."""
 
     wrong: bool
-    """Something will fail or be far too slow; False is worth knowing only."""
+    """True if something will fail or be far too slow, False for a note."""
     text: str
+    """One line with the problem and a remedy."""
 
 
 def missing() -> list[str]:
-    """List the packages that the project needs and that are not installed."""
+    """Return the packages that the project needs and that are not installed."""
     names = [re.split(r"[^\w.-]", requirement)[0] for requirement in _needs()[1]]
     return [name for name in names if installed_version(name) is None]
 
 
 def python(version: str = platform.python_version()) -> Iterator[Finding]:
-    """Check the interpreter against what the project supports."""
+    """Check the Python version against the versions that the project supports."""
     from packaging.specifiers import SpecifierSet
 
     supported, _ = _needs()
@@ -69,9 +70,9 @@ def packages(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
 
 
 def differing(installed: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
-    """Return the version and the tested version of every installed package that differs from constraints.txt.
+    """Return the installed and the tested version of every package that differs from constraints.txt.
 
-    A build's local label, as in 2.13.0+cpu, makes no difference.
+    The comparison ignores the local label of a build, such as +cpu in 2.13.0+cpu.
     """
     from packaging.utils import canonicalize_name
     from packaging.version import Version
@@ -97,7 +98,7 @@ def constraints(installed: Mapping[str, str] | None = None) -> Iterator[Finding]
 
 
 def writable(runs: Path) -> Iterator[Finding]:
-    """Check that runs can be written, by writing."""
+    """Check that the folder of runs is writable, by writing a temporary file."""
     try:
         tempfile.TemporaryFile(dir=existing(runs)).close()
     except OSError as error:
@@ -107,7 +108,7 @@ def writable(runs: Path) -> Iterator[Finding]:
 
 
 def disk(runs: Path, free: int | None = None) -> Iterator[Finding]:
-    """Check the room where runs go."""
+    """Check the free disk space in the folder of runs."""
     free = shutil.disk_usage(existing(runs)).free if free is None else free
     if free < DISK:
         yield Finding(
@@ -118,7 +119,7 @@ def disk(runs: Path, free: int | None = None) -> Iterator[Finding]:
 
 
 def memory(free: int | None) -> Iterator[Finding]:
-    """Check the free memory, in bytes; None where the machine does not say."""
+    """Check the free memory in bytes; None if it is unknown."""
     if free is not None and free < MEMORY:
         yield Finding(
             True,
@@ -128,7 +129,7 @@ def memory(free: int | None) -> Iterator[Finding]:
 
 
 def gpu(present: bool | None = None, usable: bool | None = None) -> Iterator[Finding]:
-    """Check that torch can use the GPU that the machine has."""
+    """Check that torch can use the machine's GPU."""
     if present is None:
         present = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if usable is None:
@@ -143,7 +144,7 @@ def gpu(present: bool | None = None, usable: bool | None = None) -> Iterator[Fin
 
 
 def emulator(game: str = "pong") -> Iterator[Finding]:
-    """Check that a game can be played."""
+    """Check that the emulator can play a game."""
     import numpy as np
 
     from datamodules.environments.atari import AtariEnvironments
@@ -153,7 +154,7 @@ def emulator(game: str = "pong") -> Iterator[Finding]:
         environment.reset()
         environment.step(np.zeros(1, np.int64))
         environment.close()
-    except Exception as error:  # whatever the emulator says
+    except Exception as error:  # the emulator may raise any exception
         text = " ".join(str(error).split())
         yield Finding(
             True, f"ale-py cannot play {game}, {text}: pip install --force-reinstall -c constraints.txt ale-py"
@@ -161,7 +162,7 @@ def emulator(game: str = "pong") -> Iterator[Finding]:
 
 
 def weights_and_biases(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> Iterator[Finding]:
-    """Check whether online logging would find a key; it is not read further."""
+    """Check whether W&B has a key for online logging. The key itself is not used."""
     host = re.sub(r"^https?://|[:/].*$", "", environment.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     try:
         known = netrc.netrc(str((home or Path.home()) / ".netrc")).authenticators(host) is not None
@@ -172,7 +173,7 @@ def weights_and_biases(environment: Mapping[str, str] = os.environ, home: Path |
 
 
 def open_files(limit: int | None = None) -> Iterator[Finding]:
-    """Check how many files a process may hold open."""
+    """Check the limit of open files per process."""
     if limit is None:
         import resource
 
@@ -183,7 +184,7 @@ def open_files(limit: int | None = None) -> Iterator[Finding]:
 
 
 def shared_memory(folder: Path = Path("/dev/shm"), gpus: int = 0, size: int | None = None) -> Iterator[Finding]:
-    """Check the shared memory by which the processes of a distributed run talk; wrong only where there are GPUs."""
+    """Check the shared memory of the processes of a distributed run, which is wrong only with several GPUs."""
     if size is None and folder.exists():
         size = shutil.disk_usage(folder).total
     if size is not None and size < SHARED_MEMORY:
@@ -195,7 +196,7 @@ def shared_memory(folder: Path = Path("/dev/shm"), gpus: int = 0, size: int | No
 
 
 def threads(environment: Mapping[str, str] = os.environ, available: int | None = None) -> Iterator[Finding]:
-    """Check the environment variables that take threads or compilation away."""
+    """Check the environment variables that limit threads or disable compilation."""
     available = cores() if available is None else available
     if environment.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         yield Finding(
@@ -222,7 +223,7 @@ def clock(seconds: float, committed: float | None = None) -> Iterator[Finding]:
 
 
 def _needs() -> tuple[str, list[str]]:
-    """Return the versions of Python and the packages that the checkout needs, or the wheel if there is no checkout."""
+    """Return the Python versions and the packages that the checkout requires, or the wheel if there is no checkout."""
     path = PROJECT / "pyproject.toml"
     if path.exists():
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -233,6 +234,6 @@ def _needs() -> tuple[str, list[str]]:
 
 
 def existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.absolute()
     return next(parent for parent in (folder, *folder.parents) if parent.exists())

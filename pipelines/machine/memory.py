@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Measures free memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 def free_bytes(device: torch.device = CPU) -> int | None:
-    """Return the bytes that a device can still give, or None where the machine does not say."""
+    """Return the free memory of a device in bytes, or None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""What a result came from: commit, command, versions, machine."""
+"""Provenance of a result: commit, command, versions and machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from typing import Any
 from pipelines.spelling import PROJECT
 
 PACKAGES = ("torch", "numpy", "lightning", "torchrl", "ale-py", "gymnasium")
-"""Whose versions a benchmark names."""
+"""Packages whose versions are part of a benchmark's result."""
 
 
 def provenance() -> dict[str, Any]:
-    """Return the commit (with + where tracked files differ from it; None before the first), date, machine, versions."""
+    """Return commit, date, machine, Python version and versions of PACKAGES.
+
+    The commit ends with + if tracked files differ from it. It is None before the first commit.
+    """
     return {
         "commit": commit(),
         "date": now(),
@@ -32,7 +35,10 @@ def provenance() -> dict[str, Any]:
 
 
 def record_start(folder: Path) -> None:
-    """Add to reproduce.json, a list of starts, what it takes to repeat this one: a run that goes on has several."""
+    """Append an entry to reproduce.json with everything needed to repeat this start.
+
+    The file is a list with one entry per start, because every resume of a run is a start.
+    """
     import torch
 
     path = folder / "reproduce.json"
@@ -56,7 +62,7 @@ def record_start(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: where the disk is full, what it held stays."""
+    """Write a file atomically: if the disk is full, the old content stays."""
     aside = path.with_suffix(".tmp")
     try:
         aside.write_text(text, encoding="utf-8", newline="")
@@ -67,7 +73,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def now() -> str:
-    """Return the date and the time of day, UTC."""
+    """Return the current date and time in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -79,18 +85,18 @@ def version() -> str:
 
 @cache
 def commit() -> str | None:
-    """Return the checkout's commit, with + where tracked files differ from it; None where there is none."""
+    """Return the checkout's commit, with + if tracked files differ from it, or None if there is no commit."""
     head = git("rev-parse", "--short=12", "HEAD")
     return head and head + "+" * bool(changed_files())
 
 
 def changed_files() -> list[str]:
-    """List the tracked files that differ from the checkout's commit."""
+    """Return the tracked files that differ from the checkout's commit."""
     return (git("diff", "--name-only", "HEAD") or "").splitlines()
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of an installed package, None if it is not."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -104,12 +110,12 @@ def installed_versions() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -120,15 +126,15 @@ def cpu_model() -> str:
 
 
 def gpu_model() -> str | None:
-    """Return the first accelerator's name, if there is one."""
+    """Return the name of the first GPU, or None if there is none."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def git(*arguments: str) -> str | None:
-    """Return what git says of the checkout; None where it is none, or there is no git."""
-    if not (PROJECT / ".git").exists():  # a folder around it may be another project's checkout
+    """Return the output of a git command on the checkout, or None without a checkout or git."""
+    if not (PROJECT / ".git").exists():  # a parent folder may be another project's checkout
         return None
     try:
         run = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=PROJECT, check=True, timeout=10)

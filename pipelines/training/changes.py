@@ -1,4 +1,4 @@
-"""What a run that goes on does otherwise than before: what can change does and is said, what cannot is refused."""
+"""Changed settings of a resumed run: allowed changes take effect and are printed, all others are refused."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from modules.errors import UserError
 from pipelines.callbacks.run import Run
 
 Change = tuple[str, Any, Any]
-"""A key as it is given on the command line, what the checkpoint's configuration has, and what the new one has."""
+"""Key as on the command line, its value in the checkpoint's configuration, and its value in the new one."""
 MISSING = "nothing"
 LOOSE = {"batch_size", "sequence_length", "cross_episodes", "validation_batches", "recent", "frames_on_device", "path"}
-"""What may change of the data: how it is drawn, and where it lies. All else is how it was and is played."""
+"""Data settings that may change: how batches are drawn, and where the store lies. The others define how to play."""
 FIXED = {"class_path", "optimizer"}
-"""What may not change of the model: a checkpoint keeps states that belong to it. Weights say themselves what fits."""
+"""Model settings that may not change, because a checkpoint stores states for them. Loading checks the weights."""
 ONCE = ("config", "ckpt_path", "init_from", "init_fresh", "print_plan", "weights_only")
-"""What says how a run begins, not what it does."""
+"""Settings of a run's start, which are not compared."""
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Return the keys whose values differ between the resolved configurations of a checkpoint and of the run."""
+    """Return the changes from the resolved configuration of a checkpoint to the one of the run."""
     old, new = dict(_flat(before)), dict(_flat(now))
     return [
         (key, old.get(key, MISSING), new.get(key, MISSING))
@@ -36,7 +36,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def check(found: list[Change], path: Path | str) -> None:
-    """Raise a UserError where anything changed that a run cannot change on its way."""
+    """Raise a UserError if a setting changed that a resumed run may not change."""
     for key, before, now in found:
         part, last = key.partition(".")[0], key.rpartition(".")[2]
         played = part == "data" and last not in LOOSE
@@ -48,30 +48,30 @@ def check(found: list[Change], path: Path | str) -> None:
 
 
 def said(found: list[Change]) -> str:
-    """Return changes as one line."""
+    """Return the changes as one line."""
     return ", ".join(f"{key} {before} -> {now}" for key, before, now in found)
 
 
 class Resumed(Callback):
-    """Lets the configuration rule over what a checkpoint put back, and the Trainer's counters stand where they stood.
+    """Applies the configuration to the states that a checkpoint restored, and corrects the Trainer's counters.
 
-    An optimizer's state brings the learning rates and weight decays of before, and a Lightning callback its patience.
-    A checkpoint of a last update that ends an epoch makes Lightning count one update too many, and an empty epoch.
+    The restored optimizer has the old learning rates and weight decays; a restored EarlyStopping has its old patience.
+    If the checkpoint's last update ended an epoch, Lightning counts one update and one empty epoch too many.
     """
 
     def __init__(self) -> None:
         self.patience: dict[EarlyStopping, int] = {}
         self.resumed = False
         self.said = ""
-        """What changed since the checkpoint, to be printed once everything is restored."""
+        """Changes since the checkpoint, which are printed when everything is restored."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember what callbacks were made with."""
+        """Remember the configured patience of every EarlyStopping."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self.patience = {each: each.patience for each in callbacks if isinstance(each, EarlyStopping)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the learning rates and the weight decays that the configuration names, and the number of epochs."""
+        """Set learning rates, weight decays and patience to the configuration's, and correct the number of epochs."""
         self.resumed = trainer.ckpt_path is not None
         if not self.resumed:
             return
@@ -83,7 +83,7 @@ class Resumed(Callback):
         epochs.current.completed, epochs.total.completed = epochs.current.processed, epochs.total.processed
         epoch = trainer.fit_loop.epoch_loop
         if epochs.current.processed == epochs.current.started and epoch._num_ready_batches_reached():
-            epoch.restarting = False  # or Lightning would go on with the epoch that is over: an empty one
+            epoch.restarting = False  # else Lightning would resume the finished epoch, with no batches
         learner = Run(trainer).learner
         policy = learner.trained_policy
         named = [*learner.world_model.parameter_groups(), *([] if policy is None else policy.parameter_groups())]
@@ -96,14 +96,14 @@ class Resumed(Callback):
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Let the next update be logged under its own number."""
+        """Log the next update under its own number."""
         if self.resumed:
             self.resumed = False
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def _flat(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what is set, by the key that the command line takes: without init_args, callbacks by their class."""
+    """Yield every key and value, with keys as on the command line: without init_args, callbacks by their class."""
     if isinstance(config, Mapping) and config:
         for name, value in config.items():
             yield from _flat(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))

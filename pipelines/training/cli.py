@@ -46,13 +46,13 @@ KEYS = [
 
 
 class Parser(LightningArgumentParser):
-    """Answers a mistake with one line and the nearest right spelling."""
+    """Reports a mistake in one line with the nearest correct spelling."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"exit_on_error": True, **kwargs})
 
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
-        """Parse words, among them a null of a value object's field, which jsonargparse hands on as None."""
+        """Parse words. Replace None by null, because jsonargparse passes the null of a value object's field as None."""
         if args is not None:
             args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", str(word)) for word in args]
         return super().parse_args(args, *more, **options)
@@ -63,7 +63,7 @@ class Parser(LightningArgumentParser):
 
 
 class TrainerCLI(LightningCLI):
-    """Builds trainer, model and data from YAML files, and gives every run a folder of its own."""
+    """Builds trainer, model and data from YAML files, and gives every run its own folder."""
 
     def __init__(self) -> None:
         base = {"default_config_files": [str(CONFIGS / "base.yaml")]}
@@ -84,7 +84,7 @@ class TrainerCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and let ~ stand for the home folder in whatever it names."""
+        """Parse the command line, and expand ~ to the home folder in every path."""
         super().parse_arguments(parser, args)
         self.config = expand_home(self.config)
 
@@ -95,34 +95,37 @@ class TrainerCLI(LightningCLI):
         super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning would let the hyperparameters in a checkpoint overrule the command line. Ours hold none.
+        # Lightning would override the command line by hyperparameters of the checkpoint. Our checkpoints store none.
         pass
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let a run begin with the weights of another."""
+        """Add --init_from, --init_fresh and --print_plan."""
         parser.add_argument(
-            "--init_from", type=Path | None, default=None, help="fit: begin with the weights of this checkpoint alone"
+            "--init_from", type=Path | None, default=None, help="checkpoint whose weights a new run of fit begins with"
         )
         parser.add_argument(
-            "--init_fresh", type=bool, default=False, help="leave weights fresh that do not fit, and list them"
+            "--init_fresh",
+            type=bool,
+            default=False,
+            help="with --init_from, keep new weights that do not fit the checkpoint, and list them",
         )
 
         parser.add_argument(
             "--print_plan",
             action="store_true",
-            help="print what the run would do before, in and after every update, in order, and do nothing",
+            help="print what the run would do before, in and after every update, in order, without running it",
         )
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder, check the checkpoint and the device, before anything costs time."""
+        """Choose the run's folder, and check checkpoint and device, before slow steps start."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         check_nulls(config)
         _check_accelerator(config.trainer.accelerator)
         if config.print_plan:
-            config.trainer.logger = False  # nothing is made, not even a folder
+            config.trainer.logger = False  # writes nothing, not even a folder
             return
-        # A run's own config.yaml, which says what it began with, may be given as well.
+        # The config.yaml of a run contains its init_from, so only the command line tells what the user asks for.
         if any(re.match(r"--init_from(=|$)", word) for word in sys.argv):
             if self.subcommand != "fit":
                 raise UserError("--init_from is for fit: every other command takes --ckpt_path")
@@ -133,14 +136,14 @@ class TrainerCLI(LightningCLI):
         folder = self.run_folder(config)
         check_folder("trainer.default_root_dir", folder)
         checkpoints.check_links(folder)
-        if folder.exists():  # a new one is made once nothing can be refused any more
+        if folder.exists():  # a new folder is made only after all checks
             self._lock(folder)
         if config.ckpt_path == "last":
             if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 config.ckpt_path = str(checkpoint_files.newest(folder / "checkpoints", keep=self.subcommand == "fit"))
             elif self.subcommand == "fit" and ((folder / "replay").exists() or not _is_first() or _cluster()):
                 config.ckpt_path = None
-                _start_anew(folder)  # the first process may have done so before another one looks
+                _start_anew(folder)  # the first process may have done it before another process looks
             else:
                 raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
         elif config.ckpt_path is not None:
@@ -164,7 +167,7 @@ class TrainerCLI(LightningCLI):
         return super()._instantiate_trainer(without_switched_off(config), callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Seal checkpoints, begin with other weights where told to, and let `predict` leave something behind."""
+        """Make the Trainer with sealed checkpoints, the callback of --init_from, and the writer of `predict`."""
         config = self._get(self.config, "trainer")
         with refusing(config):
             trainer = super().instantiate_trainer(**kwargs)
@@ -203,10 +206,10 @@ class TrainerCLI(LightningCLI):
             raise UserError(f"{path} cannot be gone on from{why}: {brief(error)}") from error
 
     def _changes(self, path: str) -> list[changes.Change]:
-        """Return what is set otherwise than in the run that is gone on with; it is said once the run goes on.
+        """Return the changed settings of a resumed run, which `Resumed` prints when training starts.
 
         Raises:
-            UserError: something is that cannot be.
+            UserError: a setting changed that may not change.
         """
         (saved,) = (each for each in self.trainer.callbacks if isinstance(each, SaveConfig))  # type: ignore[attr-defined]
         found = changes.changes(checkpoint_files.read(Path(path)).get("config") or {}, saved.plain())
@@ -215,13 +218,13 @@ class TrainerCLI(LightningCLI):
         return found
 
     def _lock(self, folder: Path) -> None:
-        """Keep other runs from the folder for as long as this one lives."""
+        """Lock the folder against other runs until this run ends."""
         if self.subcommand == "fit" and not self.locked:
             _lock(folder, self.held)
             self.locked = True
 
     def run_folder(self, config: Namespace) -> Path:
-        """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest to go on with, or a new one."""
+        """Return --trainer.default_root_dir, or runs/<config>/<n>: the newest n to resume a run, else a new n."""
         if config.trainer.default_root_dir is not None:
             folder = Path(config.trainer.default_root_dir)
             begun = any((folder / name).exists() for name in ("checkpoints", "replay"))
@@ -240,7 +243,7 @@ class TrainerCLI(LightningCLI):
         elif self.subcommand == "fit" and config.ckpt_path is not None:
             folder = Path(config.ckpt_path).resolve().parent.parent
         elif self.subcommand == "fit" and (cluster := _cluster()) is not None and cluster.world_size() > 1:
-            # Each process would count by itself, and the first makes its folder before others look.
+            # Every process would count by itself, and the first makes its folder before the others look.
             raise UserError("SLURM and torchrun start processes that need one folder: give --trainer.default_root_dir")
         else:
             folder = root / str(numbers[-1] + 1 if numbers else 0)
@@ -268,7 +271,7 @@ def _start_anew(folder: Path) -> None:
     if not (folder / "replay").exists():
         print(f"dreamcade: there is no run in {folder} yet: it begins", file=sys.stderr)
         return
-    # What it played it plays again, to the bit.
+    # The new start plays the same steps again, to the bit.
     print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
     shutil.rmtree(folder / "replay")
     (folder / "metrics.csv").unlink(missing_ok=True)
@@ -279,13 +282,13 @@ def _is_first() -> bool:
 
 
 def _cluster() -> ClusterEnvironment | None:
-    # SLURM and torchrun start all processes, and those of a job that was cut by the command that began it.
+    # SLURM and torchrun start all processes, and restart an interrupted job by its first command.
     kinds: list[type[ClusterEnvironment]] = [SLURMEnvironment, TorchElasticEnvironment]
     return next((kind() for kind in kinds if kind.detect()), None)
 
 
 def _claim(folder: Path) -> Path:
-    # Agents of a sweep start runs side by side: a number is taken by making its folder.
+    # Agents of a sweep start runs at the same time: making a folder claims its number.
     while True:
         try:
             folder.mkdir(parents=True)
@@ -302,12 +305,12 @@ def _advice(trainer: Trainer) -> str:
 
 
 class _Began(Callback):
-    """Whether a batch was brought to its end: before, errors come from what a checkpoint put back."""
+    """Records whether a batch has finished; earlier errors come from the states that a checkpoint restored."""
 
     began = False
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Note that the run trains: what fails from now on is not the checkpoint's fault."""
+        """Record that the run trains, so that later errors are not blamed on the checkpoint."""
         self.began = True
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]

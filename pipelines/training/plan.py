@@ -1,4 +1,4 @@
-"""What a run does, hook by hook, in the words of those who do it: `dreamcade fit --config ... --print_plan`."""
+"""Prints the hooks of a run in order, with their docstrings: `dreamcade fit --config ... --print_plan`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOMENTS: dict[str, tuple[str, ...]] = {
     "every checkpoint": ("on_save_checkpoint",),
     "once, after the last update": ("on_train_end", "on_fit_end"),
 }
-"""Moments of a run, and the hooks that belong to each, in the order in which Lightning calls them."""
+"""Moments of a run with their hooks, in the order in which Lightning calls the hooks."""
 
 
 def plan(callbacks: Sequence[Callback], learner: LightningModule) -> str:
-    """Return one line for each hook that a callback or the learner has, in the order in which they run."""
+    """Return one line per hook of the callbacks and the learner, in the order in which the hooks run."""
     everyone: list[Callback | LightningModule] = [*callbacks, learner]
     lines = []
     for moment, hooks in MOMENTS.items():
@@ -32,7 +32,7 @@ def plan(callbacks: Sequence[Callback], learner: LightningModule) -> str:
 
 
 def _said(each: Callback | LightningModule, hook: str) -> Iterator[str]:
-    """Yield what an object says that its hook does, where it has a hook of its own: not Lightning's empty one."""
+    """Yield a line with the docstring of an object's hook, unless the hook is Lightning's empty one."""
     method = getattr(type(each), hook, None)
     if method is None or (method.__module__ or "").startswith("lightning."):
         return

@@ -1,4 +1,4 @@
-"""What the Trainer, its strategy and Lightning's callbacks refuse, in one line that names the key."""
+"""Turns refusals of the Trainer, its strategy and Lightning's callbacks into one line that names the key."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ UNSUITED: dict[type[Callback], str] = {
     LearningRateFinder: "needs one learning rate for everything, and every part here has its own: set each part's lr",
     BatchSizeFinder: "would play and learn before the run begins: set the batch size of the data",
 }
-"""Callbacks of Lightning that would do something else here than they say, and why."""
+"""Lightning's callbacks that do not work here, and the reason for each."""
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 CHECKS = ("lightning.pytorch.callbacks.", "lightning.pytorch.loops.", "lightning.pytorch.tuner.")
 REFUSALS = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, KeyError)
-"""What Lightning raises where it refuses a setting. Other exceptions, and these from anybody's else code, are bugs."""
+"""Exceptions by which Lightning refuses a setting. Other exceptions, and these ones from other code, are bugs."""
 
 
 @contextmanager
 def refusing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Turn what Lightning itself refuses within into a UserError, and let everything else pass.
+    """Turn Lightning's own refusals in the block into a UserError, and let all other exceptions pass.
 
     Args:
-        settings: the Trainer's arguments, where the Trainer is made within: the first that the refusal names is the
-            key at fault. None where the Trainer runs, when only what a callback, a loop or the tuner of Lightning's
-            raises itself is the user's mistake.
+        settings: arguments of the Trainer, if the block makes the Trainer; the error names the first argument that the
+            refusal mentions. None if the block runs the Trainer; then only exceptions of Lightning's callbacks, loops
+            and tuner count as refusals.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def refusing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def check(trainer: Trainer) -> None:
-    """Raise a UserError where a Trainer was told what no run here can do, before anything is played."""
+    """Raise a UserError if a Trainer has settings that no run supports, before the first step is played."""
     if trainer.precision not in PRECISIONS:
         raise UserError(
             f"trainer.precision is {trainer.precision}: expected one of {', '.join(PRECISIONS)}, weights stay float32"
@@ -88,12 +88,12 @@ def check(trainer: Trainer) -> None:
 
 
 def check_nulls(config: Any, key: str = "", hints: Mapping[str, Any] | None = None) -> None:
-    """Raise a UserError where a setting is null that its class does not take: the parser lets those of classes pass.
+    """Raise a UserError if a setting is null and its type forbids null, which the parser does not check for classes.
 
     Args:
-        config: what was parsed, or a part of it.
-        key: where that lies, as on the command line.
-        hints: types of its settings, where they are those of one of our classes.
+        config: parsed configuration, or a part of it.
+        key: key of that part, as on the command line.
+        hints: types of the settings in that part, if it configures one of the project's classes.
     """
     if isinstance(config, list):
         for each in config:
@@ -115,7 +115,7 @@ def check_nulls(config: Any, key: str = "", hints: Mapping[str, Any] | None = No
 
 
 def _hints(made: Any) -> dict[str, Any]:
-    """Return the types of a class's arguments, those that it hands on to its parents included."""
+    """Return the types of a class's arguments, including the arguments of its parents."""
     found: dict[str, Any] = {}
     for parent in reversed(made.__mro__):
         if "__init__" in vars(parent) and parent.__module__.partition(".")[0] in OWN:
@@ -126,7 +126,7 @@ def _hints(made: Any) -> dict[str, Any]:
 def without_switched_off(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the Trainer's arguments without the callbacks that enable_progress_bar or enable_checkpointing forbid.
 
-    configs/base.yaml brings some of either kind.
+    configs/base.yaml has callbacks of both kinds.
     """
     switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     off = tuple(kind for switch, kind in switches.items() if settings.get(switch) is False)
@@ -144,6 +144,6 @@ def _said(error: Exception) -> str:
 
 
 def _raised_in(error: BaseException) -> str:
-    """Return the module whose code raised."""
+    """Return the name of the module that raised the exception."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""

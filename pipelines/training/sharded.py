@@ -1,4 +1,4 @@
-"""One model whose training several devices share out: PyTorch's FSDP2 under the Trainer."""
+"""Fully sharded training of one model on several devices: PyTorch's FSDP2 as a strategy of the Trainer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipelines.callbacks.learning.pretrained import Pretrained
 
 
 class FullySharded(DDPStrategy):
-    """Every rank keeps and steps a share of the weights, with its gradients and its part of the optimizer's state.
+    """Shards the weights: every rank steps its share, with the gradients and optimizer states of that share.
 
-    Between updates every rank holds the weights whole, as under DDP: it may play, dream, search and evaluate as often
-    as it likes, while forward passes that gather weights by themselves would wait for all other ranks. What is changed
-    there by hand, such as a target network, stays. Checkpoints are those of one process.
+    Between updates every rank holds the full weights, as under DDP. A rank can therefore play, dream, search and
+    evaluate without waiting for the others, while FSDP2's own forward passes gather weights from all ranks. In-place
+    changes between updates, for example of a target network, are kept. Checkpoints have the format of one process.
     """
 
     def setup(self, trainer: Trainer) -> None:
-        """Share out the module and what optimises it; where nothing is trained every rank holds all."""
+        """Shard the module and its optimizer; without training every rank holds the full module."""
         if trainer.accumulate_grad_batches != 1:
             raise UserError("FullySharded makes an update of every batch: set trainer.accumulate_grad_batches to 1")
         if any(isinstance(callback, Pretrained) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -38,13 +38,13 @@ class FullySharded(DDPStrategy):
             self.model.unshard()
 
     def configure_ddp(self) -> None:
-        """Share out the weights instead of wrapping the module."""
+        """Shard the weights in place, where DDP would wrap the module."""
         module = self.model
         assert isinstance(module, LightningModule)
         shapes = [parameter.shape for parameter in module.parameters()]
         for part in module.modules():
             if getattr(part, "capturable", False):
-                part.capturable = False  # type: ignore[assignment]  # a CUDA graph would read where weights were
+                part.capturable = False  # type: ignore[assignment]  # a CUDA graph would read old weights
             for name, parameter in list(part.named_parameters(recurse=False)):
                 parameter.data = parameter.data.contiguous()  # FSDP2 refuses channels_last, and scalars
                 if parameter.ndim == 0:
@@ -55,17 +55,17 @@ class FullySharded(DDPStrategy):
         fully_shard(module, mesh=mesh, reshard_after_forward=False)
         register_fsdp_forward_method(module, "training_step")
         self.shapes = dict(zip(module.parameters(), shapes, strict=True))
-        """Of the whole weights, by this rank's shares."""
+        """Shapes of the full weights, by this rank's shares."""
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
-        """Learn from a batch and step this rank's share, between two moments at which it holds all weights."""
+        """Learn from a batch and step this rank's share of the weights, then gather the full weights."""
         self._share_out()
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
         self.model.unshard()  # type: ignore[union-attr, operator]
         return result
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the whole weights, on every rank."""
+        """Return the full weights, on every rank."""
         if not isinstance(self.model, FSDPModule):
             return super().lightning_module_state_dict()
         self._share_out()
@@ -76,7 +76,7 @@ class FullySharded(DDPStrategy):
         return state
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole state, on every rank."""
+        """Return the full state of an optimizer, on every rank."""
         state: dict[str, Any] = super().optimizer_state(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         kept = {
@@ -86,7 +86,7 @@ class FullySharded(DDPStrategy):
         return {**state, "state": kept}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take this rank's share of a whole state."""
+        """Load this rank's share of the full optimizer states."""
         states = []
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -101,10 +101,10 @@ class FullySharded(DDPStrategy):
 
     @torch.no_grad()
     def _share_out(self) -> None:
-        """Keep this rank's share of the weights as they are now; FSDP2 would keep those of the last update."""
+        """Shard the current weights again; FSDP2 itself would go back to the shares of the last update."""
         module: Any = self.model
         for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, 0)  # as DDP does
+            torch.distributed.broadcast(buffer, 0)  # DDP does the same
         own = {}
         for name, parameter in module.named_parameters():
             shares = parameter.chunk(self.world_size)
