@@ -119,9 +119,9 @@ def random_actions(num_actions: int, generator: np.random.Generator, persistence
 
 
 class GameDynamics(BoardRules):
-    """What moves do in a board game for two; states are arrays (B,) of open_spiel's state objects.
+    """Dynamics of a board game for two; states are arrays (B,) of open_spiel's state objects.
 
-    Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
+    Rewards are for the mover, independent of open_spiel's player ids: in its chess White is player 1.
     """
 
     deterministic = True
