@@ -112,10 +112,7 @@ SETTINGS = np.dtype(
 ALL_LEGAL = np.empty((0, 0), np.bool_)
 compiled = njit(cache=True, error_model="numpy")
 inlined = njit(cache=True, error_model="numpy", forceinline=True)
-"""Decorator of functions that run on every level of a descent.
-
-A call that is not inlined counts the references to its arrays by atomic operations.
-"""
+"""Decorator of functions on every level of a descent: other calls count references to arrays by atomic operations."""
 
 
 # Selection rules: each selects an edge of one node of one tree.
@@ -310,10 +307,7 @@ def gumbel_interior(b, node, settings, root, edges, proofs):
 
 @inlined
 def descend(b, settings, roots, nodes, edges, proofs, table, candidates):
-    """Return (node, edge), the edge at which a simulation ends.
-
-    Its child is unvisited, terminal, without actions, proven, or at the largest depth.
-    """
+    """Return (node, edge) where a simulation ends: at an unvisited, terminal, proven or deepest allowed child."""
     root = roots[b]
     index, depth, estimate = 0, 0, 0.0
     while True:
