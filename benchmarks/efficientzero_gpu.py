@@ -35,6 +35,7 @@ from modules.latents.muzero import MuZero
 from modules.world_model import Spec
 from pipelines.console import CONFIGS
 from pipelines.evaluation import results
+from pipelines.runs import checkpoints
 from pipelines.search import compiled
 from pipelines.search.evaluators import NetworkEvaluator
 from pipelines.search.graphed import Graphed
@@ -57,8 +58,10 @@ PARTS = {
 
 def search_rates(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the search on random roots."""
-    content = yaml.safe_load((CONFIGS / "experiment" / f"{EXPERIMENT}.yaml").read_text())
-    model = MuZero(**content["model"]["init_args"] | ({"size": "debug"} if options.smoke else {}))
+    path = CONFIGS / "experiment" / f"{EXPERIMENT}.yaml"
+    named = yaml.safe_load(path.read_text())["model"]
+    named["init_args"] |= {"size": "debug"} if options.smoke else {}
+    model: MuZero = checkpoints.instantiate(MuZero, named, path)
     model.build_from(Spec((3, 96, 96), 4, 6))
     model.to(device)
     evaluate = NetworkEvaluator(model, model.policy)
@@ -176,7 +179,7 @@ def main() -> None:
     options.folder = folder = options.folder.resolve()
     config, settings = configuration(options), [f"data.game={options.game}", *options.settings]
     if options.smoke:
-        settings += ["config=configs/debug.yaml", "model.size=debug"]
+        settings += ["config=configs/debug.yaml"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures: dict[str, Any] = {"game": options.game, "search": search_rates(device, options)}
     print(json.dumps(figures), flush=True)

@@ -160,7 +160,7 @@ def arguments(description: str) -> smoke.Parser:
     parser.add_argument("--keep", type=Path, smoke=Path("images"), help="folder that the pictures are copied to")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        smoke=["config=configs/debug.yaml", "model.size=debug"], help="argument passed on to `dreamcade fit`",
+        smoke=["config=configs/debug.yaml"], help="argument passed on to `dreamcade fit`",
     )  # fmt: skip
     return parser
 

@@ -7,14 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipelines.console import find_config
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
 _KEPT = object()
+DEBUG = ["--config", "configs/debug.yaml"]
+"""Arguments of `dreamcade fit` that bring any experiment to its end in a few small updates."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,28 +57,3 @@ class Parser(argparse.ArgumentParser):
         options.images = options.out or IMAGES
         options.out = options.out or RESULTS
         return options
-
-
-def debug_arguments(config: str) -> list[str]:
-    """Return the arguments of `dreamcade fit` that bring any experiment to its end in a few small updates."""
-    rounds = _model(config).get("rounds", {})
-    parts = ("model_updates", "policy_updates")
-    short = [f"--model.rounds.{part}=2" for part in parts if rounds[part]] if rounds.get("policy_updates") else []
-    room = ["--data.storage.capacity=1024"]  # a round may play more than configs/debug.yaml keeps
-    return ["--config", "configs/debug.yaml", *debug_size(config), *short, *room]
-
-
-def debug_size(config: str) -> list[str]:
-    """Return the arguments of `dreamcade fit` that make the networks of an experiment small, where they have a size."""
-    model = _model(config)
-    world_model = model.get("world_model", {}).get("init_args", {})
-    if model.get("size", "vector") != "vector":
-        return ["--model.size=debug"]
-    if "vae" in world_model:
-        return ["--model.world_model.vae.channels=[4,4,4]"]
-    return ["--model.world_model.size=debug"] if "size" in world_model else []
-
-
-def _model(config: str) -> dict[str, Any]:
-    path = Path(find_config("--config", config))
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]

@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    more = smoke.debug_size(options.experiment) if options.smoke else []
+    more = ["--debug=true"] if options.smoke else []
     looks = measure(options.experiment, options.minutes, options.seconds, folder, *more)
     updates, steps, wall, processor, anonymous, mapped = looks.T
     parts = np.array_split(np.flatnonzero(wall - wall[0] >= WARM_UP * (wall[-1] - wall[0])), PARTS)

@@ -21,7 +21,6 @@ import report
 import smoke
 import torch
 import training
-import yaml
 from atari_small import chance_of_difference, interval, random_returns
 
 from datamodules.atari import AtariReplay
@@ -29,7 +28,6 @@ from datamodules.environments.atari import canonical_game
 from modules.agent import Agent
 from modules.latents.mdn_rnn import MDNRNN
 from modules.policies.linear import LinearController
-from pipelines.console import CONFIGS
 from pipelines.dreams.evolution import Evolution, dreamed_returns
 from pipelines.dreams.starts import Starts
 from pipelines.evaluation.episodes import evaluate
@@ -91,7 +89,7 @@ class Laboratory:
 
 def first_round() -> tuple[str, ...]:
     """Return the settings of a run that trains the world model and hardly evolves."""
-    content = yaml.safe_load((CONFIGS / "experiment" / f"{EXPERIMENT}.yaml").read_text())
+    content = training.settings(EXPERIMENT)
     updates = content["model"]["init_args"]["rounds"]["model_updates"][0]
     return (
         f"model.rounds.model_updates={updates}",

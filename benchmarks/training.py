@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from smoke import ROOT, debug_arguments
+import yaml
+from smoke import DEBUG, ROOT
 
 from pipelines.evaluation import results
 from pipelines.evaluation.results import Evaluation
@@ -22,7 +23,7 @@ class Run(NamedTuple):
     """One training run."""
 
     experiment: str
-    """A file of configs/experiment."""
+    """A file of configs/experiment or configs/size."""
     seed: int
     settings: tuple[str, ...] = ()
     """KEY=VALUE arguments of `dreamcade fit`."""
@@ -38,6 +39,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": path}
 
 
+def settings(config: str) -> dict[str, Any]:
+    """Return the resolved configuration of an experiment, or of one at another size."""
+    command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", config, "--print_config"]
+    printed = subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, text=True).stdout
+    content: dict[str, Any] = yaml.safe_load(printed)
+    return content
+
+
 def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2, *, smoke: bool = False) -> dict[Run, list[Evaluation]]:
     """Train every run in a process and on a thread of its own; runs that are whole in the folder are not repeated.
 
@@ -50,7 +59,7 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2, *, smoke: bool 
         if not any(evaluation.final for evaluation in evaluations):
             command = [sys.executable, "-m", "pipelines.cli", "fit", "--config", run.config or run.experiment]
             command += [f"--seed_everything={run.seed}", *(f"--{setting}" for setting in run.settings)]
-            command += debug_arguments(run.config or run.experiment) if smoke else []
+            command += DEBUG if smoke else []
             command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)
             with (path / "log.txt").open("w") as log:

@@ -24,7 +24,6 @@ import yaml
 from atari_small import PERSISTENCE, chance_of_difference, interval, random_returns
 
 from datamodules.environments.atari import canonical_game
-from pipelines.console import CONFIGS
 from pipelines.evaluation.results import Evaluation, human_normalized
 
 EXPERIMENT = "world_models__evolution_small"
@@ -35,8 +34,8 @@ REALITY = {"population": 8, "dreams": 1, "generations": 10_000}
 
 def variants(folder: Path) -> dict[str, str]:
     """Write the configurations of both variants, and return where they are."""
-    content = yaml.safe_load((CONFIGS / "experiment" / f"{EXPERIMENT}.yaml").read_text())
-    callbacks = {entry["class_path"].rpartition(".")[2]: entry for entry in content["trainer"]["callbacks+"]}
+    content = training.settings(EXPERIMENT)
+    callbacks = {entry["class_path"].rpartition(".")[2]: entry for entry in content["trainer"]["callbacks"]}
     callbacks["Evaluate"]["init_args"] |= {"every": 0, "final_episodes": EPISODES}
     folder.mkdir(parents=True, exist_ok=True)
     dream = folder / "dream.yaml"

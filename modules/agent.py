@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Agent(Learner):
         rounds: number of updates of each part in a round.
     """
 
+    debug: ClassVar[dict[str, Any]] = {"rounds": {"model_updates": 2, "policy_updates": 2}}
     world_model: WorldModel
     policy: Policy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class WorldModel(Learner):
     """Sampling temperature of `step`; 0 takes the mode."""
     max_horizon: int | None = None
     """Largest number of steps of a dream; None means no limit."""
+    debug: ClassVar[dict[str, Any]] = {}
+    """Constructor arguments of a debug run: numbers are upper limits, anything else replaces what was given."""
     capturable: bool = False
     """Whether a CUDA graph may replay `step` and the policy: their control flow must not depend on tensor values."""
 

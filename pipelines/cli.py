@@ -9,10 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from modules.errors import UserError, nearest
-from pipelines.console import INTERRUPTED, NO_ROOM, STOPPED, fail, find_config
+from pipelines.console import INTERRUPTED, NO_ROOM, STOPPED, fail, find_configs
 
 TRAINER_COMMANDS = {
     "fit": "train a model",
@@ -88,6 +87,7 @@ def _train(command: str, arguments: list[str]) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from pipelines.training.callbacks import as_changes
     from pipelines.training.cli import TrainerCLI
 
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -98,7 +98,7 @@ def _train(command: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")  # tables need no optimizer
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    arguments = [find_config(before, argument) for before, argument in pairwise([command, *arguments])]
+    arguments = as_changes(find_configs(arguments))
     sys.argv = [sys.argv[0], command, *arguments]  # Lightning starts other ranks with these
     try:
         TrainerCLI()

@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,6 +75,33 @@ def check_seed(name: str, seed: int | None) -> None:
     check_range(name, seed, 0, LARGEST_SEED)
 
 
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Return a command line whose every `--config` is a file; a size brings the experiment along that it is of."""
+    found: list[str] = []
+    for before, argument in pairwise(["", *arguments]):
+        word = find_config(before, argument)
+        option, _, value = word.partition("=") if word.startswith(("-c=", "--config=")) else (before, "", word)
+        experiment = _experiment(Path(value)) if option in ("-c", "--config") else None
+        given = [Path(each.partition("=")[2] or each).name for each in found]
+        if experiment is not None and experiment.name not in given:
+            found += [str(experiment), option] if option == before else [f"{option}={experiment}"]
+        found.append(word)
+    return found
+
+
+def run_name(configs: Iterable[object]) -> str:
+    """Return the name of runs by configurations: unet-gpu, and of a size, which names its experiment, muzero_small."""
+    paths = [Path(str(path)) for path in configs]
+    named = {experiment.stem for path in paths if (experiment := _experiment(path)) is not None}
+    return "-".join(path.stem for path in paths if path.stem not in named)
+
+
+def _experiment(path: Path) -> Path | None:
+    """Return the experiment that a file of configs/size is of; None for any other file."""
+    experiment = CONFIGS / "experiment" / f"{path.stem.rpartition('_')[0]}.yaml"
+    return experiment if path.parent.name == "size" and experiment.exists() else None
+
+
 def find_config(before: str, argument: str) -> str:
     """Return an argument in which `--config` names an existing file.
 
@@ -88,7 +117,7 @@ def find_config(before: str, argument: str) -> str:
         _check_config(Path(argument))
         return argument
     name = argument.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
-    folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "trainer")
+    folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "size", CONFIGS / "trainer")
     found = [folder / name for folder in folders if (folder / name).exists()]
     if not found:
         names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]

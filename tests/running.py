@@ -4,24 +4,17 @@ from pathlib import Path
 
 import pytest
 import wandb
-import yaml
 
 from pipelines import cli
+from pipelines.console import CONFIGS
 
-DEBUG = ["--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml", "--model.size", "debug"]
+DEBUG = ["--config", "configs/quickstart.yaml", "--config", "configs/debug.yaml"]
 
 
-def small(config: Path | str) -> list[str]:
-    """The options that make the networks of an experiment small, where they have a size."""
-    model = yaml.safe_load(Path(config).read_text())["model"]
-    if model["init_args"].get("size", "vector") != "vector":
-        return ["--model.size", "debug"]
-    world_model = model["init_args"].get("world_model", {}).get("init_args", {})
-    if "vae" in world_model:
-        return ["--model.world_model.vae.channels", "[4,4,4]"]
-    if "size" in world_model:
-        return ["--model.world_model.size", "debug", "--data.size", "[42, 42]"]
-    return []
+def experiments() -> list[Path]:
+    """The configurations that `fit` takes by themselves: every experiment, and every size of one."""
+    paths = [*(CONFIGS / "experiment").glob("*.yaml"), *(CONFIGS / "size").glob("*.yaml")]
+    return sorted(path for path in paths if not path.stem.startswith("emulator"))
 
 
 class Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,7 @@ class UNet(WorldModel):
     """
 
     capabilities = frozenset({"step", "reward", "decode"})
+    debug: ClassVar[dict[str, Any]] = {"size": "debug"}
     palette: Tensor
 
     def __init__(

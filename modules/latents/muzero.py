@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class MuZero(WorldModel):
     `root_value`): whatever the search improves, MuZero's policy or Gumbel MuZero's, is what f learns.
 
     Args:
-        size: size of the networks: "vector", or for pictures "debug", "tiny" and "small" (CPU), "efficientzero" and
+        size: size of the networks: "debug", "vector", or for pictures "tiny" and "small" (CPU), "efficientzero" and
             "muzero" (the papers', for 96 x 96).
         support: integers of the distributions of value and reward, odd: 601 in the paper, 51 reach 642.
         norm: "batch" or "layer". Batch normalisation searches by running statistics.
@@ -65,6 +65,7 @@ class MuZero(WorldModel):
 
     capabilities = frozenset({"step", "reward"})
     capturable = True
+    debug: ClassVar[dict[str, Any]] = {"size": "debug"}
 
     def __init__(
         self,
@@ -90,7 +91,8 @@ class MuZero(WorldModel):
 
     def build(self, spec: Spec) -> None:
         """Make the networks for stacks of frames, or for vectors."""
-        size = SIZES[self.size]
+        vectors = len(spec.observation_shape) == 1
+        size = SIZES["vector" if vectors and self.size == "debug" else self.size]
         self.networks = MuZeroNetworks(spec, size, self.norm, self.state_norm, self.support, self.value_prefix)
         self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
         if self.weights.consistency:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class VAE(WorldModel):
     """
 
     capabilities = frozenset({"decode"})
+    debug: ClassVar[dict[str, Any]] = {"channels": [4, 4, 4]}
     offset: Tensor
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -50,10 +50,6 @@ class Play(ABC):
         Raises:
             UserError: the stage lacks a part that the actor needs.
         """
-
-    def limited(self, simulations: int) -> Play:
-        """Return a copy with at most `simulations` simulations per search."""
-        return self
 
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
@@ -119,11 +115,6 @@ class SearchPlay(Play):
         model, policy = _parts(stage)
         return SearchActor(model, policy, self.search, stage.source("search"), stage.greedy, self.exploration)
 
-    def limited(self, simulations: int) -> SearchPlay:
-        """Return a copy with at most `simulations` simulations per search."""
-        fewer = min(simulations, self.search.stop.simulations or simulations)
-        return replace(self, search=self.search.limited(fewer))
-
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
         return str(self.search) + _epsilon(self.exploration)
@@ -173,11 +164,6 @@ class RulesPlay(Play):
         rollouts = Rollouts(dynamics, self.rollout_depth, discount, generator=stage.source("rollouts"))
         source = stage.source("search")
         return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
-
-    def limited(self, simulations: int) -> RulesPlay:
-        """Return a copy with at most `simulations` simulations per search."""
-        fewer = min(simulations, self.search.stop.simulations or simulations)
-        return replace(self, search=self.search.limited(fewer))
 
     def describe(self, greedy: bool) -> str:
         """Return a short description."""

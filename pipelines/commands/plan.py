@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from datamodules.ranks import generator
 from modules.errors import check_range
 from pipelines.acting.play import RulesPlay, Stage
 from pipelines.commands.parser import Parser
-from pipelines.console import CONFIGS, check_folder, check_seed, find_config
+from pipelines.console import CONFIGS, check_folder, check_seed, find_configs, run_name
 from pipelines.display.films import write_mp4
 from pipelines.display.progress import Rate
 from pipelines.evaluation.episodes import Move, play, tell
@@ -126,9 +125,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file with options of this command")
     parser.add_function_arguments(plan)
-    found = [find_config(before, argument) for before, argument in pairwise(["plan", *arguments])]
+    found = find_configs(arguments)
     parsed = parser.parse_args(found)
     configs = parsed.pop("config", None) or []
     if configs and parsed.name == parser.get_default("name"):
-        parsed.name = "-".join(Path(str(path)).stem for path in configs)
+        parsed.name = run_name(configs)
     plan(**vars(parser.instantiate(parsed)))

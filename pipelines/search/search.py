@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -93,6 +93,8 @@ class Search:
     Raises:
         UserError: a setting is out of range, or two settings contradict each other.
     """
+
+    debug: ClassVar[dict[str, Any]] = {"stop": {"simulations": 4, "seconds": None}}
 
     def __init__(
         self,

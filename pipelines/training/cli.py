@@ -28,12 +28,14 @@ from pipelines.callbacks.housekeeping.save_config import SaveConfig
 from pipelines.callbacks.learning.pretrained import Pretrained
 from pipelines.callbacks.measuring.prediction_writer import PredictionWriter
 from pipelines.callbacks.order import in_order
-from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, check_folder, check_seed, expand_home, fail
+from pipelines.console import CONFIGS, NO_ROOM, RUN_FOLDER, check_folder, check_seed, expand_home, fail, run_name
 from pipelines.runs import checkpoint_files, checkpoints
 from pipelines.runs.checkpoint_files import LAST, PREVIOUS, SealedCheckpointIO
 from pipelines.spelling import explain
 from pipelines.training import changes
+from pipelines.training.callbacks import Changes, apply
 from pipelines.training.changes import Resumed
+from pipelines.training.debug import shrink
 from pipelines.training.plan import plan
 from pipelines.training.refusals import check, check_nulls, refusing, without_switched_off
 from pipelines.training.stopping import Stopping
@@ -56,6 +58,15 @@ class Parser(LightningArgumentParser):
         if args is not None:
             args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", str(word)) for word in args]
         return super().parse_args(args, *more, **options)
+
+    def _parse_common(self, cfg: Namespace, *more: Any, **options: Any) -> Namespace:
+        # Once all files and words of a command are read: what is printed and checked is what will run.
+        if options.get("defaults") and "trainer" in cfg:
+            cfg.trainer.callbacks = apply(cfg.callbacks, cfg.trainer.callbacks or [])
+            cfg.callbacks = []
+            if cfg.debug:
+                shrink(cfg)
+        return super()._parse_common(cfg, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print one line and exit with code 2."""
@@ -110,6 +121,15 @@ class TrainerCLI(LightningCLI):
             help="with --init_from, keep new weights that do not fit the checkpoint, and list them",
         )
 
+        parser.add_argument(
+            "--debug", type=bool, default=False, help="make all that is trained and measured small, as debug.yaml does"
+        )
+        parser.add_argument(
+            "--callbacks",
+            type=list[Changes],
+            default=[],
+            help="change callbacks of the run, by class: --callbacks.Collect.prefill 100",
+        )
         parser.add_argument(
             "--print_plan",
             action="store_true",
@@ -233,8 +253,7 @@ class TrainerCLI(LightningCLI):
             return folder
         if RUN_FOLDER in os.environ:
             return Path(os.environ[RUN_FOLDER])
-        names = [Path(str(path)).stem for path in config.get("config") or []]
-        root = RUNS / ("-".join(names) or "run")
+        root = RUNS / (run_name(config.get("config") or []) or "run")
         numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
         if config.ckpt_path == "last":
             if not numbers:

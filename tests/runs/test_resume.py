@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from datamodules.replay.store import ReplayStore
 from pipelines.console import CONFIGS
 from pipelines.evaluation import results
 from pipelines.runs import checkpoints
-from tests.running import small
+from tests.running import experiments
 
 KEPT, LAST = Path("checkpoints") / "kept-step=3.ckpt", Path("checkpoints") / "last.ckpt"
 KEEP = (
@@ -23,9 +22,7 @@ KEEP = (
     *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
 )
 QUICK = ["dqn_cartpole", "unet__mbpo", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
-EXPERIMENTS = sorted(
-    path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.startswith("emulator")
-)
+EXPERIMENTS = [path.stem for path in experiments()]
 TWICE = ["dqn_cartpole", "ensemble__mbpo", "tabular__dyna_q"]
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
@@ -48,14 +45,7 @@ def differences(one, other, at="") -> list[str]:
 
 
 def experiment(name: str) -> list[str]:
-    path = CONFIGS / "experiment" / f"{name}.yaml"
-    model = yaml.safe_load(path.read_text())["model"]["init_args"]
-    learns = model.get("rounds", {}).get("policy_updates")  # 0 where it evolves, which takes whole rounds
-    rounds = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2"] if learns else []
-    room = (
-        ["--data.storage.capacity", "8192"] if name.startswith("simple") else []
-    )  # a round plays more than debug's store keeps
-    return ["fit", "--config", str(path), "--config", str(CONFIGS / "debug.yaml"), *small(path), *rounds, *room]
+    return ["fit", "--config", name, "--config", str(CONFIGS / "debug.yaml")]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -16,11 +16,10 @@ from PIL import Image
 from datamodules.replay.store import ReplayStore
 from pipelines.console import CONFIGS
 from pipelines.runs import checkpoints
-from tests.running import small
+from tests.running import experiments
 
 PROJECT = Path(__file__).resolve().parents[2]
-TRAINED = [path for path in sorted((CONFIGS / "experiment").glob("*.yaml")) if "\nmodel:" in path.read_text()]
-EXPERIMENTS = [CONFIGS / "quickstart.yaml", *TRAINED]
+EXPERIMENTS = [CONFIGS / "quickstart.yaml", *experiments()]
 LAST = Path("checkpoints") / "last.ckpt"
 
 
@@ -50,7 +49,7 @@ def test_every_experiment_runs(run, tmp_path, config):
     folder = tmp_path / "run"
     outcome = run(
         *("fit", "--config", config, "--config", "configs/trainer/cpu.yaml", "--config", "configs/debug.yaml"),
-        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 2, *small(config)),
+        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 2),
     )
     assert outcome.code == 0, outcome.err
     assert checkpoints.read(folder / LAST)["global_step"] == 2
@@ -147,7 +146,6 @@ def test_the_ratio_of_steps_to_updates_is_pinned(run, tmp_path):
     config.write_text(yaml.safe_dump(experiment))
     folder = tmp_path / "run"
     arguments = ["fit", "--config", config, "--config", "configs/debug.yaml", "--trainer.default_root_dir", folder]
-    arguments += ["--model.size", "debug"]
     assert run(*arguments, "--trainer.max_steps", 6).code == 0
     # Two environments step at once: an odd number of steps is rounded up. After the last update nothing is played.
     assert column(folder, "env_steps") == [68, 70, 74, 76, 80, 80]

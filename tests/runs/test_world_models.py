@@ -11,7 +11,6 @@ import yaml
 from PIL import Image
 
 from modules.latents.mdn_rnn import MDNRNN
-from pipelines.console import CONFIGS
 from pipelines.dreams.environment import DreamVectorEnv
 from pipelines.evaluation.results import read
 from pipelines.runs import checkpoints
@@ -31,16 +30,15 @@ def evolve(run, tmp_path):
     """Run the small experiment for four updates, two rounds; further arguments go on top, as do its callbacks'."""
 
     def evolve(*arguments, folder="run", debug=True, **changes):
-        content = yaml.safe_load((CONFIGS / "experiment" / "world_models__evolution_small.yaml").read_text())
-        content["model"]["init_args"]["world_model"]["init_args"]["vae_updates"] = None  # both parts learn at once
         changes = {"Collect": {"prefill": 300, "steps_per_round": 20}} | changes
-        for callback in content["trainer"]["callbacks+"]:
-            callback.setdefault("init_args", {}).update(changes.get(callback["class_path"].rpartition(".")[2], {}))
+        both_at_once = {"world_model": {"init_args": {"vae_updates": None}}}
+        content = {"model": {"init_args": both_at_once}, "callbacks+": [changes]}
         path = tmp_path / "small.yaml"
         path.write_text(yaml.safe_dump(content))
         options = ("--config", "configs/debug.yaml") if debug else ("--trainer.max_steps", 4)
         return run(
-            "fit", "--config", path, *options, *SMALL, "--trainer.default_root_dir", tmp_path / folder, *arguments
+            *("fit", "--config", "world_models__evolution_small", "--config", path, *options, *SMALL),
+            *("--trainer.default_root_dir", tmp_path / folder, *arguments),
         )
 
     return evolve
@@ -161,7 +159,7 @@ def test_two_processes_share_a_population_out(tmp_path):
     folder = tmp_path / "run"
     command = [
         *(sys.executable, "-m", "pipelines.cli", "fit"),
-        *("--config", "configs/experiment/world_models__evolution_small.yaml", "--config", "configs/debug.yaml"),
+        *("--config", "configs/size/world_models__evolution_small.yaml", "--config", "configs/debug.yaml"),
         *(str(word) for word in SMALL),
         *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
         *("--trainer.default_root_dir", str(folder)),

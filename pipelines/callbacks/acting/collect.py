@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -40,6 +40,8 @@ class Collect(Callback):
             there is no policy.
         prefill_actor: actor during the prefill; null takes the actor that plays afterwards.
     """
+
+    debug: ClassVar[dict[str, Any]] = {"steps_per_round": 64}
 
     def __init__(
         self,

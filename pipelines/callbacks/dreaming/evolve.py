@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -64,6 +63,13 @@ class Evolve(Callback):
     """
 
     runs_before = ("Evaluate",)
+    debug: ClassVar[dict[str, Any]] = {
+        "generations": 2,
+        "population": 4,
+        "dreams": 2,
+        "horizon": 20,
+        "starts": {"episode_starts": 0},
+    }
 
     def __init__(
         self,
@@ -94,12 +100,6 @@ class Evolve(Callback):
         self.dreamed_steps = 0
         self.history: list[dict[str, float]] = []
         self.rank_generator = RankGenerator("evolution")
-
-    def shorten(self, generations: int, horizon: int) -> None:
-        """Evolve at most so long, in dreams of so many steps, with the smallest population."""
-        self.generations, self.horizon = min(generations, self.generations), min(horizon, self.horizon)
-        self.population, self.dreams = 4, min(2, self.dreams)
-        self.starts = replace(self.starts, episode_starts=0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that there is a controller, a world to judge it in, and memory for all of them."""

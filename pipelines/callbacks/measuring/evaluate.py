@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -31,6 +31,8 @@ class Evaluate(Callback):
     """
 
     runs_before = ("Collect",)
+
+    debug: ClassVar[dict[str, Any]] = {"episodes": 2, "final_episodes": 2, "max_steps": 20}
 
     def __init__(
         self,

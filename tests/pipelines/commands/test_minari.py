@@ -19,7 +19,7 @@ def test_a_model_learns_from_others_data(run, tmp_path):
     assert "store: 244 rows in 4 environments" in outcome.out
     assert ReplayStore.open(tmp_path / "store").observation_shape == (1, 42, 42)
     outcome = run(
-        *("fit", "--config", "unet", "--config", "debug", "--model.size", "debug", "--trainer.max_steps", 2),
+        *("fit", "--config", "unet", "--config", "debug", "--trainer.max_steps", 2),
         *("--data.path", tmp_path / "store", "--data.game", "Breakout", "--data.protocol", "null"),
         *("--trainer.default_root_dir", tmp_path / "run"),
     )

@@ -17,7 +17,7 @@ from pipelines.search.evaluators import Rollouts, Uniform
 from pipelines.search.rules import Gumbel, Puct, Stop, Uct
 from pipelines.search.search import Search
 
-SMALL = "configs/experiment/emulator__uct_small.yaml"
+SMALL = "configs/size/emulator__uct_small.yaml"
 PLAIN = dataclasses.replace(PROTOCOLS["atari100k"], noop_max=0)
 STICKY = dataclasses.replace(PLAIN, repeat_action_probability=0.25, name="sticky")
 

@@ -19,7 +19,7 @@ from tests.pipelines.callbacks.measuring.test_search_evaluation import Known, La
 def fit(folder, experiment, *options) -> str:
     cli.main(
         [
-            *("fit", "--config", f"configs/experiment/{experiment}.yaml", "--config", "configs/debug.yaml"),
+            *("fit", "--config", experiment, "--config", "configs/debug.yaml"),
             *("--trainer.default_root_dir", str(folder), "--trainer.max_steps", "1", *options),
         ]
     )
@@ -35,7 +35,7 @@ def muzero(tmp_path_factory):
 def unet(tmp_path_factory):
     """A UNet with a Q-network that was evaluated with and without planning."""
     folder = tmp_path_factory.mktemp("runs") / "unet"
-    small = ("--model.world_model.size", "debug", "--data.size", "[42, 42]", "--data.storage.capacity", "64")
+    small = ("--data.size", "[42, 42]", "--data.storage.capacity", "64")
     return fit(folder, "unet__search_small", *small)
 
 

@@ -94,7 +94,7 @@ def test_bad_arguments():
 
 def test_a_debug_run_of_any_experiment_opens_as_a_dream(run, tmp_path):
     """Its small store has overwritten every episode's first row when the first checkpoint is written."""
-    arguments = ["--config", "configs/experiment/unet.yaml", "--config", "configs/debug.yaml", "--model.size", "debug"]
+    arguments = ["--config", "configs/experiment/unet.yaml", "--config", "configs/debug.yaml"]
     assert run("fit", *arguments, "--trainer.default_root_dir", tmp_path / "run").code == 0
     dreams = DreamVectorEnv(checkpoint=tmp_path / "run" / LAST)
     assert dreams.reset(seed=0)[0].shape == (1, 4, 84, 84)

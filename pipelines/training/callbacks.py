@@ -1,0 +1,64 @@
+"""Changes of the callbacks that a run has already: `--callbacks.Collect.prefill 100`,
+`--callbacks.DreamVideo null`, or `callbacks+` of a size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from modules.errors import UserError, nearest
+
+Changes = dict[str, dict[str, Any] | None]
+"""Arguments by the name of the callback's class; null leaves the callback out."""
+WORD = re.compile(r"--callbacks\.([\w.]+)(?:=(.*))?", re.DOTALL)
+
+
+def as_changes(arguments: Sequence[str]) -> list[str]:
+    """Return a command line on which every --callbacks.CLASS.KEY VALUE is a change to append."""
+    words, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if match := WORD.fullmatch(word):
+            keys, value = match.groups()
+            change: Any = yaml.safe_load((rest.pop(0) if rest else "") if value is None else value)
+            for key in reversed(keys.split(".")):
+                change = {key: change}
+            word = f"--callbacks+={json.dumps(change)}"
+        words.append(word)
+    return words
+
+
+def apply(changes: Sequence[Changes], callbacks: Sequence[Namespace]) -> list[Namespace]:
+    """Return callbacks with other arguments, those of the last one where several are of a class.
+
+    Raises:
+        UserError: there is no such callback.
+    """
+    by_name = {str(each["class_path"]).rpartition(".")[2]: each for each in callbacks}
+    for change in changes:
+        for name, arguments in change.items():
+            if name not in by_name:
+                raise UserError(f"callbacks.{name}: the run has none, the nearest is {nearest(name, by_name)}")
+            callback = by_name[name]
+            if arguments is None:
+                callbacks = [each for each in callbacks if each is not callback]
+                continue
+            callback["init_args"] = callback.get("init_args") or Namespace()
+            _merge(callback["init_args"], arguments)
+    return list(callbacks)
+
+
+def _merge(held: Any, new: Mapping[str, Any]) -> None:
+    """Put values into settings; those of a class that are named without init_args are its arguments."""
+    for key, value in new.items():
+        known = held.get(key)
+        if isinstance(known, (Namespace, dict)) and isinstance(value, Mapping):
+            inside = "class_path" in known and not {"class_path", "init_args"} & value.keys()
+            _merge(known["init_args"] if inside else known, value)
+        else:
+            held[key] = value
