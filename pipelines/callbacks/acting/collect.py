@@ -41,7 +41,7 @@ class Collect(Callback):
         prefill_actor: actor during the prefill; null takes the actor that plays afterwards.
     """
 
-    debug: ClassVar[dict[str, Any]] = {"steps_per_round": 64}
+    debug: ClassVar[dict[str, Any]] = {"steps_per_round": 512}
 
     def __init__(
         self,

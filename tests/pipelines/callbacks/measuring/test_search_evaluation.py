@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
+from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 
 from modules.agent import Agent
 from modules.errors import UserError
@@ -16,7 +17,6 @@ from modules.policies.actor_critic import Reinforce
 from modules.policies.policy import Policy
 from pipelines.acting.play import SearchPlay
 from pipelines.callbacks.acting.collect import Collect
-from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.callbacks.measuring.search_evaluation import Findings, SearchEvaluation, divergence
 from pipelines.callbacks.run import Run
