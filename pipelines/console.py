@@ -120,8 +120,8 @@ def find_config(before: str, argument: str) -> str:
     folders = (CONFIGS, CONFIGS / "experiment", CONFIGS / "size", CONFIGS / "trainer")
     found = [folder / name for folder in folders if (folder / name).exists()]
     if not found:
-        names = [str(path.relative_to(CONFIGS.parent)) for path in sorted(CONFIGS.rglob("*.yaml"))]
-        fail(f"there is no config {argument}, the nearest is {nearest(f'configs/{name}', names)}")
+        known = {path.stem: path.relative_to(CONFIGS.parent) for path in sorted(CONFIGS.rglob("*.yaml"))}
+        fail(f"there is no config {argument}, the nearest is {known[nearest(Path(name).stem, known)]}")
     return str(found[0])
 
 

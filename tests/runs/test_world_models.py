@@ -182,8 +182,9 @@ def test_a_collapsed_mixture_is_named_and_the_last_good_checkpoint_kept(evolve, 
     outcome = evolve(
         *("--model.world_model.optimization", "{lr: 1.0e+30, warmup: 0, decay: false}"),
         *("--trainer.gradient_clip_val", "null", "--trainer.max_steps", 50, "--trainer.limit_val_batches", 0),
-        *("--model.rounds.model_updates", 100, "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"),
-        *("--trainer.callbacks.save_last", "true", "--trainer.callbacks.save_top_k", 0),
+        *("--debug", "false", "--model.rounds.model_updates", 100),  # longer rounds: nothing evolves meanwhile
+        *("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", 0),
+        *("--trainer.callbacks.save_last", "true"),
         *("--trainer.callbacks.every_n_train_steps", 1, "--trainer.callbacks.enable_version_counter", "false"),
     )
     last = tmp_path / "run" / LAST

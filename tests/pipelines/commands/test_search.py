@@ -64,7 +64,7 @@ def test_a_move_of_muzero(run, muzero, tmp_path):
 def test_the_same_seed_is_the_same_move(run, muzero, tmp_path):
     tables = [rows(run("search", muzero, "--seed", 1, "--folder", tmp_path).out) for _ in range(2)]
     assert tables[0] == tables[1]
-    assert sum(int(row[1]) for row in tables[0].values()) == 25, "as the configuration says"
+    assert sum(int(row[1]) for row in tables[0].values()) == 4, "as the configuration says"
     module, kept = checkpoints.load(muzero)
     states = []
     for seed in (1, 1, 2):
@@ -92,7 +92,7 @@ def test_a_move_of_a_frame_model_is_drawn_with_its_frames(run, unet):
     outcome = run("search", unet, "--steps", 2)
     assert outcome.code == 0, outcome.err
     assert len(rows(outcome.out)) == 18
-    assert "boxing after 2 steps, search by Gumbel, 10 simulations" in outcome.out
+    assert "boxing after 2 steps, search by Gumbel, 4 simulations" in outcome.out
     for name in ("tree.png", "line.png", "search_tree.png", "search_line.png"):
         assert (unet.parent.parent / name).exists()
     # Boxing's ring is of one grey, which covers most of every frame.

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
-from pipelines.callbacks.housekeeping.debug_limits import DebugLimits
 
 from modules.agent import Agent
 from modules.errors import UserError
@@ -167,9 +166,3 @@ def test_what_cannot_plan_is_refused_before_training():
             callback.on_fit_start(SimpleNamespace(lightning_module=agent), agent)
     with pytest.raises(UserError, match="PerfectModel has none"):
         SearchEvaluation(SEARCH).on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
-
-
-def test_debug_cuts_it_short():
-    evaluation = SearchEvaluation(SEARCH, episodes=9, final_episodes=9)
-    DebugLimits(episodes=2, max_steps=5).setup(SimpleNamespace(callbacks=[evaluation]), None, "fit")
-    assert (evaluation.episodes, evaluation.final_episodes, evaluation.max_steps) == (2, 2, 5)
