@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Guard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Stop the run if the loss is not finite: save the batch, and leave the weights unchanged."""
-        if torch.isfinite(loss):
+        if math.isfinite(loss.item()):
             return
         folder = Path(trainer.default_root_dir)
         path = folder / f"bad_batch_{trainer.global_step}_rank{trainer.global_rank}.pt"
