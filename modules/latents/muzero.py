@@ -213,28 +213,41 @@ class MuZero(WorldModel):
     @torch.no_grad()
     def compute_targets(self, batch: Batch) -> Targets:
         """Make the targets of a batch."""
-        n_step: int | Tensor = self.targets.n_step
-        if self.targets.off_policy_correction:
-            late = (batch.extras["age"][:, 0] / self.targets.off_policy_correction).long()
-            n_step = (self.targets.n_step - late).clamp(min=1)
+        assert batch.observation is not None
         if self.targets.bootstrap == "root_value":
             values = batch.extras["root_value"]
+        elif "target_value" in batch.extras:
+            values = batch.extras["target_value"]
         else:
-            values = self._bootstraps(batch, n_step if isinstance(n_step, int) else int(n_step.min()))
+            ends = self.bootstrap_rows(batch)
+            values = torch.zeros(batch.shape, device=self.device)
+            values[ends] = self.bootstrap_values(batch.observation[ends])
         reward = batch.reward.clamp(-1, 1) if self.targets.clip_rewards else batch.reward
         return make_targets(
-            batch, reward, values, self.targets.unroll, n_step, self.targets.discount, self.value_prefix
+            batch, reward, values, self.targets.unroll, self.n_step(batch), self.targets.discount, self.value_prefix
         )
 
-    def _bootstraps(self, batch: Batch, shortest: int) -> Tensor:
-        """Return the target network's values (B, T) of the rows that a return may end in, 0 elsewhere."""
-        assert batch.observation is not None
+    def n_step(self, batch: Batch) -> int | Tensor:
+        """Return the number of rewards in a value target; one per window (B,) if old windows sum fewer."""
+        if not self.targets.off_policy_correction:
+            return self.targets.n_step
+        late = (batch.extras["age"][:, 0] / self.targets.off_policy_correction).long()
+        return (self.targets.n_step - late).clamp(min=1)
+
+    def bootstrap_rows(self, batch: Batch) -> Tensor:
+        """Return which rows a value target may end in, (B, T) bool."""
+        n_step = self.n_step(batch)
+        shortest = n_step if isinstance(n_step, int) else int(n_step.min())
         ends = torch.ones(batch.shape, dtype=torch.bool, device=self.device)
         ends[:, :shortest] = ~batch.has_successor()[:, :shortest]
-        values = torch.zeros(batch.shape, device=self.device)
-        with evaluating(self.target_networks):
-            states = self.target_networks.represent(batch.observation[ends])
-            _, values[ends] = self.target_networks.policy(self.target_networks.features(states))
+        return ends
+
+    @torch.no_grad()
+    def bootstrap_values(self, observations: Tensor) -> Tensor:
+        """Return the target network's values (N,) of observations (N, ...)."""
+        networks = self.target_networks
+        with evaluating(networks):
+            _, values = networks.policy(networks.features(networks.represent(observations)))
         return values
 
     def consistency_losses(self, batch: Batch, unrolled: Tensor) -> Tensor:

@@ -188,8 +188,8 @@ def test_bootstraps_of_the_search_or_of_the_target_network():
 
 def test_rows_that_no_return_ends_in_are_not_judged():
     model, batch = wake(make(n_step=3, target_every=0)), play(200, rows=7)
-    some, every = (model._bootstraps(batch, shortest) for shortest in (3, 0))
-    assert (some == 0).float().mean() > 0.3
+    some, every = model.bootstrap_rows(batch), model.bootstrap_values(batch.observation.flatten(0, 1)).view(batch.shape)
+    assert (~some).float().mean() > 0.3
     assert (every != 0).all()
     expected = make_targets(batch, batch.reward, every, model.targets.unroll, 3, DISCOUNT).value
     assert torch.allclose(model.compute_targets(batch).value, expected)
