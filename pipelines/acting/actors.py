@@ -1,4 +1,4 @@
-"""Actors that play at random, by a policy, or by a search in a world model."""
+"""Actors that play a constant action, at random, by a policy, or by a search in a world model."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ class RandomActor(Actor):
         self.generator.bit_generator.state = state["generator"]
         if "held" in state:
             self.held, self.left = state["held"].numpy().copy(), state["left"].numpy().copy()
+
+
+class ConstantActor(Actor):
+    """Plays the same action at every step: a control that some games reward (holding UP scores 22 in Freeway).
+
+    Args:
+        action: index of the action.
+    """
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the action (N,) int64 of every environment."""
+        return np.full(len(moment.is_first), self.action), {}
 
 
 class ModelActor(Actor):
