@@ -155,6 +155,7 @@ def race(
     trainer = Trainer(**{
         **settings,
         "accelerator": "cpu",
+        "profiler": instantiate(settings["profiler"]),
         "max_steps": (1 + blocks) * block,
         "limit_train_batches": (1 + blocks) * block,
         "limit_val_batches": 0,

@@ -56,6 +56,13 @@ class Learner(lightning.LightningModule):
         super().__init__()
         self.spec: Spec | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook some forty times per update; torch would look for a parameter each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def turn(self) -> Turn:
         """Return the turn of the current update; between two updates, the turn of the next one."""

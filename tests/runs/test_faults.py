@@ -177,7 +177,9 @@ class Fragile(CartPoleEnv):
 gymnasium.register(id="Fragile-v0", entry_point=Fragile, max_episode_steps=500)
 
 
-@pytest.mark.parametrize("step", [100, 290, 297])
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step == 290 else pytest.mark.slow) for step in (100, 290, 297)]
+)
 def test_an_environment_that_dies(run, tmp_path, monkeypatch, step):
     """Before the first update, and later."""
     folder = tmp_path / "run"

@@ -23,7 +23,7 @@ from pipelines.runs.checkpoint_files import LAST
 from tests.runs.ranks import DDP, PROJECT, environment, torchrun
 from tests.runs.test_resume import EXPERIMENTS, experiment
 
-QUICK = ["dqn_cartpole", "ensemble__mbpo", "muzero__cartpole"]
+QUICK = ["ensemble__mbpo"]
 TABLE = "tabular__dyna_q"
 """Which no gradient changes: several processes are refused."""
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS if name != TABLE]
@@ -92,6 +92,7 @@ def test_processes_that_were_stopped_before_their_first_checkpoint_start_anew(tm
     assert checkpoints.read(tmp_path / "run" / "checkpoints" / LAST)["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_job_of_slurm_begins_and_goes_on_by_the_same_command(tmp_path):
     """As srun starts it, and again when the job was put back into the queue."""
     arguments = [*experiment("dqn_cartpole"), *DDP, "--trainer.default_root_dir", str(tmp_path / "run")]

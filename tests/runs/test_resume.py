@@ -23,7 +23,7 @@ KEEP = (
 )
 QUICK = ["dqn_cartpole", "unet__mbpo", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
 EXPERIMENTS = [path.stem for path in experiments()]
-TWICE = ["dqn_cartpole", "ensemble__mbpo", "tabular__dyna_q"]
+TWICE = ["dqn_cartpole"]
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
 

@@ -74,6 +74,7 @@ def dreams(model: UNet, number: int, steps: int) -> tuple[torch.Tensor, Batch]:
     return torch.stack([model.newest(each)[:, 0] for each in dream.state.unbind(1)[1:]], dim=1), dream
 
 
+@pytest.mark.slow
 def test_dreams_show_each_future_about_as_often_as_it_comes_and_one_at_a_time():
     model = train(make(outcome_weight=0.01), 300)
     frames, dream = dreams(model, 600, 4)
