@@ -71,7 +71,8 @@ def train(run: Path, agent: str, game: str, seed: int, options: Any) -> None:
         arguments += ["--config", str(CONFIGS / "trainer" / "gpu.yaml")]
     arguments += smoke.DEBUG if options.smoke else []
     arguments += [f"--{change}" for change in (f"data.game={game}", f"seed_everything={seed}", *changes)]
-    arguments += [f"--trainer.default_root_dir={run}", "--callbacks.Evaluate.final_episodes=1", "--ckpt_path=last"]
+    arguments += [f"--trainer.default_root_dir={run}", "--callbacks.Evaluate.final_episodes=1"]
+    arguments += ["--ckpt_path=last"] if (run / "checkpoints").exists() else []
     if options.smoke:
         arguments.append(f"--trainer.max_steps={options.updates}")
     cli("fit", arguments, run / "log.txt", options.minutes - RESERVE)
