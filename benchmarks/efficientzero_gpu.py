@@ -17,7 +17,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import torch
 import training
 import yaml
 from search import Stopwatch
+from usage import Usage
 
 from modules.imagination import evaluating
 from modules.latents.muzero import MuZero
@@ -140,24 +140,6 @@ def parts(folder: Path, config: Path, settings: list[str], updates: int) -> dict
     return {name: round(1000 * seconds / updates, 2) for name, seconds in found.items()}
 
 
-class Usage:
-    """Asks nvidia-smi every other second how busy the GPU is."""
-
-    def __init__(self) -> None:
-        self.percent: list[float] = []
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def _watch(self) -> None:
-        while not self.over.wait(2):
-            try:
-                command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-                self.percent.append(float(subprocess.check_output(command, text=True).split()[0]))
-            except (OSError, subprocess.CalledProcessError, ValueError):
-                return
-
-
 def main() -> None:
     parser = smoke.Parser(__doc__)
     parser.add_argument("--game", default="Pong", help="game that is played")
@@ -189,7 +171,7 @@ def main() -> None:
     length = [f"trainer.max_steps={options.updates}", f"trainer.limit_train_batches={min(options.updates, 1000)}"]
     length.append(f"trainer.max_time=00:{limit // 3600:02}:{limit // 60 % 60:02}:{limit % 60:02}")
     seconds = fit(folder / "run", config, [*settings, *length])
-    usage.over.set()
+    used = usage.stop()
     evaluations = results.read(folder / "run")
     last = evaluations[-1]
     figures["run"] = {
@@ -199,7 +181,7 @@ def main() -> None:
         "real_steps": last.env_steps,
         "updates": last.updates,
         "minutes": round(seconds / 60, 1),
-        "gpu_use_percent": round(float(np.mean(usage.percent)), 1) if usage.percent else None,
+        "gpu_use_percent": used["gpu_use_percent"],
         "curve": [[each.env_steps, round(float(np.mean(each.returns)), 2)] for each in evaluations],
         "collected": collected(folder / "run" / "metrics.csv"),
     }
