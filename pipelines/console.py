@@ -38,7 +38,7 @@ def expand_home(config: Any) -> Any:
     Args:
         config: parsed command line and YAML files: nested namespaces, lists and plain values.
     """
-    from jsonargparse import Namespace  # `dreamcade doctor` tells where it is not installed
+    from jsonargparse import Namespace  # imported late: `dreamcade doctor` runs without it and reports that
 
     if isinstance(config, Namespace):
         for key, value in vars(config).items():
@@ -76,7 +76,10 @@ def check_seed(name: str, seed: int | None) -> None:
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Return a command line whose every `--config` is a file; a size brings the experiment along that it is of."""
+    """Return a command line in which every `--config` names an existing file.
+
+    A file of configs/size/ changes an experiment. The experiment is inserted before it, unless it is there already.
+    """
     found: list[str] = []
     for before, argument in pairwise(["", *arguments]):
         word = find_config(before, argument)
@@ -90,22 +93,29 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def run_name(configs: Iterable[object]) -> str:
-    """Return the name of runs by configurations: unet-gpu, and of a size, which names its experiment, muzero_small."""
+    """Return the name of the runs of some configurations, such as unet-gpu.
+
+    An experiment is left out where a size of it follows, whose name begins with the experiment's.
+    """
     paths = [Path(str(path)) for path in configs]
     named = {experiment.stem for path in paths if (experiment := _experiment(path)) is not None}
     return "-".join(path.stem for path in paths if path.stem not in named)
 
 
 def _experiment(path: Path) -> Path | None:
-    """Return the experiment that a file of configs/size is of; None for any other file."""
+    """Return the experiment that a file of configs/size/ changes; None for any other file."""
     experiment = CONFIGS / "experiment" / f"{path.stem.rpartition('_')[0]}.yaml"
     return experiment if path.parent.name == "size" and experiment.exists() else None
 
 
 def find_config(before: str, argument: str) -> str:
-    """Return an argument in which `--config` names an existing file.
+    """Return an argument of the command line. The value of `--config` becomes the path of an existing file.
 
-    Names of the project's files work in any folder: configs/quickstart.yaml, quickstart, unet.
+    The project's own files are found from any folder, by path or name: configs/quickstart.yaml, quickstart, unet.
+
+    Args:
+        before: argument before it, which may be `--config` or `-c`.
+        argument: argument itself, which may be `--config=FILE`.
     """
     argument = argument if "=" in argument else os.path.expanduser(argument)
     option, _, value = argument.partition("=")

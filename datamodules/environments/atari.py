@@ -1,4 +1,4 @@
-"""Atari games on ale-py's vector emulator; this file handles all traps of ale-py."""
+"""Atari games on ale-py's vector emulator. This file handles all traps of that emulator."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ from datamodules.environments.seeded import SeededVector
 from modules.errors import UserError, nearest
 
 SMALLEST = 11
-"""Smallest side of a frame in pixels: the window of the structural similarity that measures predictions."""
-# Loading one of these kills the process: they have no single-player form.
+"""Smallest side of a frame in pixels, which is the window of the structural similarity that measures predictions."""
+# Loading one of these games kills the process, because it has no single-player form.
 UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
 @dataclass(frozen=True)
 class AtariProtocol:
-    """How a game is played and cut into episodes. Scores of two protocols are not comparable."""
+    """Rules by which a game is played and cut into episodes. Scores of two protocols are not comparable."""
 
     name: str
     frame_skip: int
-    """Emulated frames per action; the rewards of all these frames are summed."""
+    """Number of emulated frames per action, whose rewards are summed."""
     maxpool: bool
-    """Observe the pixelwise maximum of the last two frames, against flicker."""
+    """Whether an observation is the pixelwise maximum of the last two frames, which removes flicker."""
     repeat_action_probability: float
-    """Sticky actions: the chance, drawn per emulated frame, that the previous action is executed instead."""
+    """Sticky actions: the probability, per emulated frame, that the previous action is executed instead."""
     full_action_space: bool
-    """All 18 actions, or the game's minimal set."""
+    """Whether the agent has all 18 actions; false for the game's minimal set."""
     noop_max: int
-    """Largest number of idle frames before an episode, drawn uniformly from 0; idle frames do not count as steps of
-    the limit."""
+    """Largest number of no-op frames at the start of a game, drawn uniformly from 0. They do not count towards the
+    limits below."""
     fire_on_reset: bool
-    """Press FIRE for one of the idle frames, in every game that has FIRE."""
+    """Whether FIRE is pressed at the start of a game, in every game that has FIRE."""
     training_max_frames: int
-    """Emulated frames before an episode is truncated, in training; not restarted by a lost life."""
+    """Number of emulated frames after which a game is truncated in training. A lost life does not restart the count."""
     evaluation_max_frames: int
-    """Emulated frames before an episode is truncated, in evaluation."""
+    """Number of emulated frames after which a game is truncated in evaluation."""
     life_loss_terminates: bool
-    """In training a lost life ends the episode, and the game continues. Evaluation always plays whole games."""
+    """Whether a lost life ends the episode in training, while the game goes on. Evaluation always plays whole games."""
 
 
 PROTOCOLS: dict[str, AtariProtocol] = {
-    # Kaiser et al. 2020 (SimPLe), as settled by SPR, BBF, IRIS and DIAMOND. The limit is that of DER, SPR and BBF; IRIS
-    # trains on 20 000 frames and evaluates on 108 000, DIAMOND sets none. Without sticky actions the idle frames are
-    # the only randomness, so evaluation keeps them (as SPR, BBF and DIAMOND do; IRIS evaluates with at most 1).
+    # Kaiser et al. 2020 (SimPLe), in the form that SPR, BBF, IRIS and DIAMOND share. The limit is that of DER, SPR and
+    # BBF; IRIS trains on 20 000 frames and evaluates on 108 000, DIAMOND sets none. Without sticky actions the no-op
+    # frames are the only randomness, so evaluation keeps them (as SPR, BBF and DIAMOND do; IRIS evaluates with at most
+    # 1).
     "atari100k": AtariProtocol(
         name="atari100k",
         frame_skip=4,
@@ -68,8 +69,8 @@ PROTOCOLS: dict[str, AtariProtocol] = {
         evaluation_max_frames=108_000,
         life_loss_terminates=True,
     ),
-    # Machado et al. 2018 with the frame skip of 4 that the community uses (the paper: 5), pooled frames, and the limit
-    # of Gymnasium's v5 games, 30 minutes at 60 Hz. Sticky actions are its randomness.
+    # Machado et al. 2018, with the frame skip of 4 that the community uses (5 in the paper), pooled frames, and the
+    # limit of Gymnasium's v5 games, 30 minutes at 60 Hz. Sticky actions are the only randomness.
     "machado2018": AtariProtocol(
         name="machado2018",
         frame_skip=4,
@@ -93,7 +94,7 @@ def game_names() -> tuple[str, ...]:
 def canonical_game(name: str) -> str:
     """Return ALE's snake_case id of a game in any usual spelling: MsPacman, "Ms. Pac-Man", ALE/MsPacman-v5, ...
 
-    The suffixes of Gymnasium's ids are dropped: frame skip and stickiness are the protocol's.
+    Suffixes of Gymnasium's ids are dropped, because the protocol sets frame skip and sticky actions.
 
     Raises:
         UserError: there is no such game, or it has no single-player form.
@@ -120,10 +121,10 @@ def resolve(
     color: str,
     seed: int,
 ) -> tuple[str, AtariProtocol]:
-    """Check what environments are made of, and return ALE's id of the game and the protocol.
+    """Check the arguments of environments, and return ALE's id of the game and the protocol.
 
     Raises:
-        UserError: for an unknown game, protocol, variant, color, or an impossible number.
+        UserError: the game, protocol, variant or color is unknown, or a number is impossible.
     """
     game = canonical_game(game)
     if not isinstance(protocol, AtariProtocol):
@@ -148,40 +149,40 @@ def check_size(size: tuple[int, ...]) -> None:
 
 
 class Episodes(NamedTuple):
-    """How episodes stand that a lost life may end while the game goes on, (N,) bool each.
+    """State of N episodes that a lost life may end while the game goes on, (N,) bool each.
 
-    The row after a closed one opens an episode: a finished game is opened anew, after a lost life a NOOP is played.
-    Should that NOOP in turn lose a life or reach the limit, one row would open and close an episode. Its end is then
-    held for a row of its own, which repeats the frame.
+    The row after the last row of an episode starts the next one: a finished game starts anew, and after a lost life a
+    NOOP is played. If that NOOP loses a life too, or reaches the limit, one row would both start and end an episode.
+    The end is then moved to an additional row, which repeats the frame.
     """
 
     closed: np.ndarray
-    """The last row closed an episode."""
+    """Whether the last row ended an episode."""
     held_terminated: np.ndarray
-    """The last row opened an episode, and ended it."""
+    """Whether the next row is an additional one, which terminates the episode that the last row started."""
     held_truncated: np.ndarray
-    """The last row opened an episode, and cut it."""
+    """Whether the next row is an additional one, which truncates the episode that the last row started."""
 
     @classmethod
     def new(cls, num_envs: int) -> Episodes:
-        """Return those that were just opened."""
+        """Return the state of N episodes that have just started."""
         return cls(*(np.zeros(num_envs, bool) for _ in cls._fields))
 
     @property
     def held(self) -> np.ndarray:
-        """(N,): the next row repeats the frame."""
+        """Whether the next row is an additional one, which repeats the frame, (N,)."""
         return self.held_terminated | self.held_truncated
 
     @property
     def passive(self) -> np.ndarray:
-        """(N,): the next row plays a NOOP instead of its action, or opens a game, and earns nothing."""
+        """Whether the next row ignores its action and earns 0, because it plays a NOOP or starts a game, (N,)."""
         return self.closed | self.held
 
     def after(self, ended: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, Episodes]:
-        """Return where a row terminates and truncates an episode, and how episodes stand after it.
+        """Return where a row terminates (N,) and truncates (N,) episodes, and the state of the episodes after it.
 
         Args:
-            ended: flags (N,) bool: the emulator lost a life in the row, or the game was over.
+            ended: flags (N,) bool: a life was lost in the row, or the game was over.
             cut: flags (N,) bool: the game reached its limit in the row.
         """
         passive = self.passive
@@ -191,21 +192,21 @@ class Episodes(NamedTuple):
 
 
 class AtariEnvironments(VectorEnvironment):
-    """N copies of an Atari game in uint8 frames (1, H, W) or (3, H, W), rewards raw.
+    """N copies of an Atari game, with uint8 frames (1, H, W) or (3, H, W) and unclipped rewards.
 
-    What ale-py 0.12.1 does, measured, and what is done about it:
+    The list says how ale-py 0.12.1 behaves, as measured, and how this class handles it:
 
-    - Unseeded environments share one stream: they are always seeded, by 31-bit draws (consecutive seeds would make
-      environment 1 of seed 0 equal environment 0 of seed 1).
-    - Its `episodic_life` restarts the whole game at a lost life, so a learner would never see its second life. Here
-      the game goes on: the row after a lost life plays one NOOP step, whose reward is dropped, and its observation
-      opens the next episode (`EpisodicLifeEnv` of OpenAI baselines, as in IRIS). Idle frames are for new games only.
+    - Unseeded environments share one random stream. This class seeds them by 31-bit draws, because with consecutive
+      seeds environment 1 of seed 0 would equal environment 0 of seed 1.
+    - `episodic_life` restarts the whole game at a lost life, so a learner would never see its second life. In this
+      class the game goes on: the row after a lost life plays one NOOP step and drops its reward, and its observation
+      starts the next episode (`EpisodicLifeEnv` of OpenAI baselines, as in IRIS). Only new games get no-op frames.
     - A game that ends leaves its frame skip before the screen is read: see `terminal_frame_repeats`.
-    - It presses FIRE on reset in every game that has it, needed or not. Off in both protocols: starting the ball is the
-      agent's to learn. A score with it (TWM) is not comparable, and after a lost life it would not help anyway.
-    - A step with an action out of range never returns: actions are checked.
-    - Rewards are clipped and sticky actions off by default: everything is passed explicitly.
-    - Each step returns a buffer of its own. Its threads do not survive a fork.
+    - `use_fire_reset` presses FIRE in every game that has it. Both protocols leave it off, so the agent learns to
+      start the ball. Scores with it (TWM) are not comparable, and it does not help after a lost life.
+    - A step with an action out of range never returns. This class checks the actions.
+    - By default rewards are clipped and sticky actions are off. This class passes every option explicitly.
+    - Each step returns a new buffer. The emulator's threads do not survive a fork.
 
     Args:
         game: name of the game in any usual spelling.
@@ -218,15 +219,15 @@ class AtariEnvironments(VectorEnvironment):
         num_threads: number of threads of the emulators; 0 for one per environment, at most one per core.
 
     Raises:
-        UserError: before any game is loaded, for an unknown game, protocol, variant, color, or an impossible number.
+        UserError: the game, protocol, variant or color is unknown, or a number is impossible. No game is loaded then.
     """
 
     terminal_frame_repeats: bool = True
-    """The frame that closes a game is no true picture: it repeats the frame before it.
+    """Whether the last frame of a game repeats the frame before it instead of showing the true picture.
 
-    Where the end falls on the last two frames of a skip, as at a time limit that the skip divides, it is the pixelwise
-    maximum of that frame and a newer one. It holds at game over and at the time limit, not at a lost life. The true
-    frame cannot be recovered: no model may take a closing frame as a target or read a termination off it.
+    If the game ends on the last two frames of a skip, as at a limit that is a multiple of the skip, the last frame is
+    the pixelwise maximum of the frame before it and a newer one. This concerns game over and the limit, but not a lost
+    life. The true frame cannot be recovered, so no model may learn to predict it, or a termination from it.
     """
 
     def __init__(
@@ -262,9 +263,9 @@ class AtariEnvironments(VectorEnvironment):
             stack_num=1,
             frameskip=protocol.frame_skip,
             maxpool=protocol.maxpool,
-            # ALE draws from 0 to one below its noop_max.
+            # ALE draws from 0 to noop_max - 1.
             noop_max=protocol.noop_max + 1,
-            # The flag alone: `episodic_life` would restart the game.
+            # life_loss_info reports lost lives. `episodic_life` would restart the game.
             episodic_life=False,
             life_loss_info=self._life_loss_terminates,
             reward_clipping=False,
@@ -274,7 +275,7 @@ class AtariEnvironments(VectorEnvironment):
         self.action_meanings = tuple(action.name for action in vector.ale.get_action_set())
         self.num_actions = len(self.action_meanings)
         assert vector.single_action_space == Discrete(self.num_actions)
-        # Two games, backgammon and video_checkers, have no NOOP in their minimal set, but no lives to lose either.
+        # backgammon and video_checkers have no NOOP in their minimal set, and no lives to lose.
         self._noop = self.action_meanings.index("NOOP") if "NOOP" in self.action_meanings else 0
         self.description = {
             "environment": "atari",
@@ -288,7 +289,7 @@ class AtariEnvironments(VectorEnvironment):
         }
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Open N new games and return their first frames (N, C, H, W)."""
+        """Start N new games, and return their first frames (N, C, H, W)."""
         observation = self._vector.reset(stream)
         self.seeds = self._vector.seeds.copy()
         self._episodes = Episodes.new(self.num_envs)
@@ -296,7 +297,7 @@ class AtariEnvironments(VectorEnvironment):
         return self._observation
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Execute actions (N,) int64 for `frame_skip` frames each."""
+        """Execute actions (N,) int64, each for `frame_skip` frames."""
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
         if self._life_loss_terminates:
             return self._step_lives(actions)
@@ -305,15 +306,15 @@ class AtariEnvironments(VectorEnvironment):
         return Transition(self._observation, reward.astype(np.float32), terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every game's seed and actions, and the state of its episodes."""
+        """Return the seed and the actions of every game, and the state of its episode."""
         flags = {f"_{name}": torch.from_numpy(flag.copy()) for name, flag in self._episodes._asdict().items()}
         return {"games": self._vector.state_dict(), "observation": torch.from_numpy(self._observation.copy()), **flags}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Replay all running games, and return their frames, which are the same to the bit.
+        """Replay all running games from their seeds and actions, and return their present frames (N, C, H, W).
 
         Raises:
-            UserError: the frames differ.
+            UserError: the frames differ from those that were saved.
         """
         frames = self._frames(self._vector.load_state_dict(state["games"]))
         self.seeds = self._vector.seeds.copy()
@@ -321,7 +322,9 @@ class AtariEnvironments(VectorEnvironment):
         self._observation = state["observation"].numpy().copy()
         shown = ~self._episodes.held
         if not np.array_equal(frames[shown], self._observation[shown]):
-            raise UserError("the running games do not play out as they did: is this another version of ale-py?")
+            raise UserError(
+                "the replayed games differ from the games that were saved: is this another version of ale-py?"
+            )
         return self._observation
 
     def close(self) -> None:
@@ -329,7 +332,7 @@ class AtariEnvironments(VectorEnvironment):
         self.__dict__.pop("_vector", None)
 
     def _step_lives(self, actions: np.ndarray) -> Transition:
-        episodes, passive = self._episodes, self._episodes.passive  # ALE opens a finished game by itself
+        episodes, passive = self._episodes, self._episodes.passive  # ALE restarts a finished game by itself
         emulated, reward, ended, cut = self._vector.step(np.where(passive, self._noop, actions))
         observation = self._frames(emulated)
         observation[episodes.held] = self._observation[episodes.held]
@@ -338,7 +341,7 @@ class AtariEnvironments(VectorEnvironment):
         return Transition(observation, np.where(passive, 0, reward).astype(np.float32), terminated, truncated)
 
     def _frames(self, observation: np.ndarray) -> np.ndarray:
-        # Grey (N, 1, H, W) is a frame already; (N, 1, H, W, 3) becomes (N, 3, H, W).
+        # Grey frames are (N, 1, H, W) already. RGB frames are (N, 1, H, W, 3) and become (N, 3, H, W).
         return observation if self._grey else np.ascontiguousarray(observation[:, 0].transpose(0, 3, 1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Board games for two by open_spiel: their rules, and how its quirks are handled."""
+"""Rules of two-player board games from open_spiel. This file handles the quirks of open_spiel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from modules.errors import UserError, nearest
 
 
 class BoardRules:
-    """The rules of a board game for two by open_spiel; states are arrays (B,) of its state objects.
+    """Rules of a two-player board game from open_spiel. States are arrays (B,) of its state objects.
 
-    Rewards are for the mover, whichever of open_spiel's player ids that is: in its chess White is player 1.
+    A reward is that of the player who moves, whatever number open_spiel gives this player: White is player 1 in chess.
 
     Args:
-        name: name of one of open_spiel's games, with parameters if any: tic_tac_toe, go(board_size=9).
+        name: name of a game in open_spiel, with parameters if needed: tic_tac_toe, go(board_size=9).
 
     Raises:
-        UserError: an unknown game, or one that is not for two who alternate, with open cards, without chance, for one
-            outcome at the end.
+        UserError: the game is unknown, or not a game of perfect information, without chance, in which two players
+            alternate and get one outcome at the end.
     """
 
     def __init__(self, name: str) -> None:
@@ -48,11 +48,11 @@ class BoardRules:
         self.num_actions = self.game.num_distinct_actions()
 
     def apply(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Make moves (B,) int64.
+        """Execute moves (B,) int64.
 
         Returns:
-            The states after them (B,), what they earned the mover (B,) float32, and where they ended the game (B,)
-            bool.
+            The next states (B,), the rewards (B,) float32 of the players who moved, and flags (B,) bool that are True
+            where the game is over.
         """
         after = np.empty(len(states), object)
         reward, ended = np.zeros(len(states), np.float32), np.zeros(len(states), bool)
@@ -66,7 +66,7 @@ class BoardRules:
         return after, reward, ended
 
     def legal_actions(self, states: np.ndarray) -> np.ndarray:
-        """Return the legal actions (B, K) int64 of states, padded with -1; a state that is over has none."""
+        """Return the legal actions (B, K) int64 of states, padded with -1; a finished game has none."""
         legal = [[] if state.is_terminal() else state.legal_actions() for state in states]
         actions = np.full((len(states), max(1, *map(len, legal))), -1)
         for row, moves in zip(actions, legal, strict=True):
@@ -76,12 +76,12 @@ class BoardRules:
     def play_out(
         self, states: np.ndarray, depth: int | None, discount: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """Return the discounted returns (B,) float32 of random play, for the player to move at the states.
+        """Return the discounted returns (B,) float32 of random play, for the player who moves in each state.
 
         Args:
-            states: game states (B,); finished states earn 0.
+            states: game states (B,); a finished game returns 0.
             depth: number of moves after which play is cut; null plays to the end.
-            discount: discount per move, without the change of sign.
+            discount: discount factor per move, a positive number although the players alternate.
             generator: generator of the moves.
         """
         returns = np.zeros(len(states), np.float32)

@@ -1,4 +1,4 @@
-"""Atari emulators that can be cloned and restored, for planning in the true game."""
+"""Atari emulators that can be cloned and restored, for planning in the emulator itself."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from modules.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clone:
-    """An immutable state of a game, which any emulator of that game can restore."""
+    """Immutable state of a game, which any emulator of that game can restore."""
 
     state: ALEState
     executed: int
-    """ALE's number of the action of the newest frame, which sticky actions repeat: it is not in ALE's state."""
+    """ALE's number of the action that the newest frame executed. Sticky actions repeat it, and ALE's state lacks it."""
     frames: int
     """Number of frames emulated since the game started."""
     lives: int
-    """Number of lives at the end of the last row."""
+    """Number of lives after the last row."""
     over: bool
-    """The game has ended, or reached its limit of frames."""
+    """Whether the game has ended or reached its limit of frames."""
     closed: bool
-    """The last row closed an episode."""
+    """Whether the last row ended an episode."""
     held: tuple[bool, bool]
-    """Whether the last row opened an episode and terminated or truncated it, as in `atari.Episodes`."""
+    """`held_terminated` and `held_truncated` of `atari.Episodes`."""
     screen: np.ndarray | None
-    """(H, W) or (H, W, 3) uint8, the pooled screen: ALE's own is stale after a restore. None if it is not read."""
+    """Pooled screen (H, W) or (H, W, 3) uint8, because ALE's screen is stale after a restore; None if it was not read.
+    """
 
 
 class Emulator:
-    """One game under a protocol. ALE's own sticky actions are off: they are drawn here, as it cannot clone them.
+    """One game under a protocol. Sticky actions are drawn by this class, because ALE cannot clone its own.
 
     Args:
         game: id of the game in ALE.
-        protocol: protocol; the emulator obeys its frame skip, pooling, sticky actions, actions, and how a game
-            opens.
-        max_frames: emulated frames before a game is over.
+        protocol: protocol of the game: frame skip, pooling, sticky actions, set of actions, no-op frames and FIRE.
+        max_frames: number of emulated frames at which a game is over.
         grey: read grey screens; false reads RGB screens.
-        mode: mode of the game, one of ALE's; null is its default.
-        difficulty: difficulty of the game, one of ALE's numbers; null is its default.
+        mode: mode of the game, one of ALE's numbers; null is the game's default.
+        difficulty: difficulty of the game, one of ALE's numbers; null is the game's default.
 
     Raises:
-        UserError: for a mode or a difficulty that the game does not have.
+        UserError: the game does not have the mode or the difficulty.
     """
 
     executed: int
@@ -61,7 +61,7 @@ class Emulator:
     closed: bool
     held: tuple[bool, bool]
     screen: np.ndarray | None
-    """These attributes have the meaning of the fields of `Clone`."""
+    """These attributes mean what the fields of `Clone` mean."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Emulator:
             self.ale.setDifficulty(difficulty)
         actions = self.ale.getLegalActionSet() if protocol.full_action_space else self.ale.getMinimalActionSet()
         self.action_meanings = tuple(action.name for action in actions)
-        # Two games, backgammon and video_checkers, have no NOOP in their minimal set, but no lives to lose either.
+        # backgammon and video_checkers have no NOOP in their minimal set, and no lives to lose.
         self.noop = self.action_meanings.index("NOOP") if "NOOP" in self.action_meanings else 0
         self.protocol = protocol
         self.max_frames = max_frames
@@ -97,7 +97,7 @@ class Emulator:
         self._start()
 
     def open(self, generator: np.random.Generator) -> None:
-        """Open a new game, and idle as the protocol says."""
+        """Start a new game, and play the protocol's no-op frames."""
         self._start()
         if self.protocol.fire_on_reset and "FIRE" in self.action_meanings:
             self.ale.act(self._codes[self.action_meanings.index("FIRE")])
@@ -109,7 +109,7 @@ class Emulator:
         self.screen = self._read()
 
     def act(self, action: int, generator: np.random.Generator, look: bool = True) -> float:
-        """Execute an action for `frame_skip` frames, fewer where the game ends, and return what they earned.
+        """Execute an action for `frame_skip` frames, or until the game ends, and return the sum of their rewards.
 
         Args:
             action: number of the action in [0, actions).
@@ -134,18 +134,18 @@ class Emulator:
         return float(earned)
 
     def ended(self) -> bool:
-        """Tell whether the game itself has ended: a limit of frames is no end."""
+        """Return whether the game itself is over, which it is not at the limit of frames."""
         return self.ale.game_over()
 
     def clone(self, look: bool = True) -> Clone:
-        """Return this moment."""
+        """Return the present state; without `look` the clone has no screen."""
         screen = self.screen if look else None
         return Clone(
             self.ale.cloneState(), self.executed, self.frames, self.lives, self.over, self.closed, self.held, screen
         )
 
     def restore(self, clone: Clone) -> None:
-        """Go on from another moment of the same game."""
+        """Continue from the state of a clone of the same game."""
         self.ale.restoreState(clone.state)
         self.executed, self.frames, self.lives = clone.executed, clone.frames, clone.lives
         self.over, self.closed, self.held, self.screen = clone.over, clone.closed, clone.held, clone.screen
@@ -159,11 +159,11 @@ class Emulator:
 
 
 class AtariEmulators(VectorEnvironment):
-    """N copies of an Atari game that can be cloned, in uint8 frames (1, H, W) or (3, H, W), rewards raw.
+    """N copies of an Atari game that can be cloned, with uint8 frames (1, H, W) or (3, H, W) and unclipped rewards.
 
-    It plays what `AtariEnvironments` plays, several times more slowly, and differs where that cannot do otherwise: the
-    frame that closes a game is a true picture, and games have modes and difficulties. All of its randomness, idle
-    frames and sticky actions, comes from a generator per environment, which no clone holds.
+    The games are those of `AtariEnvironments`, several times slower. Two things differ: the last frame of a game is a
+    true picture, and modes and difficulties can be chosen. All randomness, of no-op frames and sticky actions, comes
+    from one generator per environment, which is not part of a clone.
 
     Args:
         game: name of the game in any usual spelling.
@@ -173,11 +173,11 @@ class AtariEmulators(VectorEnvironment):
         size: height and width of a frame; (210, 160) is the screen itself, other sizes are averaged by area.
         color: color of the frames, grey for one channel or rgb for three.
         seed: seed of all resets, no-ops and sticky actions; nonnegative.
-        mode: mode of the game, one of ALE's numbers; null is its default.
-        difficulty: difficulty of the game, one of ALE's numbers; null is its default.
+        mode: mode of the game, one of ALE's numbers; null is the game's default.
+        difficulty: difficulty of the game, one of ALE's numbers; null is the game's default.
 
     Raises:
-        UserError: for an unknown game, protocol, variant, color, mode, difficulty, or an impossible number.
+        UserError: the game, protocol, variant, color, mode or difficulty is unknown, or a number is impossible.
     """
 
     terminal_frame_repeats: bool = False
@@ -227,11 +227,11 @@ class AtariEmulators(VectorEnvironment):
         }
 
     def emulator(self) -> Emulator:
-        """Return another emulator of this game, to plan with: it goes on from any clone of these."""
+        """Return a further emulator of this game for planning. It can restore the clones of these environments."""
         return Emulator(**self._made_of)
 
     def reset(self, stream: int = 0) -> np.ndarray:
-        """Open N new games and return their first frames (N, C, H, W)."""
+        """Start N new games, and return their first frames (N, C, H, W)."""
         self.seeds = (np.random.SeedSequence((self.seed, stream)).generate_state(self.num_envs) >> 1).astype(np.int64)
         self._generators = [np.random.default_rng(seed) for seed in self.seeds]
         for emulator, generator in zip(self._emulators, self._generators, strict=True):
@@ -239,7 +239,7 @@ class AtariEmulators(VectorEnvironment):
         return self.observe()
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Execute actions (N,) int64 for `frame_skip` frames each."""
+        """Execute actions (N,) int64, each for `frame_skip` frames."""
         assert ((actions >= 0) & (actions < self.num_actions)).all(), f"actions outside [0, {self.num_actions})"
         episodes = Episodes(*np.array([(emulator.closed, *emulator.held) for emulator in self._emulators], bool).T)
         passive, held = episodes.passive, episodes.held
@@ -264,13 +264,13 @@ class AtariEmulators(VectorEnvironment):
         return Transition(self.observe(), reward, terminated, truncated)
 
     def clone(self) -> np.ndarray:
-        """Return the present moments (N,), `Clone` objects."""
+        """Return the present states (N,) as `Clone` objects."""
         clones = np.empty(self.num_envs, object)
         clones[:] = [emulator.clone() for emulator in self._emulators]
         return clones
 
     def restore(self, clones: Sequence[Clone] | np.ndarray) -> np.ndarray:
-        """Go on from other moments (N,) of this game, and return their frames (N, C, H, W)."""
+        """Continue from clones (N,) of this game, and return their frames (N, C, H, W)."""
         assert len(clones) == self.num_envs, f"{len(clones)} clones for {self.num_envs} environments"
         for emulator, clone in zip(self._emulators, clones, strict=True):
             emulator.restore(clone)
@@ -280,9 +280,9 @@ class AtariEmulators(VectorEnvironment):
         return self.observe()
 
     def observe(self, clones: Sequence[Clone] | np.ndarray | None = None) -> np.ndarray:
-        """Return the frames (B, C, H, W) of clones, of the present moment unless given."""
+        """Return the frames (B, C, H, W) of clones, or the present frames (N, C, H, W) if `clones` is None."""
         screens = [moment.screen for moment in (self._emulators if clones is None else clones)]
-        assert all(screen is not None for screen in screens), "a clone without a screen is not to be looked at"
+        assert all(screen is not None for screen in screens), "a clone that was made without a screen has no frame"
         frames = np.stack(screens)  # type: ignore[arg-type]
         if frames.ndim == 3:
             frames = frames[..., None]
@@ -295,14 +295,14 @@ class AtariEmulators(VectorEnvironment):
 
 
 def average_areas(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize frames (B, H, W, C) uint8 to (B, height, width, C): every new pixel is the mean of the area it covers.
+    """Resize frames (B, H, W, C) uint8 to (B, height, width, C). A new pixel is the mean of the area that it covers.
 
-    The result is ALE's to the bit, but at exactly half the size: there ALE rounds all halves up.
+    The result equals ALE's to the bit, except at exactly half the size, where ALE rounds all halves up.
     """
     if frames.shape[1:3] == (height, width):
         return frames
     averaged = frames.astype(np.float32)
-    for axis, side in ((2, width), (1, height)):  # sums are rounded: ALE's resizing adds a row's pixels first
+    for axis, side in ((2, width), (1, height)):  # width first, as in ALE: the order changes the rounding
         pixels, shares = areas(frames.shape[axis], side)
         shares = shares.reshape(*shares.shape, *[1] * (3 - axis))
         averaged = sum(averaged.take(which, axis) * share for which, share in zip(pixels, shares, strict=True))
@@ -311,7 +311,7 @@ def average_areas(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @cache
 def areas(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which old pixels (K, target) every new one covers, and in what shares (K, target), which sum to 1."""
+    """Return the old pixels (K, target) that each new pixel covers, and their shares (K, target), which sum to 1."""
     size = source / target
     first = np.arange(target) * size
     pixels = np.floor(first).astype(np.int64) + np.arange(math.ceil(size) + 1)[:, None]

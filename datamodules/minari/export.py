@@ -1,8 +1,8 @@
-"""A replay store as a Minari dataset, and the rows of such a dataset as they were.
+"""Export of a replay store as a Minari dataset, and reading such a dataset back.
 
-An episode of T steps is T + 1 rows. An exported dataset says, for every episode, in which environment its rows lie and
-how many they are, whether the first opens and the last closes an episode, and what the last holds besides its
-observation. So a ring that has wrapped, a run that was cut and an episode that goes on come back to the bit.
+An episode of T steps is T + 1 rows. For every episode the metadata of the dataset keeps the environment and the number
+of its rows, whether the first row starts and the last row ends an episode, and the action, reward and termination of
+the last row. So rows come back to the bit, even from a ring that has wrapped, a cut run or an unfinished episode.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from modules.errors import UserError
 KEY = "dreamcade"
 """Key of the store's description in the metadata of an exported dataset."""
 FOLDER = "MINARI_DATASETS_PATH"
-"""Environment variable of Minari's that names the folder of all local datasets."""
+"""Minari's environment variable for the folder of all local datasets."""
 
 
 class Span(NamedTuple):
-    """Rows of an episode that follow one another in an environment."""
+    """Consecutive rows of an episode in one environment."""
 
     episode: int
     start: int
@@ -42,15 +42,15 @@ class Span(NamedTuple):
 
 
 def datasets_folder(path: Path | None = None) -> Path:
-    """Return the folder of all local datasets: the given one, that of the environment, or Minari's own."""
-    # Absolute: Minari mistakes the size of a dataset at a relative path.
+    """Return the folder of all local datasets: `path`, that of MINARI_DATASETS_PATH, or Minari's default."""
+    # The path is absolute because Minari computes a wrong size of a dataset at a relative path.
     return (path or Path(os.environ.get(FOLDER) or Path.home() / ".minari" / "datasets")).absolute()
 
 
 def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance: Callable[[int], None]) -> Path:
-    """Write the valid rows of a store as a new Minari dataset, an episode at a time; a failure leaves nothing behind.
+    """Write the rows of a store as a new Minari dataset, one episode at a time. A failure leaves nothing behind.
 
-    Frames become (H, W, C). Every episode's last step is marked truncated unless it terminated, as Minari has it.
+    Frames become (H, W, C). The last step of every episode is truncated unless it terminated, as Minari expects.
 
     Args:
         store: store to read.
@@ -62,12 +62,12 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
         The dataset's folder.
 
     Raises:
-        UserError: the store is empty, the id is malformed or taken, or the room does not suffice.
+        UserError: the store is empty, the id is malformed or taken, or the disk has not enough space.
     """
     try:
         parse_dataset_id(dataset_id)
     except (TypeError, ValueError):
-        raise UserError(f"{dataset_id!r} is no id of a dataset: expected name-v0 or namespace/name-v0") from None
+        raise UserError(f"{dataset_id!r} is no valid dataset id: expected name-v0 or namespace/name-v0") from None
     folder = datasets_folder(path) / dataset_id
     rows = range(store.oldest, store.rows)
     if folder.exists():
@@ -86,9 +86,9 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
                     low, high, (*shape[1:], shape[0]) if frames else shape, store.observation_dtype.type
                 ),
                 action_space=Discrete(store.num_actions),
-                description="Rows of a dreamcade store, which `dreamcade import` makes again.",
+                description="Rows of a dreamcade replay store; `dreamcade import` restores the store.",
                 data_format="hdf5",
-                jpeg_encoding=False,  # Minari's default blurs the pictures
+                jpeg_encoding=False,  # JPEG, Minari's default, changes the pixels
             )
         about = {name: getattr(store, name) for name in ("num_envs", "num_validation_envs", "num_actions", "extras")}
         about |= {"observation_shape": shape, "observation_dtype": store.observation_dtype.name}
@@ -105,10 +105,10 @@ def export_store(store: ReplayStore, dataset_id: str, path: Path | None, advance
 
 
 def marks(dataset: MinariDataset) -> list[dict[str, Any]]:
-    """Return what a dataset says of every episode.
+    """Return the metadata of every episode of a dataset.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the metadata cannot be read.
     """
     try:
         return list(dataset.storage.get_episode_metadata(dataset.episode_indices))
@@ -117,26 +117,26 @@ def marks(dataset: MinariDataset) -> list[dict[str, Any]]:
 
 
 class ExportedEpisodes:
-    """The rows of a dataset that `export_store` wrote.
+    """Rows of a dataset that `export_store` wrote.
 
     Args:
         dataset: open dataset that `export_store` wrote.
 
     Raises:
-        UserError: episodes of it are missing.
+        UserError: the dataset lacks episodes.
     """
 
     def __init__(self, dataset: MinariDataset) -> None:
         self.layout: dict[str, Any] = dict(dataset.storage.metadata[KEY])
-        """What a store is made with, but for its capacity and its environments."""
+        """Arguments of `ReplayStore.create`, except capacity and number of environments."""
         rows, envs = self.layout.pop("rows"), self.layout.pop("num_envs")
         self._marks = marks(dataset)
         self.envs: list[list[Span]] = [[] for _ in range(envs)]
-        """The rows of every environment, in order."""
+        """Rows of every environment, in order."""
         for episode, mark in enumerate(self._marks):
             self.envs[int(mark["environment"])].append(Span(episode, 0, int(mark["rows"])))
         if any(sum(span.stop for span in env) != rows for env in self.envs):
-            raise UserError(f"{dataset.id} was cut short: expected {rows} rows in each of its {envs} environments")
+            raise UserError(f"{dataset.id} lacks episodes: expected {rows} rows in each of its {envs} environments")
 
     def columns(self, episode: EpisodeData, span: Span) -> list[np.ndarray]:
         """Return observation, action, reward, terminated, is_first, is_last and the extra columns of the rows."""
@@ -161,10 +161,10 @@ def _write(dataset: MinariDataset, store: ReplayStore, env: int, start: int, sto
     assert batch.observation is not None
     observation, action, reward = (tensor.numpy() for tensor in (batch.observation, batch.action, batch.reward))
     terminated = batch.continuation.numpy() == 0
-    assert not batch.is_last[:-1].any(), f"{store.path}: an episode goes on after it was closed"
+    assert not batch.is_last[:-1].any(), f"{store.path}: an episode goes on after its last row"
     if observation.ndim == 4:
         observation = observation.transpose(0, 2, 3, 1)
-    # Minari knows no episode without a step: a single row gets one that leads back to it.
+    # Minari has no episodes without a step. A single row gets one step, which leads back to the same observation.
     steps = max(1, stop - start - 1)
     truncated = np.zeros(steps, bool)
     truncated[-1] = not terminated[steps - 1]
@@ -198,12 +198,12 @@ def _check_room(store: ReplayStore, folder: Path) -> None:
     needed = store.num_rows * row
     free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
     if needed > free:
-        raise UserError(f"{folder} needs {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free")
+        raise UserError(f"{folder} needs {needed / GIB:.1f} GiB, but {free / GIB:.1f} GiB are free")
 
 
 @contextmanager
 def _datasets_in(folder: Path) -> Iterator[None]:
-    """Let Minari keep datasets in a folder, and say nothing about what a dataset should name besides."""
+    """Make Minari keep its datasets in a folder, and silence its warnings about optional metadata."""
     before = os.environ.get(FOLDER)
     os.environ[FOLDER] = str(folder)
     try:

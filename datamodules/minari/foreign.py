@@ -1,4 +1,4 @@
-"""Others' Minari datasets as rows of a store: frames converted, episodes spread over environments."""
+"""Conversion of Minari datasets from other sources into rows of a replay store."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from modules.errors import UserError, check_range
 LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)
 """Weights of red, green and blue in ALE's grey screens."""
 CHUNK = 256
-"""Frames that are converted at a time."""
+"""Number of frames that are converted at a time."""
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """Settings of the conversion of a dataset from another source.
+    """Settings for the conversion of a dataset from another source.
 
     Args:
-        size: height and width of a frame.
-        color: grey or rgb.
-        num_envs: number of environments of the store, of equal length.
-        num_validation_envs: number of the last environments, which are held out.
-        world: game or Gymnasium id, if the dataset does not name one.
-        protocol: protocol of the game, if the dataset does not name one.
+        size: height and width of the converted frames.
+        color: color of the converted frames, grey for one channel or rgb for three.
+        num_envs: number of environments of the store, over which the episodes are spread evenly.
+        num_validation_envs: number of validation environments, the last of the store.
+        world: name of the Atari game or Gymnasium id; only for a dataset that does not name it.
+        protocol: protocol of the Atari game; only for a dataset that does not record it.
     """
 
     size: tuple[int, int] = (84, 84)
@@ -45,38 +45,38 @@ class Foreign:
 
 
 class ForeignEpisodes:
-    """The rows of a dataset from another source.
+    """Rows of a dataset from another source.
 
-    The sequence of all episodes is cut into environments of equal length; fewer rows than environments are left over.
-    An episode that is cut continues at the start of the next environment. Infos are dropped.
+    All episodes, one after the other, are cut into environments of equal length. Fewer rows than environments are left
+    over at the end. An episode that is cut continues at the start of the next environment. Infos are dropped.
 
     Args:
-        dataset: dataset of discrete actions, and uint8 pictures or vectors to observe.
+        dataset: dataset with discrete actions, whose observations are uint8 pictures or vectors.
         options: settings of the conversion.
 
     Raises:
-        UserError: the dataset has other spaces, is too short, or does not name what was played.
+        UserError: the dataset has other spaces, is too short, or does not name its environment.
     """
 
     def __init__(self, dataset: MinariDataset, options: Foreign) -> None:
         self._id, self._options = dataset.id, options
         actions, observations = dataset.action_space, dataset.observation_space
         if not isinstance(actions, Discrete):
-            raise UserError(f"{dataset.id} has the actions {_line(actions)}, expected Discrete ones")
+            raise UserError(f"{dataset.id} has the action space {_line(actions)}: expected Discrete")
         self._first_action, self._num_actions = int(actions.start), int(actions.n)
         check_range("num_envs", options.num_envs, 1)
         check_size(options.size)
         channels = _channels(dataset.id, observations)
         spec = dataset.env_spec
         if options.world is not None and spec is not None:
-            raise UserError(f"{dataset.id} says that it is of {spec.id}: leave --world out")
+            raise UserError(f"{dataset.id} names its environment, {spec.id}: leave --world out")
         if options.world is None and spec is None:
-            raise UserError(f"{dataset.id} does not say what was played: name the game or Gymnasium id by --world")
+            raise UserError(f"{dataset.id} does not name its environment: give the game or Gymnasium id by --world")
         if channels is None:
             shape, description = observations.shape, self._control(spec)
         else:
             if options.color == "rgb" and channels == 1:
-                raise UserError(f"{dataset.id} holds grey frames: leave --color out")
+                raise UserError(f"{dataset.id} has grey frames, which cannot become rgb: leave --color out")
             shape = (1 if options.color == "grey" else 3, *options.size)
             description = self._atari(spec)
         self.layout: dict[str, Any] = {
@@ -87,9 +87,9 @@ class ForeignEpisodes:
             "extras": {},
             "description": {**description, "minari": dataset.id},
         }
-        """What a store is made with, but for its capacity and its environments."""
+        """Arguments of `ReplayStore.create`, except capacity and number of environments."""
         self.envs = spread([int(mark["total_steps"]) + 1 for mark in marks(dataset)], options.num_envs)
-        """The rows of every environment, in order."""
+        """Rows of every environment, in order."""
         if not self.envs[0]:
             raise UserError(f"{dataset.id} has too few steps for {options.num_envs} environments")
 
@@ -141,16 +141,18 @@ class ForeignEpisodes:
         game = canonical_game(str(spec.kwargs.get("game", spec.id) if spec else self._options.world))
         if spec is None and options.protocol is None:
             raise UserError(
-                f"{self._id} does not say how {game} was played: expected --protocol {' or '.join(PROTOCOLS)}"
+                f"{self._id} does not record the protocol of {game}: give --protocol {' or '.join(PROTOCOLS)}"
             )
         if spec is not None and options.protocol is not None:
-            raise UserError(f"{self._id} says how {game} was played: leave --protocol out")
+            raise UserError(f"{self._id} records the protocol of {game}: leave --protocol out")
         protocol = _protocol(self._id, spec) if spec else PROTOCOLS[str(self._options.protocol)]
         world = AtariEnvironments(game, 1, protocol)
         meanings = world.action_meanings
         world.close()
         if len(meanings) != self._num_actions:
-            raise UserError(f"{self._id} has {self._num_actions} actions, {game} has {len(meanings)} in this protocol")
+            raise UserError(
+                f"{self._id} has {self._num_actions} actions, but {game} has {len(meanings)} under this protocol"
+            )
         return {
             "environment": "atari",
             "game": game,
@@ -159,12 +161,12 @@ class ForeignEpisodes:
             "size": list(self._options.size),
             "color": self._options.color,
             "action_meanings": list(meanings),
-            "terminal_frame_repeats": True,  # the dataset does not tell: the safe value
+            "terminal_frame_repeats": True,  # the dataset does not say; True is the safe value
         }
 
 
 def spread(lengths: Iterable[int], envs: int) -> list[list[Span]]:
-    """Cut episodes of so many rows, one after the other, into environments of equal length."""
+    """Cut episodes of given lengths in rows, one after the other, into environments of equal length."""
     lengths = list(lengths)
     room = sum(lengths) // envs
     spread: list[list[Span]] = [[]]
@@ -185,7 +187,7 @@ def spread(lengths: Iterable[int], envs: int) -> list[list[Span]]:
 
 
 def _channels(id: str, space: Space) -> int | None:
-    """Return the channels of frames, None for vectors."""
+    """Return the number of channels of frames; None for vectors."""
     if isinstance(space, Box) and len(space.shape) == 1:
         return None
     if isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3):
@@ -195,15 +197,15 @@ def _channels(id: str, space: Space) -> int | None:
             if channels in (1, 3):
                 return channels
     raise UserError(
-        f"{id} has the observations {_line(space)}, expected vectors, or single uint8 frames that are grey or RGB"
+        f"{id} has the observation space {_line(space)}: expected vectors, or single uint8 frames, grey or RGB"
     )
 
 
 def _protocol(id: str, spec: EnvSpec) -> AtariProtocol:
-    """Return how Gymnasium's ALE played, by the arguments of the environment and of AtariPreprocessing."""
+    """Return the protocol of a Gymnasium ALE environment, from its arguments and those of AtariPreprocessing."""
     skip = spec.kwargs.get("frameskip", 4)
     if not isinstance(skip, int):
-        raise UserError(f"{id} skips a random number of frames, {skip}, which no protocol does")
+        raise UserError(f"{id} skips a random number of frames, {skip}: expected a fixed number")
     wrapped = next((w.kwargs or {} for w in spec.additional_wrappers if w.name == "AtariPreprocessing"), None)
     limit = int(spec.kwargs.get("max_num_frames_per_episode") or 108_000)
     preprocessing = {"frame_skip": 1, "noop_max": 0} if wrapped is None else {"frame_skip": 4, "noop_max": 30} | wrapped

@@ -1,4 +1,4 @@
-"""A replay store made of a local Minari dataset."""
+"""Import of a local Minari dataset as a replay store."""
 
 from __future__ import annotations
 
@@ -23,38 +23,40 @@ def open_dataset(dataset_id: str, path: Path | None = None) -> MinariDataset:
         path: folder of all local datasets; None takes Minari's folder.
 
     Raises:
-        UserError: it is not there, or cannot be read.
+        UserError: the dataset does not exist, or cannot be read.
     """
     folder = datasets_folder(path)
     data = folder / dataset_id / "data"
     if not (data / "metadata.json").exists():
         here = sorted(str(found.parent.parent.relative_to(folder)) for found in folder.rglob("data/metadata.json"))
         raise UserError(
-            f"there is no Minari dataset {dataset_id} in {folder}, which holds {', '.join(here) or 'none'}; "
-            "nothing is downloaded"
+            f"there is no Minari dataset {dataset_id} in {folder}, which has {', '.join(here) or 'none'}; "
+            "dreamcade downloads nothing"
         )
     try:
         return MinariDataset(data)
-    except Exception as error:  # whatever a missing environment, an unknown format or a damaged file raises
+    except Exception as error:  # a missing environment, an unknown format and a damaged file raise different types
         raise UserError(f"the Minari dataset {data} cannot be read: {error}") from error
 
 
 def import_dataset(
     dataset: MinariDataset, target: Path, foreign: Foreign, advance: Callable[[int], None]
 ) -> ReplayStore:
-    """Make a store of a dataset, with one episode per environment in memory; a failure leaves nothing behind.
+    """Write a dataset as a replay store. A failure leaves nothing behind.
+
+    One episode per environment is in memory at a time.
 
     Args:
-        dataset: one that was exported from a store becomes that store again, its capacity aside.
+        dataset: dataset to read; one that was exported from a store becomes that store again, except its capacity.
         target: folder of the new store.
-        foreign: how a dataset of others is converted.
+        foreign: settings for the conversion of a dataset from another source.
         advance: function that is called with the number of newly written rows.
 
     Returns:
         The store, open for writing.
 
     Raises:
-        UserError: the dataset cannot become a store, or the store cannot be made.
+        UserError: the dataset cannot be converted, or the store cannot be created.
     """
     source: ExportedEpisodes | ForeignEpisodes
     if KEY not in dataset.storage.metadata:
@@ -62,7 +64,10 @@ def import_dataset(
     elif foreign == Foreign():
         source = ExportedEpisodes(dataset)
     else:
-        raise UserError(f"{dataset.id} was exported from a store, which comes back as it was: leave the options out")
+        raise UserError(
+            f"{dataset.id} was exported from a store and is imported unchanged: leave out --size, --color, --num_envs, "
+            "--num_validation_envs, --world and --protocol"
+        )
     rows, envs = sum(span.stop - span.start for span in source.envs[0]), len(source.envs)
     store = ReplayStore.create(target, num_envs=envs, capacity=rows, **source.layout)
     try:
@@ -84,7 +89,7 @@ def import_dataset(
 def _stream(
     dataset: MinariDataset, source: ExportedEpisodes | ForeignEpisodes, env: list[Span]
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the rows of an environment, one by one."""
+    """Yield the rows of one environment, one at a time."""
     for span in env:
         try:
             episode = next(dataset.iterate_episodes([int(dataset.episode_indices[span.episode])]))

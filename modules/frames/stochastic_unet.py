@@ -1,4 +1,4 @@
-"""The next frame, where chance has a say in it: SimPLe's stochastic model with discrete latents."""
+"""SimPLe's stochastic world model of frames, with discrete latents (Kaiser et al. 2019, section 4)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from modules.layers.unet import UNetSize
 
 @dataclass(frozen=True)
 class Bits:
-    """Discrete latents, and the prior that predicts them.
+    """Settings of the discrete latents, which are bits, and of the prior that predicts them.
 
     Args:
         number: number N of bits, a multiple of 8; 128 in the paper.
         noise: standard deviation of Gaussian noise on the posterior's logits, in training.
-        flips: fraction of the posterior's bits that are turned over, in training.
-        dropout: fraction of training steps that get no bits at all, so that the network knows what it can without.
+        flips: fraction of the posterior's bits that are flipped, in training.
+        dropout: fraction of training steps in which all bits are 0, so that the network relies on them only where it
+            must.
         prior_weight: weight of the prior's cross-entropy, in nats per word of 8 bits.
         prior_width: width of the prior's LSTM.
     """
@@ -39,22 +40,23 @@ class Bits:
     def __post_init__(self) -> None:
         if self.number < WORD or self.number % WORD:
             raise UserError(
-                f"model.bits.number must be a multiple of {WORD}, the bits that are drawn at a time: got {self.number}"
+                f"model.bits.number must be a multiple of {WORD}, as the prior draws {WORD} bits at a time: "
+                f"got {self.number}"
             )
 
 
 class StochasticUNet(UNet):
-    """A UNet whose way up is told by a few bits what cannot be known: Kaiser et al. 2019, section 4, figure 2.
+    """A UNet whose decoder is conditioned on discrete latents (Kaiser et al. 2019, section 4, figure 2).
 
-    While it learns, a posterior that has seen the next frame writes the bits, and a prior that has not learns to
-    predict them; a step draws them from the prior, so that every dream is one crisp future of many. Its state is
-    `UNet`'s: nothing but the frames remembers what was drawn. The paper's recurrent state is left out.
+    In training the bits come from a posterior that sees the next frame, and a prior that does not see it learns to
+    predict them. `step` draws the bits from the prior, so that a dream shows one sharp future instead of their mean.
+    The state is that of `UNet`: it does not keep the bits. The paper's recurrent state is left out.
 
     Args:
-        bits: bits that tell the way up what cannot be known.
+        bits: number of discrete latents, their noise in training, and their prior.
         frame: levels of a pixel, and loss of the predicted frame.
-        temperature: temperature of the words of bits that a step draws; 0 takes the likeliest. Pixels always take the
-            likeliest level.
+        temperature: softmax temperature of the bits that a step draws from the prior; 0 takes the most probable bits.
+            Pixels always take their most probable level.
         **kwargs: arguments of `UNet`.
     """
 
@@ -69,7 +71,7 @@ class StochasticUNet(UNet):
         self.bits = bits
 
     def build_networks(self, size: UNetSize, height: int, width: int, latents: int = 0) -> None:
-        """Make the networks, the posterior and the prior."""
+        """Create the networks, the posterior and the prior."""
         super().build_networks(size, height, width, latents=self.bits.number)
         inputs = self.feature_shape[0] + self.channels
         self.posterior = Posterior(inputs, height, width, 2 * self.num_actions, size, self.bits.number)
@@ -77,22 +79,22 @@ class StochasticUNet(UNet):
 
     @property
     def pixel_temperature(self) -> float:
-        """Of sampled pixels: what is left to chance is in the bits."""
+        """Softmax temperature of pixels: 0, because only the bits are drawn."""
         return 0.0
 
     def loss_weights(self) -> dict[str, float]:
-        """Return what every part counts for in the total."""
+        """Return the weight of each loss in the total."""
         return {**super().loss_weights(), "prior": self.bits.prior_weight}
 
     def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the networks on bits that are drawn from the prior."""
+        """Run the networks with bits that are drawn from the prior."""
         condition = self.condition(state, action)
         seen = self.encoder(self.standardized(self.frames(state)), condition)
         bits = self.prior.sample(seen[-1].flatten(1), self.temperature)
         return self.paint(state, seen, torch.cat([condition, bits], dim=1))
 
     def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Predict one step with the bits that the posterior gives away, and those bits."""
+        """Predict one step with the posterior's bits, and predict these bits with the prior."""
         assert rows.observation is not None
         state_seen = self.add_noise(state)
         condition = self.condition(state, rows.action[:, 0])
@@ -103,13 +105,13 @@ class StochasticUNet(UNet):
         prior_losses = self.prior.losses(seen[-1].flatten(1), logits.detach())
         bits = self.disturbed(logits)
         if not drawn.all():
-            # A closing frame shows that the episode ends, not what came: bits of it would give the end away.
+            # The last frame of an episode is not the true one. Bits of it would reveal that the episode ends.
             bits = torch.where(drawn[:, None], bits, self.prior.sample(seen[-1].flatten(1)))
         prediction = self.paint(state_seen, seen, torch.cat([condition, bits], dim=1))
         return prediction[0], {**self.prediction_losses(prediction, state, rows), "prior": prior_losses}
 
     def disturbed(self, logits: Tensor) -> Tensor:
-        """Return the posterior's bits (B, N), with noise and flips and at times none of them (0) in training."""
+        """Return the posterior's bits (B, N); in training with noise, flips and dropout (all bits 0)."""
         if not self.training:
             return binarize(logits)
         kept = torch.rand(len(logits), 1, device=logits.device) >= self.bits.dropout

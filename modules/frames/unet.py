@@ -1,4 +1,4 @@
-"""The next frame from a stack of frames: SimPLe's deterministic world model (Kaiser et al. 2019, section 4)."""
+"""SimPLe's deterministic world model of frames (Kaiser et al. 2019, section 4)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ SIZES = {
 
 @dataclass(frozen=True)
 class FrameLoss:
-    """How a frame is predicted, and what a wrong one costs.
+    """How pixels are predicted, and the loss of a predicted frame.
 
     Args:
         loss: "categorical", a softmax over the levels of every pixel, or "l2".
-        levels: number K of grey or colour levels that a pixel is classified into, at most 256 (the paper's). Fewer are
-            placed where the game's pixels are, by `refit`.
-        clip: nats (squared error for "l2") of a pixel below which it is learned well enough: the clipped loss
-            max(loss, clip). 0.03 in the paper.
-        motion_weight: factor by which a pixel counts more where the next frame differs from the last one. 1 in the
-            paper.
-        copy_bias: initial logit for "the pixel stays as it is"; null does without, as the paper does.
+        levels: number K of grey or colour levels that a pixel is classified into, 256 in the paper and at most. Fewer
+            than 256 levels are fitted to the pixels of the game by `refit`.
+        clip: loss of a pixel below which its gradient is 0, the paper's clipped loss max(loss, clip): 0.03 nats in the
+            paper. The unit is nats, or squared error for "l2".
+        motion_weight: weight in the loss of a pixel that differs between the last frame and the next; all others have
+            weight 1. 1 in the paper.
+        copy_bias: initial value of a learned logit that is added to the pixel's present level; null adds nothing, as
+            in the paper. With "l2" the network predicts the change of the pixel, unless it is null.
     """
 
     loss: Literal["categorical", "l2"] = "categorical"
@@ -53,13 +54,14 @@ class FrameLoss:
 
 @dataclass(frozen=True)
 class Unroll:
-    """Steps that a model is trained on its own predictions.
+    """How far the training loss unrolls the model on its own predictions.
 
     Args:
-        steps: steps that are predicted from one recorded state.
-        warmup: updates over which the steps double from 1 up to all.
-        scheduled_sampling: updates over which the probability that a step is fed with the model's own prediction,
-            instead of what was recorded, rises linearly to 1; 0 feeds it always. 40,000 in the paper.
+        steps: number of steps that the training loss predicts from one recorded state.
+        warmup: number of updates over which the unrolled steps double from 1 up to `steps`; 0 unrolls all at once.
+        scheduled_sampling: number of updates over which the probability that a step starts from the model's own
+            prediction, instead of the recorded frame, rises linearly from 0 to 1; 0 keeps the probability at 1. 40,000
+            in the paper.
     """
 
     steps: int = 4
@@ -67,32 +69,33 @@ class Unroll:
     scheduled_sampling: int = 0
 
     def horizon(self, updates: int) -> int:
-        """Return the number of steps after so many updates."""
+        """Return the number of unrolled steps after a number of updates."""
         progress = min(1.0, updates / self.warmup) if self.warmup else 1.0
         return min(self.steps, 2 ** int(progress * self.steps.bit_length()))
 
     def own_predictions(self, updates: int) -> float:
-        """Return the probability, after so many updates, that a step is fed with the model's own prediction."""
+        """Return the probability, after a number of updates, that a step starts from the model's own prediction."""
         return min(1.0, updates / self.scheduled_sampling) if self.scheduled_sampling else 1.0
 
 
 class UNet(WorldModel):
-    """Predicts frame, reward and continuation from a stack of frames and an action.
+    """A convolutional network that predicts frame, reward and continuation from a stack of frames and an action.
 
-    Its state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8: what an action does
-    depends on the one before (in Pong the paddle answers a step late; see docs/unet.md). A step drops the oldest frame
-    and appends the predicted one. Rewards are predicted by their sign unless `reward_loss` is "real".
+    The state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8. The previous action is
+    needed because an action can take effect a step late, as the paddle of Pong does (docs/unet.md). `step` drops the
+    oldest frame and appends the predicted one. The sign of the reward is predicted, unless `reward_loss` is "real".
 
     Args:
         size: size of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
             (trains in minutes on a CPU), "medium", "simple" (the paper's).
         frame: levels of a pixel, and loss of the predicted frame.
-        reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        outcome_weight: weight of the losses of reward and continuation, beside a frame loss that is the mean over
-            pixels.
-        unroll: steps that the model is trained on its own predictions.
-        input_noise: fraction of input pixels that are replaced by the batch's median colour.
-        temperature: temperature of sampled pixels; 0 takes the likeliest level.
+        reward_loss: loss of the reward: "categorical" classifies its sign as -1, 0 or 1 by a softmax, "real" is the
+            squared error of its value.
+        outcome_weight: weight in the total loss of the reward's loss, and of the continuation's loss; the frame's loss,
+            a mean over pixels, has weight 1.
+        unroll: how far the training loss unrolls the model on its own predictions.
+        input_noise: fraction of input pixels that are replaced by the batch's median colour, in training.
+        temperature: softmax temperature of the pixels that a step draws; 0 takes the most probable level.
         compile: compile the networks with torch.compile.
         optimization: optimizer, learning rate and schedule of the model.
     """
@@ -125,7 +128,7 @@ class UNet(WorldModel):
         self.compile_network = compile
 
     def build(self, spec: Spec) -> None:
-        """Make the networks for frames (C, H, W)."""
+        """Create the networks for frames (C, H, W)."""
         channels, height, width = spec.observation_shape
         self.channels = channels
         self.num_actions = spec.num_actions
@@ -141,7 +144,7 @@ class UNet(WorldModel):
                 network.compile()
 
     def build_networks(self, size: UNetSize, height: int, width: int, latents: int = 0) -> None:
-        """Make the networks; the way up is conditioned on `latents` numbers beside the actions."""
+        """Create the networks; the decoder is conditioned on the actions and on `latents` further numbers."""
         conditions = 2 * self.num_actions
         outputs = self.channels * (self.frame.levels if self.frame.loss == "categorical" else 1)
         self.encoder = Encoder(self.feature_shape[0], height, width, conditions, size)
@@ -149,32 +152,36 @@ class UNet(WorldModel):
         self.outcomes = Outcomes(*size.shapes(height, width)[0], self.reward_loss)
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Place the levels where the game's pixels are; a fresh model's outcomes start as frequent as they are."""
+        """Fit the levels to the game's pixels, and the initial biases of reward and continuation to their frequencies.
+
+        Only a model without updates is fitted.
+        """
         if self.updates:
-            return  # what the network paints would mean other levels
+            return  # the outputs of a trained network belong to the levels that it was trained with
         assert batch.observation is not None
         self.palette.copy_(fit_palette(batch.observation[:, :, -self.channels :], self.frame.levels))
         self.outcomes.start(batch)
 
     def loss_weights(self) -> dict[str, float]:
-        """Return what every part counts for in the total."""
+        """Return the weight of each loss in the total."""
         return {"frame": 1.0, "reward": self.outcome_weight, "continuation": self.outcome_weight}
 
     def loss(self, batch: Batch) -> Loss:
-        """Predict every segment of the windows from its first state, feeding predictions back.
+        """Unroll every segment of the windows from its first state, on the model's own predictions.
 
-        Of a window's first row only the action counts: what led to it is not known. A frame that closes an episode is
-        no target: nobody acts on it, and emulators do not draw it.
+        The first row of a window gives the second row its previous action, and nothing else, because the action before
+        the first row is unknown. The last frame of an episode is no target: no action follows it, and the emulator does
+        not show it as it was.
         """
         if batch.shape[1] < 3:
             raise UserError(
-                f"the UNet learns from windows of at least 3 rows: data.sampling.sequence_length is {batch.shape[1]}"
+                f"the UNet needs windows of at least 3 rows: data.sampling.sequence_length is {batch.shape[1]}"
             )
         states = self.encode(batch)
         horizon = min(self.unroll.horizon(self.updates), batch.shape[1] - 2)
         segments = batch.replace(state=states)[:, 1:].segments(horizon + 1)
         assert segments.state is not None
-        # Whether step t can be compared with what was recorded: no end and no cut up to it.
+        # True where step t has a recorded successor: no episode ended and no run was cut up to it.
         reached = segments.has_successor().cumprod(dim=1).float()
         drawn = reached * segments.continuation[:, :-1]
         masks = {"reward": reached, "continuation": reached}
@@ -194,15 +201,15 @@ class UNet(WorldModel):
         return Loss(loss, {**logged, "horizon": torch.tensor(float(horizon), device=loss.device)}, states)
 
     def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Predict one step and compare it with what was recorded.
+        """Predict one step, and compute its losses against the recorded rows.
 
         Args:
-            state: (B, *state_shape) that the step leaves from.
-            rows: (B, 2): the row that was recorded there, and the next one.
-            drawn: (B,) bool: the next row's frame is a true picture of what came.
+            state: states (B, *state_shape) before the step.
+            rows: recorded rows (B, 2): the row of `state`, and the next row.
+            drawn: flags (B,) bool: the next row's frame is a true picture, not the last one of an episode.
 
         Returns:
-            What `predict` gives for the frame, and each of `loss_weights`' losses, (B,).
+            The first value of `predict`, and the losses (B,) by the names in `loss_weights`.
         """
         prediction = self.predict(self.add_noise(state), rows.action[:, 0])
         return prediction[0], self.prediction_losses(prediction, state, rows)
@@ -210,7 +217,7 @@ class UNet(WorldModel):
     def prediction_losses(
         self, prediction: tuple[Tensor, Tensor, Tensor], state: Tensor, rows: Batch
     ) -> dict[str, Tensor]:
-        """Compare what `predict` gives with what was recorded; each loss is (B,)."""
+        """Return the losses (B,) of what `predict` returned, against recorded rows (B, 2)."""
         frame, reward, continuation = prediction
         assert rows.observation is not None
         return {
@@ -223,14 +230,14 @@ class UNet(WorldModel):
         """Run the networks.
 
         Returns:
-            The frame's logits (B, K, C, H, W) or values (B, C, H, W) in [0, 1], the reward's logits (B, 3) or value
-            (B, 1), and the continuation's logit (B,).
+            Logits (B, K, C, H, W) or values (B, C, H, W) in [0, 1] of the frame, logits (B, 3) or value (B, 1) of the
+            reward, and the logit (B,) of the continuation.
         """
         condition = self.condition(state, action)
         return self.paint(state, self.encoder(self.standardized(self.frames(state)), condition), condition)
 
     def condition(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return the weights of the action and of the one before it, (B, 2 A)."""
+        """Return the weights of the action beside those of the previous action, (B, 2 A); an index becomes one-hot."""
         if not action.is_floating_point():
             action = F.one_hot(action, self.num_actions).float()
         return torch.cat([action, F.one_hot(state[:, -1].long(), self.num_actions)], dim=1)
@@ -242,7 +249,7 @@ class UNet(WorldModel):
         return (pixels - mean) / scale.clamp(min=1e-2)
 
     def paint(self, state: Tensor, seen: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `predict` does, from what the encoder saw in a state."""
+        """Decode the encoder's features of a state into the three values of `predict`."""
         frame, painted = self.decoder(seen, condition)
         reward, continuation = self.outcomes(painted)
         frame, last = frame.float(), self.newest(state)
@@ -256,7 +263,7 @@ class UNet(WorldModel):
         return frame, reward, continuation
 
     def frame_losses(self, frame: Tensor, target: Tensor, last: Tensor) -> Tensor:
-        """Return the clipped loss of every frame (B,): the mean over its pixels, which count more where they change."""
+        """Return the clipped loss (B,) of every frame: a mean over pixels, in which `motion_weight` weights changes."""
         if self.frame.loss == "categorical":
             target, last = self.level_of(target), self.level_of(last)
             losses = F.cross_entropy(frame, target, reduction="none")
@@ -270,7 +277,7 @@ class UNet(WorldModel):
         return nearest_level(self.palette)[pixels.long()]
 
     def add_noise(self, state: Tensor) -> Tensor:
-        """Replace a few pixels by the median colour while training (the paper's section 4)."""
+        """Replace a few pixels by the median colour, in training only (the paper's section 4)."""
         if not (self.training and self.input_noise):
             return state
         frames = self.frames(state)
@@ -286,51 +293,51 @@ class UNet(WorldModel):
         return self.frames(state)[:, -self.channels :]
 
     def join(self, frames: Tensor, action: Tensor) -> Tensor:
-        """Make states of stacks (..., frame_stack * C, H, W) and of the actions (...,) that led to them."""
+        """Return the states of stacks (..., frame_stack * C, H, W) and of the actions (...,) that led to them."""
         return torch.cat([frames.flatten(-3), action[..., None].to(torch.uint8)], dim=-1)
 
     def append(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
-        """Drop the oldest frame of the stack and append the predicted one, and remember the action."""
+        """Return the next state: the stack without its oldest frame and with the predicted one, and the action."""
         action = action.argmax(dim=1) if action.is_floating_point() else action
         return self.join(torch.cat([self.frames(state)[:, self.channels :], self.draw(frame)], dim=1), action)
 
     def draw(self, frame: Tensor) -> Tensor:
-        """Return the predicted frame, (B, C, H, W) uint8."""
+        """Return the predicted frame (B, C, H, W) uint8: drawn, or the most probable one at temperature 0."""
         if self.frame.loss == "l2":
             return (frame.clamp(0, 1) * 255).round().to(torch.uint8)
         if self.pixel_temperature == 0:
-            return self.palette[frame.max(dim=1).indices]  # several times quicker than argmax
+            return self.palette[frame.max(dim=1).indices]  # several times faster than argmax
         probabilities = (frame / self.pixel_temperature).softmax(dim=1).movedim(1, -1)
         return self.palette[torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])]
 
     @property
     def pixel_temperature(self) -> float:
-        """Of sampled pixels."""
+        """Softmax temperature of the pixels that `step` draws."""
         return self.temperature
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the frame stacks, each with the action that led to it."""
+        """Return the states of a batch: its frame stacks, each with the action that led to it."""
         assert batch.observation is not None
         return self.join(batch.observation, batch.previous_action())
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return black stacks that action 0 led to."""
+        """Return states of black frames and action 0."""
         return torch.zeros(batch_size, *self.state_shape, dtype=torch.uint8, device=self.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """Return the frame stack that was observed, with the action that led to it."""
+        """Return the states of observed frame stacks and of the actions that led to them."""
         return self.join(observation, action.masked_fill(is_first, 0))
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """Predict one step; a categorical reward is the expected sign."""
+        """Predict one step; with the "categorical" loss, the reward is the expected sign."""
         frame, reward, continuation = self.predict(state, action)
         expected = self.outcomes.expected_reward(reward)
         return Step(self.append(state, action, frame), expected, continuation.sigmoid())
 
     def features(self, state: Tensor) -> Tensor:
-        """Return the stack in [0, 1]."""
+        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W)."""
         return self.frames(state).float() / 255
 
     def decode(self, state: Tensor) -> Tensor:
-        """Return the newest frame in [0, 1], (B, C, H, W)."""
+        """Return the newest frames as float in [0, 1], (B, C, H, W)."""
         return self.newest(state).float() / 255

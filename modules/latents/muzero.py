@@ -1,7 +1,7 @@
-"""A model of what matters alone: rewards, values and policies in a latent space that search plans in (MuZero).
+"""MuZero: a latent world model of rewards, values and policies, made for search.
 
-Schrittwieser et al. 2020 (Nature; arXiv 1911.08265), with the additions of EfficientZero (Ye et al. 2021), each on a
-switch of its own.
+It follows Schrittwieser et al. 2020 (Nature; arXiv 1911.08265). Each addition of EfficientZero (Ye et al. 2021) is an
+argument.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from modules.world_model import Loss, Spec, Step, WorldModel
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What the losses count for beside those of reward and policy.
+    """Weights of the losses. Those of reward and policy have weight 1.
 
     Args:
         value: weight of the value's loss.
-        consistency: weight of EfficientZero's loss that unrolled latents agree with those of what was observed then; 0
-            turns it off, 2 in the paper.
+        consistency: weight of EfficientZero's consistency loss between unrolled latents and the latents of the
+            observations at the same steps; 0 turns it off, 2 in the paper.
         entropy: weight of a bonus for the policy's entropy.
     """
 
@@ -41,24 +41,27 @@ class LossWeights:
 
 
 class MuZero(WorldModel):
-    """h represents an observation, g steps, f predicts policy and value; `policy` is f.
+    """World model and policy of MuZero: representation h, dynamics g, and prediction f, which is `policy`.
 
-    Its state is one row of float32: the latent, and for a value prefix h and c of the LSTM, the sum so far and its
-    steps beside it. It is trained alone, from rows that a search left its policy and value beside (`search_policy`,
-    `root_value`): whatever the search improves, MuZero's policy or Gumbel MuZero's, is what f learns.
+    A state is one float32 vector: the latent, and with a value prefix also h and c of the LSTM, the sum of rewards and
+    its number of steps. MuZero needs no agent around it: one loss trains h, g and f. It learns from rows whose extras
+    `search_policy` and `root_value` a search wrote. The search is MuZero's or Gumbel MuZero's.
 
     Args:
-        size: size of the networks: "debug", "vector", or for pictures "tiny" and "small" (CPU), "efficientzero" and
-            "muzero" (the papers', for 96 x 96).
-        support: integers of the distributions of value and reward, odd: 601 in the paper, 51 reach 642.
-        norm: "batch" or "layer". Batch normalisation searches by running statistics.
-        state_norm: "minmax" scales every latent to [0, 1], as MuZero does; EfficientZero does without ("none").
+        size: size of the networks: "vector" for vectors; "tiny" and "small" for pictures on a CPU; "efficientzero" and
+            "muzero", the papers' networks, for pictures of 96 x 96; "debug" for either.
+        support: number of integers in the distributions of value and reward, an odd number: 601 in the paper; 51
+            represent values up to 642.
+        norm: normalisation of the layers: "batch" or "layer". Batch normalisation uses running statistics in a search.
+        state_norm: normalisation of latents: "minmax" scales every latent to [0, 1], as in MuZero; "none" keeps it, as
+            in EfficientZero.
         targets: targets that the model learns from.
         weights: weights of the losses.
-        target_every: updates between two copies of the networks into the target network, which bootstraps and
-            reanalyses; 0 keeps none, the networks themselves do both.
-        value_prefix: steps over which rewards are summed and predicted as a sum, 5 in EfficientZero; 0 predicts each.
-        augment: shift pictures by up to 4 pixels and change their brightness while training.
+        target_every: number of updates between two copies of the networks into the target network, which bootstraps
+            and reanalyses; 0 keeps no target network and uses the networks themselves.
+        value_prefix: number of steps over which rewards are summed, so that the model predicts the sum: 5 in
+            EfficientZero; 0 predicts single rewards.
+        augment: shift pictures by up to 4 pixels and change their brightness, in training.
         compile: compile the networks with torch.compile.
         optimization: optimizer, learning rate and schedule of the model.
     """
@@ -90,19 +93,19 @@ class MuZero(WorldModel):
         self.compile_networks = compile
 
     def build(self, spec: Spec) -> None:
-        """Make the networks for stacks of frames, or for vectors."""
+        """Create the networks for stacks of frames, or for vectors."""
         vectors = len(spec.observation_shape) == 1
         size = SIZES["vector" if vectors and self.size == "debug" else self.size]
         self.networks = MuZeroNetworks(spec, size, self.norm, self.state_norm, self.support, self.value_prefix)
         self.state_shape, self.feature_shape = self.networks.state_shape, self.networks.latent_shape
         if self.weights.consistency:
             projection, hidden = size.projection
-            # Centred over the batch, whatever the norm: pictures that hardly differ would agree from the start.
+            # Batch normalisation, whatever `norm` is: without centring, similar pictures would agree from the start.
             self.projector = head(self.networks.latent_width, projection, projection, "batch")
             self.predictor = head(projection, hidden, projection, "batch")
             for last in (self.projector[-1], self.predictor[-1]):
                 assert isinstance(last, nn.Linear)
-                nn.Linear.reset_parameters(last)  # not to 0, as other heads: 0 has no direction
+                nn.Linear.reset_parameters(last)  # not 0 as in other heads: a zero vector has no direction
             self.projector.append(AnyBatchNorm(projection))
         if self.target_every:
             self.target = copy.deepcopy(self.networks).requires_grad_(False)
@@ -112,21 +115,21 @@ class MuZero(WorldModel):
 
     @property
     def discount(self) -> float:
-        """Of returns, a search's as well."""
+        """Discount factor of returns, in targets and in searches."""
         return self.targets.discount
 
     @property
     def policy(self) -> Prediction:  # type: ignore[override]
-        """f: what acts, by itself or as the prior of a search."""
+        """Prediction f, which acts by itself or is the prior of a search."""
         return self.networks.policy
 
     @property
     def target_networks(self) -> MuZeroNetworks:
-        """The networks that bootstrap and reanalyse: the target network, if there is one."""
+        """The networks that bootstrap and reanalyse: the target network, or the networks themselves without one."""
         return self.target if self.target_every else self.networks
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
-        """Standardise vectors by what a fresh model is shown; a trained one would see another world."""
+        """Fit the standardisation of vectors to the batch. Only a model without updates is fitted."""
         assert batch.observation is not None
         if self.updates or batch.observation.ndim != 3:
             return
@@ -136,20 +139,20 @@ class MuZero(WorldModel):
             networks.representation.scale.copy_(scale.clamp(min=1e-3))
 
     def initial(self, batch_size: int) -> Tensor:
-        """Return zeros."""
+        """Return states of zeros."""
         return torch.zeros(batch_size, *self.state_shape, device=self.device)
 
     def observe(self, state: Tensor, action: Tensor, observation: Tensor, is_first: Tensor) -> Tensor:
-        """h: return the state of an observation; nothing before it counts."""
+        """Apply h: return the states of observations, which do not depend on earlier states."""
         return self.networks.represent(observation)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the states of all observations at once."""
+        """Apply h: return the states (B, T, *state_shape) of all observations of a batch."""
         assert batch.observation is not None
         return self.networks.represent(batch.observation.flatten(0, 1)).unflatten(0, batch.shape)
 
     def step(self, state: Tensor, action: Tensor) -> Step:
-        """g."""
+        """Apply g: return the next states and the expected rewards."""
         return self.networks.step(state, action)
 
     def features(self, state: Tensor) -> Tensor:
@@ -157,17 +160,16 @@ class MuZero(WorldModel):
         return self.networks.features(state)
 
     def loss(self, batch: Batch) -> Loss:
-        """Unroll K steps from every window's first row.
+        """Unroll K steps from the first row of every window (Schrittwieser et al. 2020, equation 1 and appendix G).
 
-        Windows that were drawn with an importance weight also have a priority: how far the root's value is from its
-        target.
+        With prioritised replay the loss also returns a priority (B,): the distance of the root's value from its target.
         """
         self._check(batch)
         assert batch.observation is not None
         targets = self.compute_targets(batch)
         states, outcomes = [self.networks.represent(self.augmented(batch.observation[:, 0]))], []
         for k in range(self.targets.unroll):
-            # Half the gradient at every step: what reaches h stays as large however far it was unrolled.
+            # Half the gradient at every step, so that the gradient of h does not grow with the number of steps.
             state, outcome, _ = self.networks.advance(scale_gradient(states[-1], 0.5), batch.action[:, k])
             states.append(state)
             outcomes.append(outcome)
@@ -179,7 +181,7 @@ class MuZero(WorldModel):
         log_policy = logits.log_softmax(dim=2)
         searched = batch.extras["search_policy"][:, : self.targets.unroll + 1]
         support = self.policy.support
-        # Each is (B, K + 1); what unrolled steps teach is their mean.
+        # Each loss is (B, K + 1). The root has weight 1, and the K unrolled steps are averaged.
         share = torch.full_like(targets.value, 1 / self.targets.unroll)
         share[:, 0] = 1
         reward_losses = support.losses(torch.stack(outcomes, dim=1), targets.reward) * targets.reward_known
@@ -201,7 +203,7 @@ class MuZero(WorldModel):
         loss = (totals if importance is None else totals * importance[:, 0]).mean()
         parts = {name: each.mean().detach() for name, each in per_window.items()}
         value = support.decode(values[:, 0].detach())
-        # A policy cannot fall below the entropy of what it learns from.
+        # The policy's loss, a cross-entropy, cannot fall below the entropy of its targets.
         floor = -(searched * searched.clamp(min=1e-9).log()).sum(dim=2)
         parts |= {"loss": loss.detach(), "root_value": value.mean(), "target_value": targets.value[:, 0].mean()}
         parts["search_entropy"] = (share * floor * targets.alive).sum(dim=1).mean()
@@ -212,7 +214,7 @@ class MuZero(WorldModel):
 
     @torch.no_grad()
     def compute_targets(self, batch: Batch) -> Targets:
-        """Make the targets of a batch."""
+        """Return the targets of a batch."""
         assert batch.observation is not None
         if self.targets.bootstrap == "root_value":
             values = batch.extras["root_value"]
@@ -228,14 +230,14 @@ class MuZero(WorldModel):
         )
 
     def n_step(self, batch: Batch) -> int | Tensor:
-        """Return the number of rewards in a value target; one per window (B,) if old windows sum fewer."""
+        """Return the number of rewards in a value target, or one number per window (B,) with off-policy correction."""
         if not self.targets.off_policy_correction:
             return self.targets.n_step
         late = (batch.extras["age"][:, 0] / self.targets.off_policy_correction).long()
         return (self.targets.n_step - late).clamp(min=1)
 
     def bootstrap_rows(self, batch: Batch) -> Tensor:
-        """Return which rows a value target may end in, (B, T) bool."""
+        """Return flags (B, T) bool: the row may be where a value target bootstraps."""
         n_step = self.n_step(batch)
         shortest = n_step if isinstance(n_step, int) else int(n_step.min())
         ends = torch.ones(batch.shape, dtype=torch.bool, device=self.device)
@@ -251,9 +253,9 @@ class MuZero(WorldModel):
         return values
 
     def consistency_losses(self, batch: Batch, unrolled: Tensor) -> Tensor:
-        """Return how little each unrolled latent agrees with that of the observation made then, (B, K), from 0 to 2.
+        """Return 1 minus the cosine similarity of unrolled and observed latents, (B, K), from 0 to 2.
 
-        Negative cosine similarity, plus 1; no gradient reaches what was observed (Ye et al. 2021, section 4.1).
+        No gradient passes through the latents of observations (Ye et al. 2021, section 4.1).
         """
         assert batch.observation is not None
         observed = self.augmented(batch.observation[:, 1 : self.targets.unroll + 1].flatten(0, 1))
@@ -264,7 +266,7 @@ class MuZero(WorldModel):
         return (1 - F.cosine_similarity(guess, goal, dim=1)).unflatten(0, (batch.shape[0], self.targets.unroll))
 
     def augmented(self, observation: Tensor) -> Tensor:
-        """Shift and brighten pictures (B, C, H, W) while training."""
+        """Shift and brighten pictures (B, C, H, W), in training only."""
         if not (self.augment and self.training and observation.ndim == 4):
             return observation
         return brighten(shift(observation).float() / 255)
@@ -273,24 +275,24 @@ class MuZero(WorldModel):
         needed = self.targets.unroll + self.targets.n_step + 1
         if batch.shape[1] < needed:
             raise UserError(
-                f"MuZero learns from windows of unroll + n_step + 1 = {needed} rows: data.sampling.sequence_length is "
-                f"{batch.shape[1]}"
+                f"MuZero needs windows of at least unroll + n_step + 1 = {needed} rows: data.sampling.sequence_length "
+                f"is {batch.shape[1]}"
             )
         columns = ["search_policy", *(["root_value"] if self.targets.bootstrap == "root_value" else [])]
         if missing := [name for name in columns if name not in batch.extras]:
             raise UserError(
-                f"MuZero learns from what a search found: data.storage.extras must name {missing[0]}, and Collect "
-                "needs search"
+                f"MuZero learns from the results of searches: add {missing[0]} to data.storage.extras, and let Collect "
+                "act by pipelines.acting.play.SearchPlay"
             )
         if self.targets.off_policy_correction and "age" not in batch.extras:
             raise UserError(
-                "model.targets.off_policy_correction needs the age of rows: set data.sampling.prioritised, with "
-                "alpha 0 if need be"
+                "model.targets.off_policy_correction needs the age of rows, which prioritised replay provides: set "
+                "data.sampling.prioritised, with alpha 0 for uniform sampling"
             )
 
     @torch.no_grad()
     def updated(self) -> None:
-        """Count, and copy the networks into the target network where it is time."""
+        """Count the update, and copy the networks into the target network every `target_every` updates."""
         super().updated()
         if self.target_every and self.updates % self.target_every == 0:
             for name in ("parameters", "buffers"):
@@ -299,5 +301,5 @@ class MuZero(WorldModel):
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """Return x as it is; its gradient is scaled."""
+    """Return x unchanged, and multiply its gradient by `scale`."""
     return scale * x + (1 - scale) * x.detach()

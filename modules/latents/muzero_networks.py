@@ -29,8 +29,8 @@ class MuZeroSize:
     hidden: int
     """Width of the heads' hidden layers; for vectors the width of every hidden layer."""
     halvings: tuple[tuple[int, int], ...] = ()
-    """(channels, residual blocks after it) of each halving of the picture; none for vectors. A halving that keeps the
-    number of channels is a pooling, any other a convolution of stride 2."""
+    """(channels, number of residual blocks after it) of each halving of the picture; empty for vectors. A halving that
+    keeps the number of channels is a pooling, any other a convolution of stride 2."""
     head_blocks: int = 0
     """Number of residual blocks of f."""
     reduced: int = 16
@@ -83,9 +83,9 @@ class Residual(nn.Module):
 
 
 def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
-    """Return a convolution of kernel 3, or a linear layer for vectors, which normalisation follows.
+    """Return a convolution of kernel 3, or a linear layer for vectors. A normalisation follows it.
 
-    The linear layer has a bias: without it, layer normalisation would map a vector and its double to the same output.
+    The linear layer has a bias: without it, layer normalisation would map x and 2 x to the same output.
     """
     if picture:
         return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
@@ -93,7 +93,7 @@ def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
 
 
 class Last(nn.Linear):
-    """A head's last layer: it starts at 0 and computes in float32, since bfloat16 is too coarse for values."""
+    """Last layer of a head. It starts at 0, and computes in float32 because bfloat16 is too coarse for values."""
 
     def reset_parameters(self) -> None:
         """Set weight and bias to 0."""
@@ -154,8 +154,8 @@ class Representation(nn.Module):
             layers += [mix(size.hidden, size.latent, picture), normalisation(size.latent, norm), nn.ReLU()]
         layers += [Residual(size.latent, picture, norm) for _ in range(size.blocks)]
         self.layers = nn.Sequential(*layers)
-        # Vectors are standardised by the observations before the first update; pictures are in [0, 1] already. A better
-        # policy reaches states many deviations away: without the symlog, such outliers would drown the rest.
+        # `refit` standardises vectors by the observations before the first update; pictures are in [0, 1] already. A
+        # better policy reaches states that are many standard deviations away, and symlog keeps such outliers small.
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
 
@@ -215,7 +215,7 @@ class Prediction(Policy):
 
 
 class MuZeroNetworks(nn.Module):
-    """h, g and f on states of one row of float32: the latent and, with a value prefix, the sum of rewards.
+    """Networks h, g and f on states that are one float32 vector: the latent, and the LSTM's part with a value prefix.
 
     Args:
         spec: shapes of the environment.

@@ -15,16 +15,17 @@ from modules.layers.returns import n_step_returns
 
 @dataclass(frozen=True)
 class TargetRule:
-    """How windows of real rows become targets.
+    """Rule by which windows of real rows become targets.
 
     Args:
-        unroll: number K of steps that the model is trained on its own states.
-        n_step: rewards that a value target sums before it bootstraps.
-        discount: discount of returns, a search's as well.
-        bootstrap: end of a value target: the search's "root_value", or the value of the "target" network.
-        off_policy_correction: real steps of age for which a value target sums one reward less, 30,000 in EfficientZero;
-            0 does not correct. It needs data.sampling.prioritised.
-        clip_rewards: learn from rewards clipped to [-1, 1].
+        unroll: number K of steps that the training loss unrolls the model on its own states.
+        n_step: number of rewards that a value target sums before it bootstraps.
+        discount: discount factor of returns, in targets and in searches.
+        bootstrap: value at the end of a value target: "root_value", which a search found when the row was played, or
+            that of the "target" network.
+        off_policy_correction: age of a row, in real steps, for every multiple of which its value target sums one reward
+            less: 30,000 in EfficientZero; 0 does not correct. It needs data.sampling.prioritised.
+        clip_rewards: clip the rewards of all targets to [-1, 1].
     """
 
     unroll: int = 5
@@ -42,7 +43,7 @@ class TargetRule:
 
 
 class Targets(NamedTuple):
-    """Targets of the unrolled states 0 .. K and of the K actions between them. Masks are bool: True where known."""
+    """Targets of the unrolled states 0 to K, and of the K actions between them. Masks are bool, True where known."""
 
     value: Tensor
     """(B, K + 1): n-step returns; 0 from the end of an episode on."""

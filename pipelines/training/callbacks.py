@@ -1,5 +1,8 @@
-"""Changes of the callbacks that a run has already: `--callbacks.Collect.prefill 100`,
-`--callbacks.DreamVideo null`, or `callbacks+` of a size."""
+"""Changes to the callbacks that an experiment configures.
+
+The command line changes them by `--callbacks.Collect.prefill 100` and `--callbacks.DreamVideo null`, and a file of
+configs/size/ by the key `callbacks+`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from jsonargparse import Namespace
 from modules.errors import UserError, nearest
 
 Changes = dict[str, dict[str, Any] | None]
-"""Arguments by the name of the callback's class; null leaves the callback out."""
+"""New arguments of callbacks by the names of their classes; None leaves a callback out."""
 WORD = re.compile(r"--callbacks\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
 def as_changes(arguments: Sequence[str]) -> list[str]:
-    """Return a command line on which every --callbacks.CLASS.KEY VALUE is a change to append."""
+    """Return a command line in which every `--callbacks.CLASS.KEY VALUE` is spelled `--callbacks+={CLASS: ...}`."""
     words, rest = [], list(arguments)
     while rest:
         word = rest.pop(0)
@@ -34,16 +37,18 @@ def as_changes(arguments: Sequence[str]) -> list[str]:
 
 
 def apply(changes: Sequence[Changes], callbacks: Sequence[Namespace]) -> list[Namespace]:
-    """Return callbacks with other arguments, those of the last one where several are of a class.
+    """Return callbacks with changes applied. Of several callbacks of one class, the last is changed.
 
     Raises:
-        UserError: there is no such callback.
+        UserError: the run has no callback of that class.
     """
     by_name = {str(each["class_path"]).rpartition(".")[2]: each for each in callbacks}
     for change in changes:
         for name, arguments in change.items():
             if name not in by_name:
-                raise UserError(f"callbacks.{name}: the run has none, the nearest is {nearest(name, by_name)}")
+                raise UserError(
+                    f"callbacks.{name}: this run has no such callback, the nearest is {nearest(name, by_name)}"
+                )
             callback = by_name[name]
             if arguments is None:
                 callbacks = [each for each in callbacks if each is not callback]
@@ -54,7 +59,7 @@ def apply(changes: Sequence[Changes], callbacks: Sequence[Namespace]) -> list[Na
 
 
 def _merge(held: Any, new: Mapping[str, Any]) -> None:
-    """Put values into settings; those of a class that are named without init_args are its arguments."""
+    """Put values into settings. Keys that are given directly under a class_path are its init_args."""
     for key, value in new.items():
         known = held.get(key)
         if isinstance(known, (Namespace, dict)) and isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Runs that only show that everything works: `debug: true` makes all that a configuration names small."""
+"""Debug runs, which only show that everything works: `debug: true` makes every class of a configuration small."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipelines.runs.checkpoints import OWN
 
 
 def shrink(config: Any) -> None:
-    """Let every class in a configuration have arguments that cost next to nothing, where it names such.
+    """Replace arguments of the classes in a configuration by cheap ones, in place.
 
-    A class says them in its attribute `debug`, arguments by name. A number is the largest that is allowed, also of each
-    number in a list; whatever else replaces what was given.
+    The attribute `debug` of a class maps names of arguments to limits. A number is the largest value that the argument,
+    or each number of a list, may have. A limit of any other type replaces the value.
     """
     if isinstance(config, list):
         for each in config:

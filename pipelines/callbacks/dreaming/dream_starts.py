@@ -1,4 +1,4 @@
-"""Where a dream can begin: the first rows of real episodes, in every checkpoint."""
+"""Dream starts: first rows of real episodes, which every checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipelines.callbacks.run import Run
 
 
 class DreamStarts(Callback):
-    """Keeps the first rows of a few training episodes in checkpoints, for dream environments to start from.
+    """Keeps the first rows of a few training episodes in checkpoints. Dream environments start from them.
 
-    They are taken as soon as there are any, before a small store overwrites them, evenly spaced over the episodes that
-    it holds, and taken anew while that gives more, until there are enough. A run that goes on stays with those that it
-    began with. No random numbers are drawn.
+    The episodes are evenly spaced over those in the store. They are chosen as soon as the store holds any, because a
+    small store overwrites them, and chosen again whenever there are more, until there are `num`. A resumed run keeps
+    the dream starts of its checkpoint. No random numbers are drawn.
 
     Args:
-        num: number of episodes to keep.
-        rows: number of first rows of each episode, which a model observes before it dreams.
+        num: number of episodes whose first rows are kept.
+        rows: number of first rows that are kept of each episode, which a model observes before it dreams.
     """
 
     def __init__(self, num: int = 16, rows: int = 4) -> None:
@@ -35,23 +35,23 @@ class DreamStarts(Callback):
         self.rows = rows
         self.kept: dict[str, Tensor] | None = None
         self._looked_at = 0
-        """Rows of the store when it was last searched."""
+        """Number of rows in the store when it was last searched."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take what was played before the first update."""
+        """Keep first rows of episodes from the prefill."""
         self._take(Run(trainer).store)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Take what was played since, while there are too few."""
+        """Keep first rows of new episodes, until there are enough."""
         self._take(Run(trainer).store)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put them into the checkpoint, where there are any by now."""
+        """Put the dream starts into the checkpoint, if there are any."""
         if self.kept is not None:
             checkpoint["dream_starts"] = self.kept
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Stay with those that the run began with."""
+        """Keep the dream starts of the checkpoint."""
         self.kept = checkpoint.get("dream_starts")
 
     def _take(self, store: ReplayStore) -> None:
@@ -59,7 +59,7 @@ class DreamStarts(Callback):
         if have >= self.num or store.rows == self._looked_at:
             return
         self._looked_at = store.rows
-        # Another process may be overwriting an existing store: then the next batch tries again.
+        # Another process may be overwriting an existing store. The next update then tries again.
         with suppress(UserError):
             env, start = store.episode_starts(self.rows)
             if len(env) <= have:
@@ -70,9 +70,9 @@ class DreamStarts(Callback):
 
 
 def unpack(episode_starts: dict[str, Any], spec: Spec) -> Batch:
-    """Return the windows (N, T) that a checkpoint keeps as single frames, with stacks of them.
+    """Return the dream starts (N, T) of a checkpoint with stacked frames. The checkpoint keeps single frames.
 
-    Before an episode's first frame there is none but that one, so nothing is missing.
+    Every window begins with the first frame of an episode, which fills the stack, so no earlier frame is needed.
     """
     batch = Batch(**episode_starts)
     assert batch.observation is not None

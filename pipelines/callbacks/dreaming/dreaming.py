@@ -1,4 +1,4 @@
-"""Launching imagination from replayed real states: what Dyna and MBPO share."""
+"""Base class of Dyna and MBPO: it launches dreams from replayed real states and puts them into batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipelines.dreams.starts import Starts
 
 @dataclass(frozen=True)
 class Horizon:
-    """Length of dreams, which may grow as the model gets better (Janner et al. 2019, appendix C).
+    """Horizon of dreams, which may grow while the model gets better (Janner et al. 2019, appendix C).
 
     Args:
-        start: steps at first.
-        end: steps at last.
-        first_update: update up to which it stays at `start`.
-        last_update: update from which on it is `end`; linear in between.
+        start: number of steps of a dream up to `first_update`.
+        end: number of steps of a dream from `last_update` on.
+        first_update: update at which the horizon begins to change, linearly, from `start` to `end`.
+        last_update: update at which the horizon reaches `end`.
     """
 
     start: int = 5
@@ -41,20 +41,20 @@ class Horizon:
             )
 
     def at(self, update: int) -> int:
-        """Return the steps of a dream launched at an update."""
+        """Return the number of steps of a dream that is launched at an update."""
         progress = (update - self.first_update) / (self.last_update - self.first_update)
         return round(self.start + min(1.0, max(0.0, progress)) * (self.end - self.start))
 
 
 class Dreaming(Callback):
-    """Fills a store with dreams of the agent's policy in its world model, and puts some into every batch.
+    """Fills a store with dreams of the agent's policy in its world model, and adds dreams to the policy's batches.
 
-    Subclasses say when dreams are launched and which of them an update learns from.
+    Subclasses decide when dreams are launched, and which of them an update learns from.
 
     Args:
-        horizon: steps of a dream.
-        num_dreams: launched at a time.
-        capacity: dreams that are kept.
+        horizon: number of steps of a dream, which may change with the updates.
+        num_dreams: number of dreams that are launched at a time.
+        capacity: number of dreams that are kept.
         starts: real rows that dreams start from.
     """
 
@@ -78,7 +78,7 @@ class Dreaming(Callback):
         self.restored: list[dict[str, Any]] | None = None
 
     def launch_due(self, update: int) -> bool:
-        """Return whether dreams must be launched before an update of the policy."""
+        """Return whether dreams are launched before this update of the policy."""
         raise NotImplementedError
 
     def choose(self, real: Batch) -> Batch:
@@ -86,7 +86,7 @@ class Dreaming(Callback):
         raise NotImplementedError
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that there is somebody to dream, and for how long."""
+        """Check that the agent has a world model to dream in, and that the model can dream for the horizon."""
         name = type(self).__name__
         if not isinstance(pl_module, Agent):
             raise UserError(f"{name} needs a model of class modules.agent.Agent: got {type(pl_module).__name__}")
@@ -105,7 +105,7 @@ class Dreaming(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
     ) -> None:
-        """Put dreams into the batch where it is the policy's turn."""
+        """Add dreams to the batch if the policy learns in this update."""
         assert isinstance(pl_module, Agent)
         run, turn = Run(trainer), pl_module.turn
         self.counts["model_updates"] += turn.model
@@ -121,7 +121,7 @@ class Dreaming(Callback):
             pl_module.log_dict(self.figures | counts, batch_size=1)
 
     def launch(self, run: Run, agent: Agent) -> None:
-        """Dream from replayed states, and keep it."""
+        """Dream from replayed states, and store the dreams."""
         horizon = self.horizon.at(run.updates)
         states = self.starts.draw(run.data, agent.world_model, self.num_dreams, self.generator)
         dreams = imagine(agent.world_model, agent.policy, states, horizon)
@@ -136,7 +136,10 @@ class Dreaming(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the counters, every rank's generator and its dreams: those of older models cannot be dreamed anew."""
+        """Return the counters, and the generator and dreams of every rank.
+
+        Dreams are kept because an earlier version of the model made them.
+        """
         return {
             "counts": dict(self.counts),
             "generators": self.rank_generator.state_dict(),
@@ -144,7 +147,7 @@ class Dreaming(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, and remember the generators until the run starts."""
+        """Restore the counters, and keep dreams and generators until the run starts."""
         self.counts = state_dict["counts"]
         self.restored = state_dict["dreams"]
         self.rank_generator.load_state_dict(state_dict["generators"])

@@ -9,15 +9,17 @@ from pipelines.dreams.starts import Starts
 
 
 class Dyna(Dreaming):
-    """Mixes dreams into every batch at a set ratio, drawn from all that are young enough.
+    """Adds dreams to every batch of the policy at a fixed ratio to real transitions.
+
+    Dreams are drawn with replacement from the store, which drops those of models that are too old.
 
     Args:
-        horizon: steps of a dream.
-        ratio: dreamed transitions per real one in every update of the policy.
-        every: policy updates between two launches.
-        num_dreams: launched at a time.
-        capacity: dreams that are kept.
-        max_age: updates that the model may have made since a dream for it to be still of use.
+        horizon: number of steps of a dream, which may change with the updates.
+        ratio: number of dreamed transitions per real transition in every update of the policy.
+        every: number of policy updates between two launches of dreams.
+        num_dreams: number of dreams that are launched at a time.
+        capacity: number of dreams that are kept; new dreams replace the oldest.
+        max_age: number of model updates after which a dream is dropped.
         starts: real rows that dreams start from.
     """
 
@@ -41,11 +43,11 @@ class Dyna(Dreaming):
         self.max_age = max_age
 
     def launch_due(self, update: int) -> bool:
-        """At first, whenever the store ran dry, and every so many policy updates."""
+        """Drop dreams that are too old; return True if none is left, and every `every` policy updates."""
         self.store.drop(self.counts["model_updates"] - self.max_age)
         return len(self.store) == 0 or (self.counts["policy_updates"] - 1) % self.every == 0
 
     def choose(self, real: Batch) -> Batch:
-        """Draw dreams, with replacement."""
+        """Draw dreams with replacement, as many as `ratio` asks for."""
         transitions = self.ratio * real.shape[0] * (real.shape[1] - 1)
         return self.store.sample(self.generator, max(1, round(transitions / self.store.steps)))

@@ -1,4 +1,4 @@
-"""A controller that evolves, in dreams or in reality."""
+"""Evolution of a linear controller, in dreams or in the real environment."""
 
 from __future__ import annotations
 
@@ -36,29 +36,31 @@ TABLE, PICTURE = "evolution.csv", "evolution.png"
 class Evolve(Callback):
     """Evolves an agent's linear controller by CMA-ES in every round (Ha & Schmidhuber 2018, section 3.3).
 
-    It does so before the round's last update: so a run that is stopped meanwhile has an update left to go on with.
+    Evolution runs before the last update of a round, so that an interrupted run can resume inside the round. CMA-ES
+    starts from the controller that acts at present.
 
-    A population is judged by what it earns in dreams of the agent's world model that start where real rows led to, the
-    same ones for all of its vectors, in one batch; ranks share it out. Every `select_every` generations and at the end,
-    the controller that acts so far, the mean of the search and the best of the last population stand for election on
-    fresh dreams, and the winner acts. A round's search starts from the controller that acts.
+    The fitness of a controller is its mean return in dreams of the agent's world model. All controllers of a generation
+    dream from the same states of real rows, in one batch that ranks share. Every `select_every` generations and after
+    the last one, three candidates are compared on new dreams: the controller that acts at present, the mean of CMA-ES,
+    and the best of the last generation. The one with the highest return acts from then on.
 
-    In reality every vector plays an episode instead of each dream; these real steps count, but nobody stores them, and
-    the mean of the search acts without an election.
+    With world "real", the fitness is the mean return of real episodes. Their steps count as real steps but are not
+    stored, and the mean of CMA-ES acts after the last generation, without a comparison.
 
-    Figures of every generation lie in evolution.csv and evolution.png.
+    The figures of every generation are in evolution.csv and evolution.png in the run's folder.
 
     Args:
         generations: number of generations in a round.
-        population: vectors in a generation.
-        dreams: number of dreams that judge a vector; in reality, episodes.
-        horizon: steps of a dream or episode, at most.
-        sigma: standard deviation of a round's first population.
-        covariance: covariance of the search: "full", or "diagonal" for more than about a thousand weights.
-        world: "dream" or "real": where a population is judged.
-        select_every: generations between two elections.
+        population: number of controllers in a generation.
+        dreams: number of dreams, or of real episodes, that give a controller's fitness.
+        horizon: largest number of steps of a dream or an episode.
+        sigma: standard deviation of the first population of a round.
+        covariance: covariance matrix of CMA-ES: "full", or "diagonal" for more than about a thousand weights.
+        world: world in which fitness is measured, "dream" or "real".
+        select_every: number of generations between two choices of the controller that acts.
         starts: real rows that dreams start from.
-        limit: real steps of all kinds after which nothing evolves in reality; null sets no limit.
+        limit: number of real steps, of evolution and all others, at which evolution in the "real" world ends; null sets
+            no limit.
         start: checkpoint with the controller that the first round starts from; null starts from zeros.
     """
 
@@ -96,13 +98,13 @@ class Evolve(Callback):
         self.starts, self.limit, self.start = starts, limit, start
         self.search: Evolution | None = None
         self.evolved_at = -1
-        """Updates that were made when an evolution was last brought to its end."""
+        """Number of updates at the end of the last completed evolution."""
         self.dreamed_steps = 0
         self.history: list[dict[str, float]] = []
         self.rank_generator = RankGenerator("evolution")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that there is a controller, a world to judge it in, and memory for all of them."""
+        """Check that there is a linear controller, a world to measure it in, and enough memory for the population."""
         if not isinstance(pl_module, Agent) or not isinstance(pl_module.policy, LinearController):
             raise UserError(
                 "Evolve needs an Agent whose policy is modules.policies.linear.LinearController: got "
@@ -110,7 +112,7 @@ class Evolve(Callback):
             )
         if self.world == "real":
             if not Run(trainer).store.writable:
-                raise UserError("evolution in reality plays: leave out data.path, which only reads a store")
+                raise UserError("Evolve with world real plays episodes: leave out data.path, whose store is read-only")
         else:
             pl_module.world_model.require("step", "reward", by="Evolve")
             pl_module.world_model.check_horizon(self.horizon)
@@ -124,7 +126,8 @@ class Evolve(Callback):
         free, size = free_bytes(agent.device), len(controller.vector)
         if free is None:
             return
-        # Vectors are kept in both precisions; a full search keeps its matrix, two factors of it, and one in the making.
+        # Parameters are kept in float32 and in float64. A full covariance takes four matrices: itself, two factors, and
+        # a copy while it is updated.
         each = self.dreams * bytes_per_dream(agent.world_model, controller) + 24 * size
         matrices = 32 * size**2 if self.covariance == "full" else 0
         if self.population * each + matrices > free:
@@ -133,7 +136,7 @@ class Evolve(Callback):
             raise UserError(
                 f"a population of {self.population} with {self.dreams} dreams each and {size} weights takes up to "
                 f"{wanted:,.1f} GiB, but {free / 2**30:,.1f} GiB are free: at most {fits} fit"
-                + (", with covariance diagonal more" if matrices > free / 2 else "")
+                + (", more with covariance: diagonal" if matrices > free / 2 else "")
             )
 
     def _adopt(self, agent: Agent, path: Path) -> None:
@@ -150,11 +153,11 @@ class Evolve(Callback):
         return agent.policy
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring an evolution to its end that was cut; evolve where the first update ends a round."""
+        """Complete an evolution that was interrupted, or evolve if the first update ends a round."""
         self._evolve_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evolve where the next update is the last of its round."""
+        """Evolve if the next update is the last of its round."""
         self._evolve_if_due(trainer, pl_module)
 
     def _evolve_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,7 +171,7 @@ class Evolve(Callback):
             self.report(run)
 
     def evolve(self, run: Run, agent: Agent) -> None:
-        """Go on with a round's search until its last generation."""
+        """Run the generations of a round that are left."""
         controller = self._controller(agent)
         if self.search is None:
             seed = int(generator(0, f"evolution {run.updates}").integers(2**31))
@@ -195,7 +198,14 @@ class Evolve(Callback):
         return self.world == "real" and self.limit is not None and run.real_steps >= self.limit
 
     def evaluate_population(self, run: Run, agent: Agent, vectors: np.ndarray, dreams: int | None = None) -> np.ndarray:
-        """Return what vectors (P, V) earn in as many dreams or episodes each, (P, E); every rank takes its share."""
+        """Return the returns (P, E) of controllers (P, V) in E dreams or episodes each; ranks share the work.
+
+        Args:
+            run: run whose data and devices are used.
+            agent: agent with the world model and the controller.
+            vectors: parameters (P, V) of the controllers.
+            dreams: number E of dreams or episodes per controller; None takes `self.dreams`.
+        """
         controller, data, trainer = self._controller(agent), run.data, run.trainer
         dreams = dreams or self.dreams
         share = np.array_split(vectors, trainer.world_size)[trainer.global_rank]
@@ -222,7 +232,7 @@ class Evolve(Callback):
         return found
 
     def _select(self, run: Run, agent: Agent, candidates: list[np.ndarray]) -> None:
-        """Let whoever earns most in fresh dreams act, as many of them as a generation takes."""
+        """Let the candidate with the highest return on new dreams act. The dreams number as many as a generation's."""
         if self.world == "real":
             return
         dreams = max(1, self.population * self.dreams // len(candidates))
@@ -251,7 +261,7 @@ class Evolve(Callback):
         )
 
     def report(self, run: Run) -> None:
-        """Write the table and the picture, log the last generation, and print what came of it."""
+        """Write the table and the picture, log the last generation, and print a summary."""
         if not (run.is_first and self.history):
             return
         last, folder = self.history[-1], run.folder
@@ -262,15 +272,16 @@ class Evolve(Callback):
             writer.writerows(self.history)
         plot(self.history, folder / PICTURE, self.world)
         run.log_pictures("evolution", [folder / PICTURE])
-        selected = "" if math.isnan(last["selected"]) else f", the elected one {last['selected']:.2f} in fresh dreams"
+        selected = "" if math.isnan(last["selected"]) else f", selected {last['selected']:.2f} on new dreams"
         Console().print(
-            f"evolved {len(self.history)} generations in {'dreams' if self.world == 'dream' else 'reality'}: best "
-            f"{last['best']:.2f}, mean {last['mean']:.2f}, spread {last['spread']:.2f}{selected}; {folder / PICTURE}",
+            f"evolved {len(self.history)} generations in {'dreams' if self.world == 'dream' else 'real episodes'}: "
+            f"best {last['best']:.2f}, mean {last['mean']:.2f}, spread {last['spread']:.2f}{selected}; "
+            f"{folder / PICTURE}",
             soft_wrap=True,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the search, what it found, and every rank's generator."""
+        """Return the state of CMA-ES, the figures of all generations, and the generator of every rank."""
         return {
             "search": None if self.search is None else self.search.state_dict(),
             "evolved_at": self.evolved_at,
@@ -280,7 +291,7 @@ class Evolve(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the search up where it stopped."""
+        """Restore CMA-ES, the figures and the generators."""
         self.search = None if state_dict["search"] is None else Evolution.restore(state_dict["search"])
         self.evolved_at, self.dreamed_steps = state_dict["evolved_at"], state_dict["dreamed_steps"]
         self.history = state_dict["history"]
@@ -288,7 +299,7 @@ class Evolve(Callback):
 
 
 def plot(history: list[dict[str, float]], path: Path, world: str) -> None:
-    """Plot the population's fitness against generations."""
+    """Plot the fitness of the population against generations."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
@@ -302,11 +313,11 @@ def plot(history: list[dict[str, float]], path: Path, world: str) -> None:
     axes.plot(generation, best, label="best")
     voted = ~np.isnan(selected)
     if voted.any():
-        axes.plot(generation[voted], selected[voted], "k.", label="selected, on fresh dreams")
+        axes.plot(generation[voted], selected[voted], "k.", label="selected, on new dreams")
     updates = np.array([row["update"] for row in history])
     for first in np.flatnonzero(np.diff(updates)) + 1:
         axes.axvline(first + 0.5, color="grey", linewidth=0.5)
-    axes.set(title=f"return in {'dreams' if world == 'dream' else 'reality'}", xlabel="generation")
+    axes.set(title=f"return in {'dreams' if world == 'dream' else 'real episodes'}", xlabel="generation")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -16,17 +16,17 @@ from pipelines.dreams.starts import Starts
 
 
 class Mbpo(Dreaming):
-    """Launches branched rollouts, goes through them `epochs` times in minibatches, and launches the next.
+    """Launches branched rollouts, and trains the policy on them in minibatches for some epochs before the next launch.
 
-    No real row reaches the policy: the agent must say `policy_learns_from: dream`. With one epoch of one minibatch the
-    policy is always the one that dreamed, as REINFORCE needs it; PPO may take more. Dreams of an earlier round are
-    dropped: the model has learned since.
+    No real row reaches the policy: the agent needs `policy_learns_from: dream`. With one epoch and one minibatch the
+    policy learns on-policy, as REINFORCE requires; PPO allows more. Dreams of an earlier round are dropped, because the
+    model has learned since.
 
     Args:
-        horizon: steps of a dream.
-        num_dreams: launched at a time.
-        minibatches: number of minibatches that dreams are split into.
-        epochs: how often they are gone through before the next are launched.
+        horizon: number of steps of a dream, which may change with the updates.
+        num_dreams: number of dreams that are launched at a time.
+        minibatches: number of minibatches into which the dreams of a launch are split.
+        epochs: number of passes over the dreams of a launch before the next launch.
         starts: real rows that dreams start from.
     """
 
@@ -48,10 +48,10 @@ class Mbpo(Dreaming):
         self.pending: list[np.ndarray] = []
         self.round = -1
         self.left: list[list[list[int]]] | None = None
-        """Every rank's minibatches in the checkpoint that the run goes on from."""
+        """Unused minibatches of every rank, from a checkpoint that is being restored."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the policy keeps away from real rows."""
+        """Check that the policy learns from dreams alone."""
         super().on_fit_start(trainer, pl_module)
         assert isinstance(pl_module, Agent)
         if pl_module.policy_learns_from != "dream":
@@ -64,11 +64,11 @@ class Mbpo(Dreaming):
             self.left = None
 
     def launch_due(self, update: int) -> bool:
-        """When all minibatches were used, or their round is over."""
+        """Return True when all minibatches are used up."""
         return not self.pending
 
     def choose(self, real: Batch) -> Batch:
-        """Take the next minibatch."""
+        """Return the next minibatch."""
         if not self.pending:
             for _ in range(self.epochs):
                 order = self.generator.permutation(self.num_dreams)
@@ -78,7 +78,7 @@ class Mbpo(Dreaming):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
     ) -> None:
-        """Drop the dreams of an earlier round where the model learns in rounds of its own."""
+        """Drop the dreams of an earlier round, unless model and policy learn in the same updates."""
         assert isinstance(pl_module, Agent)
         turn = pl_module.turn
         if turn.number != self.round and not pl_module.rounds.together:
@@ -86,11 +86,11 @@ class Mbpo(Dreaming):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep as well what is left of the dreams."""
+        """Return the state of the base class, the round, and the unused minibatches of every rank."""
         left = gather([minibatch.tolist() for minibatch in self.pending])
         return super().state_dict() | {"round": self.round, "pending": left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in the middle of the dreams."""
+        """Restore the round, and keep the unused minibatches until the run starts."""
         super().load_state_dict(state_dict)
         self.round, self.left = state_dict["round"], state_dict["pending"]
