@@ -1,4 +1,4 @@
-"""The pictures of a report. Every panel is drawn by one function, for a sheet of PNG and for the page alike."""
+"""Figures of a report. One function draws a kind of panel, both for the PNG files and for the HTML page."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipelines.evaluation.report.tables import MINUS
 from pipelines.evaluation.statistics import STATISTICS, Estimate
 
 INK, MUTED, LINE = "#1b2129", "#7c8691", "#d9dee4"
-"""Colours that the page replaces with those of its theme."""
+"""Colours that the HTML page replaces by those of its theme."""
 COLORS = ("#2f7ed8", "#e0672b", "#1a9e77", "#c44fa5", "#b58900", "#7b68d9", "#d0454c", "#4d9fb0")
-"""Colours of experiments, distinct on white and on black, and for colour-blind readers in this order."""
+"""Colours of experiments. In this order they are distinct on white, on black, and for colour-blind readers."""
 DASHES = ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "text.color": INK,
@@ -47,22 +47,22 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 FEW_GAMES = 4
-"""Largest number of games for which every game has a panel of named methods."""
+"""Largest number of games for which each game gets a panel with the names of the published methods."""
 
 
 def styles(summary: Summary) -> dict[str, tuple[str, str]]:
-    """Return colour and dashes of every experiment."""
+    """Return the colour and the line style of every experiment."""
     looks = [(color, dash) for dash in DASHES for color in COLORS]
     return dict(zip(summary.experiments, cycle(looks), strict=False))
 
 
 def curve_panels(summary: Summary) -> list[str]:
-    """Return what `draw_curves` takes: "" for all games together, and each game."""
+    """Return the panels of learning curves: "" for all games together, and the id of each game."""
     return [*([""] if summary.overall_curves else []), *summary.games]
 
 
 def draw_curves(axes: Axes, summary: Summary, game: str) -> None:
-    """Draw the learning curves of a game, or of all games together, with each run behind them."""
+    """Draw the learning curves of a game with its single runs behind them, or, for "", of all games together."""
     curves: dict[str, Curve] = (
         {name: summary.curves[name, game] for name in summary.experiments if (name, game) in summary.curves}
         if game
@@ -85,8 +85,8 @@ def draw_curves(axes: Axes, summary: Summary, game: str) -> None:
 
 
 def draw_aggregate(axes: Axes, summary: Summary, statistic: str) -> None:
-    """Draw a statistic of every experiment with its interval."""
-    axes.use_sticky_edges = False  # bars would begin at the very edge
+    """Draw a statistic of every experiment, with its interval."""
+    axes.use_sticky_edges = False  # otherwise bars begin at the edge of the panel
     for row, name in enumerate(summary.experiments):
         value, low, high = summary.aggregates[name][statistic]
         color, _ = styles(summary)[name]
@@ -102,7 +102,7 @@ def draw_aggregate(axes: Axes, summary: Summary, statistic: str) -> None:
 
 
 def draw_methods(axes: Axes, summary: Summary, game: str) -> None:
-    """Draw how far experiments and published methods are from random play in a game, the highest mean return on top."""
+    """Draw mean returns in a game as bars from random play, of experiments and published methods, the best on top."""
     bars: list[tuple[float, str, str, Estimate | None]] = [
         (published.score(game, name), name, MUTED, None) for name in published.METHODS
     ]
@@ -152,7 +152,7 @@ def draw_games(axes: Axes, summary: Summary) -> None:
 
 
 def sheets(summary: Summary) -> dict[str, Figure]:
-    """Return the pictures to be saved as PNG, by name."""
+    """Return the figures that are saved as PNG files, by name."""
     with rc_context(STYLE):
         panels = curve_panels(summary)
         size = (3.2, 2.4) if len(panels) > 2 else (6.0, 3.6)
@@ -173,12 +173,19 @@ def sheets(summary: Summary) -> dict[str, Figure]:
 
 
 def beside(summary: Summary) -> list[str]:
-    """Return the games that are drawn beside published scores."""
+    """Return the games that have published scores, if the runs are comparable with them."""
     return [game for game in summary.games if game in published.GAMES] if summary.is_comparable else []
 
 
 def panel(draw, summary: Summary, *which: str, size: tuple[float, float]) -> Figure:
-    """Return one panel as a figure of its own."""
+    """Return a figure of one panel.
+
+    Args:
+        draw: function that draws the panel, such as `draw_curves`.
+        summary: statistics of the report.
+        *which: further arguments of `draw`, such as a game.
+        size: width and height of the figure in inches.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot(), summary, *which)

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: inline style, and inline SVG in the colours of the reader's theme."""
+"""Report as one self-contained HTML file, with inline style and inline SVG in the colours of the reader's theme."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THEME = {figures.INK: "var(--ink)", figures.MUTED: "var(--muted)", figures.LINE:
 
 
 def page(summary: Summary) -> str:
-    """Return the document."""
+    """Return the HTML document."""
     sections = [_aggregates(summary), _curves(summary), _games(summary), _published(summary), _details(summary)]
     sections = [section for section in sections if section]
     titles = [re.findall(r'id="([\w-]+)".*?<(?:h2|summary)>(.*?)</', section, re.DOTALL)[0] for section in sections]
@@ -55,14 +55,14 @@ Statistical Precipice</cite>. The same tables are in report.md, every number is 
 
 
 def title(summary: Summary) -> str:
-    """Return the report's title: the experiments and games where they are few, else how many."""
+    """Return the title of the report: names of experiments and games if there are one or two, else their number."""
     names, played = summary.experiments, summary.games
     what = " and ".join(names) if len(names) < 3 else f"{len(names)} experiments"
     return f"{what} on {' and '.join(played) if len(played) < 3 else f'{len(played)} games'}"
 
 
 def subtitle(summary: Summary) -> str:
-    """Return how many runs there are, and how they were played."""
+    """Return the number of runs and seeds, the environment and the protocol as one line."""
     seeds = len({run.last.seed for run in summary.runs})
     protocol = summary.runs[0].last.protocol.get("name")
     count = len(summary.runs)
@@ -73,7 +73,13 @@ def subtitle(summary: Summary) -> str:
 
 
 def svg(figure: Figure, name: str, label: str) -> str:
-    """Return a figure as an inline SVG whose ids are its own, in the colours of the page."""
+    """Return a figure as inline SVG in the colours of the page.
+
+    Args:
+        figure: figure to draw.
+        name: prefix of the ids in the SVG, which makes them unique in the page.
+        label: description for screen readers.
+    """
     buffer = io.StringIO()
     with rc_context({**figures.STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -91,7 +97,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
 
 
 def html(table: Table, heading: bool = True) -> str:
-    """Return a table with its title and note, which scrolls on its own where the screen is narrow."""
+    """Return a table as HTML, which scrolls by itself on a narrow screen; `heading` adds its title and note."""
 
     def cell(column: int, text: str, scope: str = "") -> str:
         tag = "th" if scope else "td"
@@ -137,9 +143,9 @@ def _curves(summary: Summary) -> str:
         label = f"Learning curves, {game or 'all games'}"
         panels.append(_figure(drawn, f"curve{number}", label))
     return (
-        '<section id="curves"><h2>Learning curves</h2><p class="note">Return against real agent steps. Bold: the '
-        "interquartile mean over seeds with its 95% bootstrap band; thin: each run. Runs that were evaluated at other "
-        f"steps are interpolated.</p>{_legend(summary)}{_panels(panels, '26rem' if few else '18rem')}</section>"
+        '<section id="curves"><h2>Learning curves</h2><p class="note">Return against real agent steps. Thick lines: '
+        "interquartile mean over seeds, with its 95% bootstrap band. Thin lines: single runs. Runs are interpolated "
+        f"between their evaluations.</p>{_legend(summary)}{_panels(panels, '26rem' if few else '18rem')}</section>"
     )
 
 
@@ -173,7 +179,7 @@ def _details(summary: Summary) -> str:
     protocol = summary.runs[0].last.protocol
     head = ["setting", "value"]
     rows = [[name.replace("_", " "), str(value)] for name, value in protocol.items()]
-    table = Table("Protocol", "How the games were played.", head, rows, text_columns=2)
+    table = Table("Protocol", "Rules by which the games were played.", head, rows, text_columns=2)
     return (
         f'<section id="runs"><details><summary>Runs and protocol</summary>{html(table) if rows else ""}'
         f"{html(runs(summary))}</details></section>"

@@ -1,12 +1,13 @@
-"""Published scores on Atari 100k (26 games, 100 000 agent steps), with the source of each.
+"""Published scores on Atari 100k (26 games, 100 000 agent steps), with their sources.
 
-published.csv holds the raw returns, means over seeds, with the random and the human play of which human-normalised
-scores are made. published_methods.csv says where each method's row comes from, under one of three marks:
+published.csv has the raw returns of each method, as means over seeds, and those of random and human play, by which
+scores are normalised. published_methods.csv has the source of each method, under one of three marks:
 
-- C: computed from the raw per-seed files that its authors, or those of IRIS, released; so are iqm and optimality_gap.
+- C: computed from raw per-seed files that the authors of the method, or those of IRIS, released. The interquartile mean
+  and the optimality gap are computed from the same files.
 - V: read in a released file.
-- R✓: recalled from the paper; mean, median and number of superhuman games recomputed from it equal the published ones,
-  which is strong evidence for games with high scores and weak for those near zero.
+- R✓: recalled from the paper. The mean, the median and the number of superhuman games were recomputed and equal the
+  published ones. This is strong evidence for games with high scores, and weak evidence for games with scores near zero.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 STEPS = 100_000
-"""Agent steps after which the methods were scored (SimPLe 102 400, STORM 102 000, DreamerV3 up to 110 000)."""
+"""Agent steps after which the methods were evaluated (SimPLe 102 400, STORM 102 000, DreamerV3 up to 110 000)."""
 REFERENCES = ("random", "human")
 
 
 @dataclass(frozen=True)
 class Method:
-    """Where the scores of a method come from."""
+    """Source of the scores of a method."""
 
     name: str
     year: str
     seeds: str
     iqm: float
-    """Interquartile mean of human-normalised scores over games and seeds; nan if the runs are not public."""
+    """Interquartile mean of human-normalised scores over games and seeds; nan if single runs are not public."""
     optimality_gap: float
     mark: str
     source: str
@@ -59,20 +60,20 @@ METHODS = {
     )
     for row in _read("published_methods.csv")
 }
-"""Random and human play first, then the methods."""
+"""Methods by name; random and human play come first."""
 
 
 def score(game: str, method: str) -> float:
-    """Return the published mean return of a method (or random, or human) in one of GAMES."""
+    """Return the published mean return of a method, "random" or "human" in one of GAMES."""
     return _SCORES[game, method]
 
 
 def normalize(game: str, returns: np.ndarray | float) -> np.ndarray:
-    """Return (returns − random) / (human − random) of raw returns (...) in one of GAMES."""
+    """Return human-normalised scores (...) of raw returns in one of GAMES: (returns − random) / (human − random)."""
     random, human = score(game, "random"), score(game, "human")
     return (np.asarray(returns) - random) / (human - random)
 
 
 def human_normalized(method: str, games: Sequence[str] = GAMES) -> np.ndarray:
-    """Return a method's human-normalised scores in some of GAMES, (games,), made of its mean returns."""
+    """Return a method's human-normalised scores (games,) in some of GAMES, computed from its mean returns."""
     return np.array([normalize(game, score(game, method)) for game in games])

@@ -1,4 +1,4 @@
-"""The evaluated runs of a report: found, read, and refused where their scores are not comparable."""
+"""Evaluated runs of a report. Runs whose scores are not comparable are refused."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pipelines.evaluation.results import Evaluation
 
 @dataclass(frozen=True)
 class Run:
-    """One training run and what its evaluations measured."""
+    """One training run and its evaluations."""
 
     folder: Path
     evaluations: tuple[Evaluation, ...]
-    """Evaluations in the order of real steps, one per number of steps, all with the policy of the last one."""
+    """Evaluations by increasing real steps, one per number of steps, all of the same policy as the last one."""
 
     @property
     def last(self) -> Evaluation:
-        """The evaluation that is the run's score."""
+        """The last evaluation, which gives the score of the run."""
         return self.evaluations[-1]
 
     @property
     def steps(self) -> np.ndarray:
-        """Real agent steps of the evaluations, (evaluations,)."""
+        """Real agent steps at the evaluations, (evaluations,)."""
         return np.array([evaluation.env_steps for evaluation in self.evaluations])
 
     @property
@@ -40,11 +40,11 @@ class Run:
 
 
 def load(paths: Iterable[Path]) -> list[Run]:
-    """Read the runs in some folders, in the order of experiment, game and seed.
+    """Read the runs in some folders, sorted by experiment, game and seed.
 
     Raises:
-        UserError: a folder does not exist or was never evaluated, or the runs cannot stand in one report: they differ
-            in environment or protocol, or two are the same experiment, game and seed.
+        UserError: a folder does not exist or has no evaluations, the runs differ in environment or protocol, or two of
+            them are the same experiment, game and seed.
     """
     runs = [_run(folder) for folder in find(paths)]
     runs.sort(key=lambda run: (run.last.experiment, run.last.game, run.last.seed))
@@ -53,7 +53,7 @@ def load(paths: Iterable[Path]) -> list[Run]:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders that hold evaluations: the paths themselves, or what lies beneath them."""
+    """Return the folders with evaluations: the paths themselves, or folders beneath them."""
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
@@ -78,9 +78,9 @@ def _run(folder: Path) -> Run:
     for title, key in {"experiments": "experiment", "games": "game", "seeds": "seed", "protocols": "protocol"}.items():
         kinds = {_hashable(getattr(evaluation, key)) for evaluation in evaluations}
         if len(kinds) > 1:
-            raise UserError(f"{folder} holds evaluations of {len(kinds)} {title}: a run has one")
-    # At one number of steps a final evaluation, which has more episodes, counts before others, and a later one before
-    # an earlier one, which a resumed run repeats.
+            raise UserError(f"{folder} has evaluations of {len(kinds)} {title}: expected one")
+    # Of several evaluations at the same number of steps, the final one counts, because it has more episodes. Otherwise
+    # the later one counts, because a resumed run repeats an evaluation.
     ordered = sorted(evaluations, key=lambda evaluation: (evaluation.env_steps, evaluation.final))
     by_step = {e.env_steps: e for e in ordered if e.policy == ordered[-1].policy}
     return Run(folder, tuple(by_step.values()))
@@ -90,8 +90,8 @@ def _check(runs: Sequence[Run]) -> None:
     environments = _by(runs, lambda run: run.last.environment)
     if len(environments) > 1:
         which = "; ".join(f"{name}: {_names(members)}" for name, members in environments.items())
-        raise UserError(f"a report is of one environment, these runs are of {len(environments)}: {which}")
-    # Scores are aggregated over Atari's games; elsewhere each game has a protocol of its own.
+        raise UserError(f"a report covers one environment, but these runs are of {len(environments)}: {which}")
+    # Only scores of Atari games are aggregated. In other environments every game has its own protocol.
     atari = runs[0].last.environment == "atari"
     for members in _by(runs, lambda run: None if atari else run.last.game).values():
         protocols = list(_by(members, lambda run: _hashable(run.last.protocol)).values())
@@ -101,12 +101,14 @@ def _check(runs: Sequence[Run]) -> None:
                 f"{', '.join(f'{key} {group[0].last.protocol.get(key)}' for key in keys[:3])}: {_names(group)}"
                 for group in protocols
             )
-            raise UserError(f"scores of {len(protocols)} protocols are not comparable, report them apart: {which}")
+            raise UserError(
+            f"scores of {len(protocols)} protocols are not comparable: write one report for each protocol: {which}"
+        )
     for (experiment, game, seed), same in _by(
         runs, lambda run: (run.last.experiment, run.last.game, run.last.seed)
     ).items():
         if len(same) > 1:
-            raise UserError(f"{_names(same)} are all {experiment} on {game} with seed {seed}: name one of them")
+            raise UserError(f"{_names(same)} are all {experiment} on {game} with seed {seed}: give only one of them")
     for (experiment, game), group in _by(runs, lambda run: (run.last.experiment, run.last.game)).items():
         policies = _by(group, lambda run: run.last.policy)
         if len(policies) > 1:

@@ -1,4 +1,4 @@
-"""The statistics of a report: scores per game, aggregates, curves, and notes on their limits."""
+"""Statistics of a report: scores per game, aggregates, learning curves, and notes on their limits."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from pipelines.evaluation.statistics import (
 
 CURVE_RESAMPLES = 1_000
 CURVE_POINTS = 60
-"""Largest number of points of the curve over all games."""
+"""Largest number of points in the learning curve over all games."""
 
 
 class Curve(NamedTuple):
-    """The interquartile mean over runs (and games) against real steps."""
+    """Learning curve: the interquartile mean over runs, or over runs and games, against real steps."""
 
     steps: np.ndarray
-    """(points,): steps where any run was evaluated, within the range of all runs; other runs are interpolated."""
+    """Real steps (points,) at which any run was evaluated, in the range that all runs share. Runs without an evaluation
+    at such a step are interpolated."""
     estimate: Estimate
-    """(points,) each."""
+    """Interquartile mean and its interval, (points,) each."""
     runs: list[Run]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The runs of one environment and protocol, and their statistics, each computed once when it is asked for.
+    """Runs of one environment and protocol, and their statistics. Each statistic is computed at its first use.
 
     Args:
         runs: runs that `load` returned.
-        baseline: name of the experiment that others are compared with.
+        baseline: name of the experiment that the others are compared with; None compares nothing.
         seed: seed of all bootstraps.
 
     Raises:
@@ -66,7 +67,7 @@ class Summary:
 
     @property
     def environment(self) -> str:
-        """Family of the games: atari, control, ..."""
+        """Kind of environment: atari, control, ..."""
         return self.runs[0].last.environment
 
     @cached_property
@@ -81,7 +82,7 @@ class Summary:
 
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Run]]:
-        """The runs of every experiment and game, by seed."""
+        """Runs of every experiment and game, sorted by seed."""
         groups: dict[tuple[str, str], list[Run]] = {}
         for run in self.runs:
             groups.setdefault((run.last.experiment, run.last.game), []).append(run)
@@ -89,19 +90,19 @@ class Summary:
 
     @cached_property
     def shared_games(self) -> tuple[str, ...]:
-        """Games that every experiment has played; statistics over games use only these."""
+        """Games that every experiment has played. Statistics over games use these alone."""
         return tuple(game for game in self.games if all((name, game) in self.groups for name in self.experiments))
 
     @cached_property
     def normalized_games(self) -> tuple[str, ...]:
-        """Shared games that have a human score: empty outside Atari."""
+        """Shared games that have a human score; empty for environments other than Atari."""
         if self.environment != "atari":
             return ()
         return tuple(game for game in self.shared_games if game in published.GAMES)
 
     @property
     def is_comparable(self) -> bool:
-        """Whether published scores were reached under the protocol of these runs."""
+        """Whether these runs have the protocol of the published scores."""
         return self.environment == "atari" and self.runs[0].last.protocol.get("name") == "atari100k"
 
     @cached_property
@@ -126,7 +127,7 @@ class Summary:
 
     @cached_property
     def improvements(self) -> dict[str, Estimate]:
-        """The probability that a run of an experiment beats one of the baseline, over `shared_games`."""
+        """Probability that a run of an experiment beats a run of the baseline, over `shared_games`, by experiment."""
         if self.baseline is None or not self.shared_games:
             return {}
         scores = {name: [_last_scores(self.groups[name, g]) for g in self.shared_games] for name in self.experiments}
@@ -138,12 +139,12 @@ class Summary:
 
     @cached_property
     def curves(self) -> dict[tuple[str, str], Curve]:
-        """Raw returns of every experiment and game."""
+        """Learning curves of raw returns, by experiment and game."""
         return {group: self._curve([runs], [lambda scores: scores]) for group, runs in self.groups.items()}
 
     @cached_property
     def overall_curves(self) -> dict[str, Curve]:
-        """Human-normalised scores over `normalized_games`, by experiment; empty for fewer than two games."""
+        """Learning curves of human-normalised scores over `normalized_games`; empty for fewer than two games."""
         games = self.normalized_games
         if len(games) < 2:
             return {}
@@ -152,41 +153,46 @@ class Summary:
 
     @cached_property
     def notes(self) -> list[str]:
-        """Limits of the conclusions, one sentence each."""
+        """Limits of the conclusions, one note each."""
         notes = []
         counts = sorted({len(runs) for runs in self.groups.values()})
         if counts[0] == 1:
-            notes.append("Where there is one seed there is no interval: nothing is known about other seeds.")
+            notes.append("Scores of one seed have no interval: they say nothing about other seeds.")
         if counts[-1] > 1 and counts[0] < 5:
             few = next(count for count in counts if count > 1)
             if few < 5:
-                notes.append(f"Bootstrap intervals of {few} seeds are too narrow: take their width for a lower bound.")
+                notes.append(f"Bootstrap intervals of {few} seeds are too narrow: the true intervals are wider.")
         ends = sorted({run.last.env_steps for run in self.runs})
         if len(ends) > 1:
-            notes.append(f"Runs end at different numbers of real steps, {ends[0]:,} to {ends[-1]:,}.")
+            notes.append(f"The runs end at different numbers of real steps, from {ends[0]:,} to {ends[-1]:,}.")
         if self.is_comparable and self._is_far(ends):
             notes.append(
-                f"Published scores were reached after {published.STEPS:,} real steps: these runs end elsewhere."
+                f"Published scores are those after {published.STEPS:,} real steps, but these runs end elsewhere."
             )
         if self.environment == "atari" and not self.is_comparable:
             name = self.runs[0].last.protocol.get("name")
-            notes.append(f"Published Atari 100k scores are left out: these runs play by another protocol, {name}.")
+            notes.append(f"Published Atari 100k scores are left out, because these runs use another protocol, {name}.")
         left_out = [game for game in self.games if game not in self.shared_games]
         if left_out:
-            notes.append(f"Not every experiment has played {', '.join(left_out)}: left out of statistics over games.")
+            notes.append(
+                f"Statistics over games leave out {', '.join(left_out)}, because not every experiment has played them."
+            )
         nameless = [game for game in self.shared_games if game not in published.GAMES]
         if self.environment == "atari" and nameless:
-            notes.append(f"There is no human score here for {', '.join(nameless)}: left out of normalised scores.")
+            notes.append(
+                f"Normalised scores leave out {', '.join(nameless)}, because no human score of them is known here."
+            )
         open_ended = sum(not run.last.final for run in self.runs)
         if open_ended:
             notes.append(
-                f"{open_ended} of {len(self.runs)} runs end without a final evaluation: their newest one counts."
+                f"{open_ended} of {len(self.runs)} runs have no final evaluation: their newest evaluation counts."
             )
         episodes = [episode for run in self.runs for episode in run.last.episodes]
         cut = sum(not episode["finished"] for episode in episodes)
         if cut:
             notes.append(
-                f"{cut:,} of {len(episodes):,} episodes were cut by a limit of the evaluation and count as they stood."
+                f"{cut:,} of {len(episodes):,} episodes were cut at the evaluation's limit of steps; their return up to "
+                "there counts."
             )
         return notes
 

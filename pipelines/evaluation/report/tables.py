@@ -1,4 +1,4 @@
-"""The tables of a report, in plain cells that the page, the Markdown file and the terminal show alike."""
+"""Tables of a report, whose cells are text for the HTML page, the Markdown file and the terminal."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ TIDY = ("experiment", "game", "seed", "env_steps", "statistic", "value", "low", 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table."""
+    """A table with a title and a note."""
 
     title: str
     note: str
     head: list[str]
     rows: list[list[str]]
     text_columns: int = 1
-    """Leading columns of words; those after them are numbers, but for the last ones in `last_text_columns`."""
+    """Number of leading columns of words. The columns after them are numbers, except the last `last_text_columns`."""
     last_text_columns: int = 0
     published_rows: int = 0
     """Number of trailing rows of published methods."""
 
     def is_number(self, column: int) -> bool:
-        """Whether a column is aligned to the right."""
+        """Return whether a column has numbers, which are aligned to the right."""
         return self.text_columns <= column < len(self.head) - self.last_text_columns
 
     def markdown(self) -> str:
-        """Return it with its title and note."""
+        """Return the table as Markdown, with its title and note."""
         rules = ["---:" if self.is_number(column) else "---" for column in range(len(self.head))]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, rules, *self.rows)]
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         return f"## {self.title}\n\n{self.note}\n\n{lines}\n"
 
     def terminal(self, without: Collection[str] = ()) -> RichTable:
-        """Return it for a console, without some columns."""
+        """Return the table for a console, without the columns named in `without`."""
         table = RichTable(title=escape(self.title), box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
         shown = [column for column, name in enumerate(self.head) if name not in without]
         for column in shown:
@@ -59,14 +59,14 @@ class Table:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """Return all tables of a report that have rows, the most important first."""
+    """Return all tables of a report that have rows. The most important table comes first."""
     found = [aggregates(summary), improvements(summary), games(summary), beside_published(summary)]
     found += [sources(summary), runs(summary)]
     return [table for table in found if table.rows]
 
 
 def aggregates(summary: Summary, with_published: bool = True) -> Table:
-    """Return the table of statistics over games, with published methods if they are comparable."""
+    """Return the table of statistics over games, with published methods if the runs are comparable with them."""
     names = summary.normalized_games if len(summary.normalized_games) > 1 else ()
     rows = [
         [name, *(_estimate(value, _normalized) for value in statistics.values()), "these runs"]
@@ -83,9 +83,9 @@ def aggregates(summary: Summary, with_published: bool = True) -> Table:
         rows.append([method.name, *map(_normalized, values), f"{method.year}, {method.mark}"])
     return Table(
         title=f"Human-normalised scores over {len(names)} games",
-        note="0 plays at random, 1 like a human. Brackets: 95% intervals of a bootstrap that draws runs within each "
-        "game. The interquartile mean leaves out the lowest and the highest quarter of all runs; the optimality gap is "
-        "what is missing to 1 on average, less is better.",
+        note="0 is random play, 1 is human play. Brackets: 95% intervals of a bootstrap that draws runs within each "
+        "game. The interquartile mean leaves out the lowest and the highest quarter of all runs. The optimality gap is "
+        "the mean shortfall below 1, so less is better.",
         head=["", *STATISTICS, "source"],
         rows=rows,
         last_text_columns=1,
@@ -94,11 +94,11 @@ def aggregates(summary: Summary, with_published: bool = True) -> Table:
 
 
 def improvements(summary: Summary) -> Table:
-    """Return the table of the probabilities that each experiment beats the baseline."""
+    """Return the table of the probabilities that an experiment beats the baseline."""
     return Table(
         title=f"Probability of improvement over {summary.baseline}",
-        note=f"The chance that a run scores higher than one of {summary.baseline} in a game drawn at random out of "
-        f"{len(summary.shared_games)}; 0.5 is no difference. Brackets: 95% bootstrap intervals.",
+        note=f"Probability that a run scores higher than a run of {summary.baseline}, in a game drawn at random from "
+        f"{len(summary.shared_games)}; 0.5 means no difference. Brackets: 95% bootstrap intervals.",
         head=["experiment", "P(better)"],
         rows=[[name, _estimate(value, lambda p: f"{p:.2f}")] for name, value in summary.improvements.items()],
     )
@@ -126,7 +126,8 @@ def games(summary: Summary) -> Table:
     head = ["game", "experiment", "seeds", "real steps", "episodes", "mean return", "interquartile mean"]
     return Table(
         title="Returns per game",
-        note="Raw returns: each seed is the mean over its episodes. Brackets: 95% bootstrap intervals over seeds.",
+        note="Raw returns. The score of a seed is the mean over its episodes. Brackets: 95% bootstrap intervals over "
+        "seeds.",
         head=[*head, "human-normalised"] if summary.environment == "atari" else head,
         rows=rows,
         text_columns=2,
@@ -148,7 +149,7 @@ def beside_published(summary: Summary) -> Table:
         )
     return Table(
         title="Beside published scores",
-        note=f"Mean raw returns; published ones after {published.STEPS:,} real steps, from the sources below.",
+        note=f"Mean raw returns. Published ones are those after {published.STEPS:,} real steps, from the sources below.",
         head=["game", *summary.experiments, *published.METHODS],
         rows=rows,
     )
@@ -158,8 +159,8 @@ def sources(summary: Summary) -> Table:
     """Return the table of the sources of published scores."""
     return Table(
         title="Sources of published scores",
-        note="C: computed from released per-seed files. V: read in a released file. R✓: recalled from the paper; mean, "
-        "median and number of superhuman games recomputed from it equal the published ones.",
+        note="C: computed from released per-seed files. V: read in a released file. R✓: recalled from the paper; the "
+        "mean, the median and the number of superhuman games were recomputed and equal the published ones.",
         head=["method", "year", "seeds", "mark", "source", "what differs"],
         rows=[
             [method.name, method.year, method.seeds, method.mark, method.source, method.note]
@@ -174,7 +175,7 @@ def runs(summary: Summary) -> Table:
     """Return the table of the runs that were read."""
     return Table(
         title="Runs",
-        note="The evaluation that is each run's score.",
+        note="The evaluation that gives the score of each run.",
         head=["folder", "experiment", "game", "policy", "seed", "real steps", "updates", "episodes", "return"],
         rows=[
             [
@@ -195,7 +196,7 @@ def runs(summary: Summary) -> Table:
 
 
 def tidy(summary: Summary) -> list[dict[str, object]]:
-    """Return every number of the report under TIDY: a row per run, and per statistic of a game or of all games."""
+    """Return every number of the report as rows of report.csv: one per run, and one per statistic."""
     rows: list[dict[str, object]] = [
         {
             "experiment": run.last.experiment,

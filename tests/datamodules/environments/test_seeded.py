@@ -92,12 +92,12 @@ def test_a_renewed_game_of_atari_goes_on_as_well(monkeypatch):
     assert same(after, again)
 
 
-def test_another_game_that_plays_out_otherwise_is_told(monkeypatch):
+def test_replayed_games_that_differ_are_refused(monkeypatch):
     environment = breakout()
     environment.reset()
     play(environment, 50, np.random.default_rng(0))
     state = environment.state_dict()
     state["games"]["seeds"] += 1
     state["games"]["actions"] = [actions.flip(0) for actions in state["games"]["actions"]]
-    with pytest.raises(UserError, match="do not play out as they did"):
+    with pytest.raises(UserError, match="replayed games differ"):
         breakout().load_state_dict(state)

@@ -261,8 +261,8 @@ def test_environments_are_of_equal_length():
 @pytest.mark.parametrize(
     ("observations", "actions", "options", "words"),
     [
-        (Box(0, 255, (84, 84), np.uint8), Box(-1, 1, (2,)), {}, "actions .*expected Discrete"),
-        (Dict(image=Box(0, 255, (84, 84), np.uint8)), Discrete(6), {}, "observations Dict.*expected vectors"),
+        (Box(0, 255, (84, 84), np.uint8), Box(-1, 1, (2,)), {}, "action space .*expected Discrete"),
+        (Dict(image=Box(0, 255, (84, 84), np.uint8)), Discrete(6), {}, "observation space Dict.*expected vectors"),
         (Box(0, 255, (84, 84, 4), np.uint8), Discrete(6), {}, "single uint8 frames"),
         (Box(0, 1, (84, 84, 3)), Discrete(6), {}, "single uint8 frames"),
         (Box(0, 255, (84, 84), np.uint8), Discrete(6), {}, "--world"),
@@ -272,7 +272,7 @@ def test_environments_are_of_equal_length():
             Box(0, 255, (84, 84), np.uint8),
             Discrete(6),
             {"world": "pong", "protocol": "machado2018"},
-            "6 actions, pong has 18",
+            "6 actions, but pong has 18",
         ),
         (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"world": "pong", "color": "rgb"}, "grey frames"),
         (Box(0, 255, (84, 84), np.uint8), Discrete(6), {"num_envs": 0}, "num_envs must be at least 1"),
@@ -287,19 +287,19 @@ def test_what_cannot_be_imported(tmp_path, observations, actions, options, words
 
 
 def test_datasets_that_are_not_there_or_damaged(tmp_path):
-    with pytest.raises(UserError, match="which holds none; nothing is downloaded"):
+    with pytest.raises(UserError, match="which has none; dreamcade downloads nothing"):
         open_dataset("random-v0", tmp_path)
     store = record(tmp_path / "store", 31, 31)
     export_store(store, "random-v0", tmp_path, silent)
-    with pytest.raises(UserError, match="which holds random-v0; nothing"):
+    with pytest.raises(UserError, match="which has random-v0; dreamcade"):
         open_dataset("random-v1", tmp_path)
     found = open_dataset("random-v0", tmp_path)
-    with pytest.raises(UserError, match="leave the options out"):
+    with pytest.raises(UserError, match="imported unchanged: leave out --size"):
         import_dataset(found, tmp_path / "again", Foreign(color="rgb"), silent)
     with pytest.raises(UserError, match="expected a new or an empty folder"):
         import_dataset(found, store.path, Foreign(), silent)
     found.storage.update_metadata({"total_episodes": 3})
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="lacks episodes"):
         import_dataset(open_dataset("random-v0", tmp_path), tmp_path / "again", Foreign(), silent)
     data = tmp_path / "random-v0" / "data" / "main_data.hdf5"
     data.write_bytes(data.read_bytes()[:5000])

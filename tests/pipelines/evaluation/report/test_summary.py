@@ -21,7 +21,7 @@ def test_aggregates_of_known_scores(tmp_path):
         for statistic, expected in (("mean", level), ("interquartile mean", level), ("optimality gap", 1 - level)):
             np.testing.assert_allclose(summary.aggregates[name][statistic], expected, atol=1e-9)
     assert summary.improvements == {"human": (1, 1, 1)}
-    assert summary.notes == ["Bootstrap intervals of 3 seeds are too narrow: take their width for a lower bound."]
+    assert summary.notes == ["Bootstrap intervals of 3 seeds are too narrow: the true intervals are wider."]
 
 
 def test_games_that_not_all_have_played_are_left_out_of_aggregates(tmp_path):
