@@ -131,7 +131,7 @@ def attempt(case: Case, base: Path, canary: Path) -> Outcome:
         case.make(folder)
         code, said = call([*COMMANDS[case.command], *case.arguments], folder)
         lines = [line for line in said.splitlines() if line.startswith("dreamcade: ")]
-        told = [line for line in lines if "going on from" not in line]
+        told = [line for line in lines if "resuming from" not in line]
         if canary.exists():
             canary.unlink()
             verdict = "ran code"

@@ -62,5 +62,7 @@ class ControlReplay(ReplayData):
             UserError: the store names a package to import, and `id` does not.
         """
         if self.id is None and ":" in self.description["id"]:
-            raise UserError(f"the store is of {self.description['id']}, set data.id to that to let it be imported")
+            raise UserError(
+                f"the store's environment {self.description['id']} imports a package: set data.id to it to allow that"
+            )
         return ControlEnvironments(self.description["id"], num_envs, variant="evaluation", seed=seed)

@@ -81,7 +81,7 @@ class Agent(Learner):
         absent = [name for name in policy.extras if name not in columns]
         if stage == "fit" and source != "dream" and absent:
             raise UserError(
-                f"{type(policy).__name__} learns from what its own actor leaves in real rows: "
+                f"{type(policy).__name__} learns from extra columns that its actor writes: "
                 f"set data.storage.extras to [{', '.join(policy.extras)}]"
             )
 
@@ -112,7 +112,7 @@ class Agent(Learner):
         source = self.policy_learns_from
         if dream is None and source in ("dream", "both"):
             raise UserError(
-                f"policy_learns_from is {source}, but nobody dreams: add a callback such as "
+                f"policy_learns_from is {source}, but no callback launches dreams: add one such as "
                 "pipelines.callbacks.dreaming.dyna.Dyna or pipelines.callbacks.dreaming.mbpo.Mbpo"
             )
         rows = []

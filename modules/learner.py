@@ -102,7 +102,7 @@ class Learner(lightning.LightningModule):
             return
         self.build_from(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
         if self.trainer.world_size > 1 and not any(parameter.requires_grad for parameter in self.parameters()):
-            raise UserError("processes share gradients, and nothing here learns by them: set trainer.devices to 1")
+            raise UserError("several processes share only gradients, and this run has none: set trainer.devices to 1")
 
     def build_from(self, spec: Spec) -> None:
         """Build the networks for a spec; checkpoints store the spec."""
@@ -165,7 +165,7 @@ class Learner(lightning.LightningModule):
         if policy is not None:
             if gradient_clip_algorithm not in (None, "norm"):
                 raise UserError(
-                    "an agent's parts are clipped by their norms: trainer.gradient_clip_algorithm must be norm"
+                    "an agent clips the gradient of each part by its norm: set trainer.gradient_clip_algorithm to norm"
                 )
             parts.append((policy, policy.gradient_clip_val))
         if len(parts) == 1 or gradient_clip_algorithm == "value":

@@ -57,7 +57,7 @@ class Optimization:
         """
         total = trainer.estimated_stepping_batches if self.decay else math.inf
         if self.decay and math.isinf(total):
-            raise UserError("optimization.decay needs an end to decay to: set trainer.max_steps or trainer.max_epochs")
+            raise UserError("optimization.decay needs the run's length: set trainer.max_steps or trainer.max_epochs")
 
         def factor(update: int) -> float:
             rise = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0

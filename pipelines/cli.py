@@ -14,21 +14,21 @@ from modules.errors import UserError, nearest
 from pipelines.console import INTERRUPTED, NO_ROOM, STOPPED, fail, find_configs
 
 TRAINER_COMMANDS = {
-    "fit": "train a model",
-    "validate": "measure a checkpoint on the held-out episodes of its run",
-    "test": "the same, under the name that keeps it apart",
+    "fit": "train a model, or resume its training",
+    "validate": "measure the world model of a checkpoint on validation episodes",
+    "test": "measure as validate does, and log under test/ instead of validation/",
     "predict": "write the dreams of a checkpoint as arrays",
 }
 COMMANDS = {
-    "collect": "play a game at random and record a store",
+    "collect": "play a game at random and record a replay store",
     "evaluate": "play whole episodes with the policy of a checkpoint",
-    "plan": "play a game by planning in the emulator itself",
-    "search": "plan one move of a checkpoint, and draw the tree",
+    "plan": "play an Atari game by a search in the emulator itself",
+    "search": "search one move with a checkpoint, and draw the tree",
     "report": "compare evaluated runs: curves, intervals, published scores",
-    "export": "write a store as a Minari dataset",
-    "import": "make a store of a local Minari dataset",
-    "doctor": "look for what would go wrong, before it does",
-    "sweep": "search hyperparameters: many runs of one W&B sweep file",
+    "export": "write a replay store as a Minari dataset",
+    "import": "write a local Minari dataset as a replay store",
+    "doctor": "check this machine, and print a remedy for every problem",
+    "sweep": "search hyperparameters with many runs of one W&B sweep file",
 }
 HELP = f"""usage: dreamcade COMMAND [--config FILE] [--KEY.NAME VALUE ...]
 
@@ -37,12 +37,14 @@ Model-based reinforcement learning for discrete actions: learn a world model, th
 commands:
 {chr(10).join(f"  {name:<10}{text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items())}
 
-  dreamcade fit --config configs/quickstart.yaml     a world model of Pong in minutes
+examples:
+  dreamcade fit --config configs/quickstart.yaml                   train a world model of Pong in minutes
   dreamcade fit --config configs/quickstart.yaml --data.game Breakout
-  dreamcade fit --config configs/quickstart.yaml --ckpt_path last     go on where it stopped
-  dreamcade fit --config configs/experiment/ensemble__mbpo.yaml      a policy that learns from dreams alone
-  dreamcade report runs/ensemble__mbpo runs/dqn_cartpole              compare what they play
-  dreamcade COMMAND --help     all that can be set
+  dreamcade fit --config configs/quickstart.yaml --ckpt_path last  resume the newest run of this config
+  dreamcade fit --config configs/experiment/ensemble__mbpo.yaml    train a policy in dreams alone
+  dreamcade report runs/ensemble__mbpo runs/dqn_cartpole           compare the evaluations of two runs
+  dreamcade COMMAND --help                                         list the options of a command
+  dreamcade fit --model.help modules.latents.muzero.MuZero         list the arguments of a model
 """
 
 
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if isinstance(cause, UserError):
                 fail(str(cause))
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-                fail(f"no room left on disk: {cause}; what was written before is whole")
+                fail(f"no space left on disk: {cause}; everything that was written before is intact")
         raise
 
 

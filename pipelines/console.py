@@ -16,7 +16,7 @@ from modules.errors import UserError, check_range, nearest
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUN_FOLDER = "DREAMCADE_RUN"
 """Environment variable with the run's folder, from the first process of a run to the others."""
-STOPPED = "stopped as told; --ckpt_path last goes on from here"
+STOPPED = "stopped; --ckpt_path last resumes the run"
 """Last line of a run that SIGTERM or Ctrl-C ended; the exit code after SIGTERM is 0."""
 LARGEST_SEED = 2**32 - 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

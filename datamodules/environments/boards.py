@@ -39,12 +39,12 @@ class BoardRules:
             "two players": self.game.num_players() == 2,
             "alternating moves": kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL,
             "no chance": kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC,
-            "nothing hidden": kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION,
-            "opposed interests": kind.utility == pyspiel.GameType.Utility.ZERO_SUM,
-            "an outcome at the end alone": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
+            "perfect information": kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION,
+            "a zero-sum outcome": kind.utility == pyspiel.GameType.Utility.ZERO_SUM,
+            "rewards only at the end": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
         }
         if missing := [text for text, there in wanted.items() if not there]:
-            raise UserError(f"{name} is no game to search in: it lacks {' and '.join(missing)}")
+            raise UserError(f"{name} cannot be searched: it lacks {' and '.join(missing)}")
         self.num_actions = self.game.num_distinct_actions()
 
     def apply(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

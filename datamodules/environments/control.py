@@ -92,10 +92,10 @@ class ControlEnvironments(VectorEnvironment):
         actions, observations = vector.single_action_space, vector.single_observation_space
         if not isinstance(actions, Discrete):
             vector.close()
-            raise UserError(f"{id} has the actions {actions}, expected Discrete ones")
+            raise UserError(f"{id} has the action space {actions}: expected Discrete")
         if not isinstance(observations, Box) or len(observations.shape) != 1:
             vector.close()
-            raise UserError(f"{id} has the observations {observations}, expected vectors, a Box of one dimension")
+            raise UserError(f"{id} has the observation space {observations}: expected vectors, a Box of one dimension")
         self._vector = SeededVector(vector, seed, whole=True, name=id)
         self.num_envs = num_envs
         self.seed = seed

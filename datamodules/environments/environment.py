@@ -86,8 +86,8 @@ class VectorEnvironment(ABC):
             UserError: the environment cannot be cloned.
         """
         raise UserError(
-            f"{type(self).__name__} cannot be cloned, and nobody can plan in its true rules: play a world that can, "
-            "such as datamodules.environments.emulator.AtariEmulators"
+            f"{type(self).__name__} cannot be cloned, so a search cannot plan in its true rules: use an environment "
+            "that can be cloned, such as datamodules.environments.emulator.AtariEmulators"
         )
 
     @abstractmethod

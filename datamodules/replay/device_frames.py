@@ -29,7 +29,7 @@ class DeviceFrames:
             self.frames = torch.empty((envs, slots, *shape), dtype=dtype, device=device)
         except torch.OutOfMemoryError:
             size = observations.nbytes / 2**30
-            raise UserError(f"the frames of the store take {size:.1f} GiB, which {device} has not left") from None
+            raise UserError(f"the frames of the store take {size:.1f} GiB, more than is free on {device}") from None
         self.flat = self.frames.flatten(0, 1)
         self.rows, self.cuts = 0, 0
 

@@ -150,7 +150,7 @@ class Layout:
         except UserError as error:
             raise UserError(f"{path} is no store: {error}") from None
         except Exception as error:  # a valid checksum does not prove that the content is valid
-            raise UserError(f"{path} is no store: its meta.json has not the fields of one ({error})") from None
+            raise UserError(f"{path} is no store: its meta.json lacks the fields of a store ({error})") from None
         for name, expected in files.items():
             size = (path / name).stat().st_size if (path / name).exists() else 0
             if size != expected:
@@ -162,7 +162,7 @@ def _check_files(path: Path) -> None:
     """Raise a UserError if a store's file is a link, a device or a pipe."""
     for file in [path / name for name in ("meta.json", "observation.bin", "rows.bin", "head.bin")]:
         if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise UserError(f"{file} is a link or no file: a store's files lie in its own folder")
+            raise UserError(f"{file} is a link or no file: expected a file in the store's own folder")
     if (path / "meta.json").is_file() and (path / "meta.json").stat().st_size > MOST_META_BYTES:
         raise UserError(f"{path} is damaged: meta.json is larger than {MOST_META_BYTES} bytes")
 

@@ -182,7 +182,7 @@ class ReplayStore:
         if isinstance(envs, str):
             assert envs in ("training", "validation"), envs
             if envs == "validation" and self.num_validation_envs == 0:
-                raise UserError(f"{self.path} holds out no environments; expected num_validation_envs of 1 or more")
+                raise UserError(f"{self.path} has no validation environments: set num_validation_envs to at least 1")
             split = self.num_envs - self.num_validation_envs
             return np.arange(split) if envs == "training" else np.arange(split, self.num_envs)
         envs = np.asarray(envs, np.int64)

@@ -110,7 +110,7 @@ class PPO(ActorCritic):
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the clipped surrogate, the critic's squared error and the entropy bonus as one sum."""
         if missing := set(self.extras) - batch.extras.keys():
-            raise UserError(f"PPO learns from what its own actor left, but rows have no {', '.join(sorted(missing))}")
+            raise UserError(f"PPO needs columns that its actor writes, but rows have no {', '.join(sorted(missing))}")
         old_log_prob, old_values = batch.extras["log_prob"], batch.extras["value"]
         has_successor = batch.has_successor()
         returns = lambda_returns(

@@ -71,8 +71,8 @@ class LinearController(Policy):
         (actions, features), (own_actions, own_features) = weight.shape, self.weight.shape
         if weight.shape != self.weight.shape:
             raise UserError(
-                f"{source} is of {actions} actions and {features - 1} features, this world has {own_actions} actions "
-                f"and the world model {own_features - 1} features: a controller fits no other game's action set"
+                f"{source} has {actions} actions and {features - 1} features, but this world has {own_actions} actions "
+                f"and its world model {own_features - 1} features: a controller fits only games with its action set"
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -72,6 +72,6 @@ def collect(
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and record the store."""
-    parser = Parser(prog="dreamcade collect", description="Play a game at random and record a store.")
+    parser = Parser(prog="dreamcade collect", description="Record a replay store of random play.")
     parser.add_function_arguments(collect)
     collect(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

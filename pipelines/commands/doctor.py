@@ -88,6 +88,6 @@ def main(arguments: Sequence[str]) -> None:
         fail(f"not installed: {', '.join(missing)}; expected an environment made by {health.INSTALL}")
     from pipelines.commands.parser import Parser
 
-    parser = Parser(prog="dreamcade doctor", description="Look for what would go wrong, before it does.")
+    parser = Parser(prog="dreamcade doctor", description="Check whether this machine can run dreamcade.")
     parser.add_function_arguments(doctor)
     sys.exit(doctor(**vars(parser.instantiate(parser.parse_args(list(arguments))))))

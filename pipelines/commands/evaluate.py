@@ -54,7 +54,7 @@ def evaluate(
     learner.require_policy()
     search = None if simulations == 0 else checkpoints.search(checkpoint, kept)
     if simulations and search is None:
-        raise UserError(f"the run of {checkpoint} names no search to plan by: leave --simulations out")
+        raise UserError(f"the run of {checkpoint} has no search: leave --simulations out")
     if simulations and search is not None:
         search = search.limited(simulations)
     exploration = Exploration(epsilon)

@@ -15,7 +15,7 @@ from pipelines.display.progress import counter
 
 
 def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
-    """Write a store as a local Minari dataset. `dreamcade import` makes the same store from the dataset.
+    """Write a replay store as a local Minari dataset. `dreamcade import` restores the same store from the dataset.
 
     Args:
         store: folder of the store.
@@ -31,6 +31,6 @@ def export(store: Path, dataset_id: str, path: Path | None = None) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and write the dataset."""
-    parser = Parser(prog="dreamcade export", description="Write a store as a Minari dataset.")
+    parser = Parser(prog="dreamcade export", description="Write a replay store as a Minari dataset.")
     parser.add_function_arguments(export, as_positional=True)
     export(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

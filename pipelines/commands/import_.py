@@ -26,20 +26,21 @@ def import_(
     world: str | None = None,
     protocol: Literal["atari100k", "machado2018"] | None = None,
 ) -> None:
-    """Make a store from a local Minari dataset, without a download. `dreamcade fit --data.path` trains from the store.
+    """Write a local Minari dataset as a replay store. `dreamcade fit --data.path` trains from the store.
 
-    A dataset of `dreamcade export` becomes the exported store again. All options but `path` are for other datasets.
+    Nothing is downloaded. A dataset of `dreamcade export` becomes the exported store again, and allows no option except
+    `path`.
 
     Args:
         dataset_id: id of the dataset, name-v0 or namespace/name-v0.
         store: folder of the new store.
         path: folder of all local datasets; null takes MINARI_DATASETS_PATH or Minari's default in the home folder.
-        size: height and width of a frame in pixels.
-        color: color of the frames, grey or rgb.
-        num_envs: number of environments of the store, over which the episodes are spread.
-        num_validation_envs: number of these environments, the last ones, that are held out for validation.
-        world: game or Gymnasium id, for a dataset that names none.
-        protocol: protocol by which the game was played, for a dataset that does not name it.
+        size: height and width of the converted frames in pixels.
+        color: color of the converted frames, grey or rgb.
+        num_envs: number of environments of the store, over which the episodes are spread evenly.
+        num_validation_envs: number of environments among num_envs, the last ones, that are held out for validation.
+        world: name of the Atari game or Gymnasium id; only for a dataset that does not name it.
+        protocol: protocol of the Atari game; only for a dataset that does not record it.
     """
     check_folder("STORE", store)
     dataset = open_dataset(dataset_id, path)
@@ -52,6 +53,6 @@ def import_(
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and make the store."""
-    parser = Parser(prog="dreamcade import", description="Make a store of a local Minari dataset.")
+    parser = Parser(prog="dreamcade import", description="Write a local Minari dataset as a replay store.")
     parser.add_function_arguments(import_, as_positional=True)
     import_(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line and play the games."""
     parser = Parser(
         prog="dreamcade plan",
-        description="Play an Atari game by planning in the emulator itself.",
+        description="Play an Atari game by a search in the emulator itself.",
         default_config_files=[str(CONFIGS / "experiment" / "emulator__uct.yaml")],
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file with options of this command")

@@ -13,10 +13,11 @@ from pipelines.console import check_folder, check_seed
 from pipelines.evaluation.report.runs import load
 from pipelines.evaluation.report.summary import Summary
 
-DESCRIPTION = """Compare evaluated runs: learning curves, aggregates with intervals, published scores beside them.
+DESCRIPTION = """Compare evaluated runs: learning curves, scores with confidence intervals, and published scores.
 
-Runs are put together by experiment and game, and their seeds averaged. On Atari 100k, scores are human-normalised and
-stand beside those of published methods. Runs whose scores are not comparable are refused."""
+Runs of the same experiment and game are averaged over their seeds. Scores on Atari are human-normalised, and those
+under the Atari 100k protocol are compared with published methods. Runs whose scores are not comparable are refused. The
+result is one page, report.html, with the same tables in report.md and every number in report.csv."""
 
 
 def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: int = 0) -> None:
@@ -27,7 +28,7 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
         out: folder to write the report to.
         baseline: experiment that the others are compared with; the report adds their probability of improvement over
             the baseline. None adds nothing.
-        seed: seed of the bootstrap behind the intervals.
+        seed: seed of the bootstrap that gives the intervals.
 
     Raises:
         UserError: there is nothing to compare, or the runs are not comparable.
@@ -58,21 +59,21 @@ def report(runs: Sequence[Path], out: Path, baseline: str | None = None, seed: i
     for note in summary.notes:
         console.print(f"- {note}", highlight=False, markup=False)
     files = ", ".join(str(out / name) for name in ("report.md", "report.csv", *(f"{name}.png" for name in sheets)))
-    console.print(f"open {out / 'report.html'}; the same in {files}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"open {out / 'report.html'}; also written: {files}", soft_wrap=True, highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and write the report."""
     parser = Parser(prog="dreamcade report", description=DESCRIPTION)
-    parser.add_argument("runs", nargs="+", type=str, metavar="RUNS", help="folders of runs, or folders of such folders")
+    parser.add_argument("runs", nargs="+", type=str, metavar="RUNS", help="folders of runs, or parents of such folders")
     parser.add_argument("--out", type=str, default="report", metavar="FOLDER", help="folder to write the report to")
     parser.add_argument(
         "--baseline",
         type=str,
         metavar="EXPERIMENT",
-        help="experiment for which the report adds the others' probability of improvement over it",
+        help="experiment that the others are compared with, by the probability that their runs score higher",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap behind the intervals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap that gives the intervals")
     options = parser.parse_args(list(arguments))
     report([Path(run) for run in options.runs], Path(options.out), options.baseline, options.seed)
 

@@ -36,7 +36,7 @@ def search(
     device: str = "cpu",
     folder: Path | None = None,
 ) -> None:
-    """Plan one move with the world model and the policy of a checkpoint, and draw the search tree.
+    """Search one move in the world model of a checkpoint, and write pictures of the tree and of its principal line.
 
     The command uses the search of the run's configuration, or PUCT with 50 simulations if the run has no search. The
     search adds no noise.
@@ -127,6 +127,6 @@ def table(found: Result, meanings: Sequence[str]) -> Table:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and plan the move."""
-    parser = Parser(prog="dreamcade search", description="Plan one move of a checkpoint, and draw the tree.")
+    parser = Parser(prog="dreamcade search", description="Search one move with a checkpoint, and draw the tree.")
     parser.add_function_arguments(search, as_positional=True)
     search(**vars(parser.instantiate(parser.parse_args(list(arguments)))))

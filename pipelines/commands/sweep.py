@@ -21,11 +21,12 @@ from pipelines.sweeps.sweep_file import Sweep, find, read
 from pipelines.sweeps.trials import Result, Trials
 
 RUNS = Path("runs")
-DESCRIPTION = """Search hyperparameters: many runs of one W&B sweep file, without a server.
+DESCRIPTION = """Search hyperparameters with many runs of one W&B sweep file, without W&B's server.
 
-FILE is what `wandb sweep` takes too, such as those in configs/sweep/. A grid is run to its end; random and bayes take
---count N. Every trial is a `dreamcade fit` in a folder of its own. A sweep that was stopped or killed goes on when the
-same command is given again. The metric of a trial is its last value in metrics.csv."""
+FILE has W&B's format, as the files in configs/sweep/ have, so `wandb sweep` accepts it too. The method grid runs all
+combinations; the methods random and bayes need --count N. Every trial is a `dreamcade fit` in its own folder, and its
+result is the last value of the metric in its metrics.csv. The same command resumes a sweep that was stopped or killed.
+"""
 
 
 def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: int) -> None:
@@ -48,7 +49,7 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
     plan = read(file)
     limits = [number for number in (count or plan.content.get("run_cap"), plan.size()) if number is not None]
     if not limits:
-        raise UserError(f"{file}: method {plan.method} has no end of its own: say --count N")
+        raise UserError(f"{file}: method {plan.method} draws trials without end: give --count N")
     plan.check()
     trials = Trials(plan, folder or RUNS / f"sweep_{file.stem}", seed)
     total = min(limits)
@@ -81,9 +82,9 @@ def sweep(file: Path, count: int | None, folder: Path | None, jobs: int, seed: i
     console.print(table(plan, results))
     names = ("results.csv", "parallel_coordinates.png")
     files = [str(trials.folder / name) for name in names if (trials.folder / name).exists()]
-    console.print(f"the same in {', '.join(files)}", soft_wrap=True, highlight=False)
+    console.print(f"also written: {', '.join(files)}", soft_wrap=True, highlight=False)
     if stopped:
-        print("dreamcade: stopped as told; the same command goes on from here", file=sys.stderr)
+        print("dreamcade: stopped; the same command resumes the sweep", file=sys.stderr)
     elif all(result.state == "failed" for result in results):
         raise UserError(f"every trial failed, the last one: {max(results, key=lambda r: r.number).error}")
 
@@ -133,10 +134,10 @@ def main(arguments: Sequence[str]) -> None:
         "--count",
         type=int | None,
         metavar="N",
-        help="total number of trials, including those of earlier calls (default: run_cap of FILE, or the whole grid)",
+        help="total number of trials, including those of earlier calls; null takes run_cap of FILE, or the whole grid",
     )
     parser.add_argument(
-        "--folder", type=str | None, metavar="FOLDER", help="folder of the sweep (default: runs/sweep_<name of FILE>)"
+        "--folder", type=str | None, metavar="FOLDER", help="folder of the sweep; null is runs/sweep_<name of FILE>"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn hyperparameters")

@@ -105,7 +105,7 @@ class DreamVectorEnv(VectorEnv):
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         if render_mode is not None and (not self.frames or render_mode != "rgb_array"):
             modes = "rgb_array or null" if self.frames else "null: vectors have no picture"
-            raise UserError(f"render_mode {render_mode!r} cannot be had: expected {modes}")
+            raise UserError(f"unknown render_mode {render_mode!r}: expected {modes}")
         self.render_mode = render_mode
         self._state: Tensor | None = None
         self._observation = np.zeros((num_envs, *self.starts.observation.shape[2:]), dtype)
@@ -278,9 +278,9 @@ def _dreamer(
     game: str | None,
     device: torch.device | str,
 ) -> tuple[WorldModel, Batch]:
-    """Return the world model, and the windows to start from, which lie on the CPU."""
+    """Return the world model, and the windows to start from, on the CPU."""
     if (module is None) == (checkpoint is None):
-        raise UserError("a dream environment is made of either a model or a checkpoint")
+        raise UserError("a dream environment needs either a model or a checkpoint")
     kept: dict[str, Any] = {}
     if module is None:
         assert checkpoint is not None
@@ -291,8 +291,8 @@ def _dreamer(
     assert model.spec is not None, "the model was not built yet"
     if starts is None:
         if "dream_starts" not in kept:
-            source = "a model by itself" if checkpoint is None else str(checkpoint)
-            raise UserError(f"{source} keeps no openings to start dreams from: give starts")
+            source = "a model without a checkpoint" if checkpoint is None else str(checkpoint)
+            raise UserError(f"{source} has no dream starts: give starts")
         starts = unpack(kept["dream_starts"], model.spec)
     first, *rest = model.spec.observation_shape
     expected, found = (model.spec.frame_stack * first, *rest), starts.observation.shape[2:]  # type: ignore[union-attr]

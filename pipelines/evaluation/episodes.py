@@ -105,7 +105,7 @@ def evaluate(
     try:
         environment = data.evaluation_environment(episodes, seed)
     except (TypeError, KeyError, ValueError) as error:  # the description may come from an unknown source
-        raise UserError(f"{data.name} cannot be played as it was described: {error}") from None
+        raise UserError(f"{data.name} cannot be created from its description: {error}") from None
     draws = np.random.default_rng(seed)
     way = actor or PolicyPlay()
     player = way.actor(Stage(environment, lambda purpose: draws, learner.world_model, learner.policy, greedy))

@@ -65,7 +65,7 @@ def append(folder: Path | str, evaluation: Evaluation) -> None:
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path} is a link or no file: a run writes to its own files alone, remove it")
+        raise UserError(f"{path} is a link or no file: a run writes only to its own files, remove it")
     line = json.dumps(dataclasses.asdict(evaluation), default=_plain, allow_nan=False)
     with path.open("a+b") as file:
         file.seek(0)

@@ -143,7 +143,7 @@ def newest(folder: Path, keep: bool) -> Path:
         read(previous)
     except UserError as error:
         raise UserError(f"{damage}; and {error}") from None
-    _say(f"dreamcade: {damage}; going on from the one before it, {previous}")
+    _say(f"dreamcade: {damage}; resuming from the checkpoint before it, {previous}")
     if keep and last.exists():
         _move(last, folder / DAMAGED)
     return previous
@@ -178,7 +178,7 @@ def _check(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if sum(m.file_size for m in members) > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
-            raise UserError(f"{path} is refused: what is in it is compressed, or larger than the file")
+            raise UserError(f"{path} is refused: its content is compressed, or larger than the file")
         # Older files have no seal, only the archive's own checksums, which torch does not compare.
         if not sealed and (damaged := archive.testzip()) is not None:
             raise DamagedError(f"{path} is damaged: {damaged} does not match its checksum")

@@ -209,7 +209,7 @@ def check_links(folder: Path) -> None:
     """Raise a UserError if a file in a run's folder is a link, a pipe or a device, which a run would write to."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if not file.is_dir() and (file.is_symlink() or not file.is_file()):
-            raise UserError(f"{file} is a link or no file: a run writes to its own files alone, remove it")
+            raise UserError(f"{file} is a link or no file: a run writes only to its own files, remove it")
 
 
 def check_world(path: str | Path, checkpoint: dict[str, Any], game: str | None) -> None:

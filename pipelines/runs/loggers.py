@@ -42,7 +42,9 @@ class CSVLogger(loggers.CSVLogger):
             path = Path(self.log_dir) / "metrics.csv"
             header: list[str] | None = []
             if path.exists() and (header := _header(path)) is None:
-                rank_zero_warn(f"{path} is no table of metrics: it is kept as metrics_damaged.csv, and a new one begun")
+                rank_zero_warn(
+                    f"{path} is no table of metrics: it is renamed to metrics_damaged.csv, and a new table begins"
+                )
                 path.rename(path.with_stem("metrics_damaged"))
             if header:
                 _drop_cut_line(path)
@@ -118,7 +120,7 @@ class WandbLogger(loggers.WandbLogger):
         if mode == "offline" and "WANDB_SWEEP_ID" in os.environ:
             mode = "online"
         if mode == "online" and not reachable():
-            rank_zero_warn("W&B cannot be reached: the run goes on offline, send it later with `wandb sync`")
+            rank_zero_warn("W&B cannot be reached: the run continues offline, send it later with `wandb sync`")
             mode = "offline"
         online = mode == "online"
         if not online:

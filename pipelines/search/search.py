@@ -114,9 +114,9 @@ class Search:
         if bounds is not None and not bounds[0] < bounds[1]:
             raise UserError(f"bounds are {list(bounds)}, expected the smallest value and then the largest")
         if isinstance(rule, Gumbel) and stop.simulations is None:
-            raise UserError("Gumbel plans its simulations ahead: set stop.simulations")
+            raise UserError("Gumbel needs a fixed number of simulations: set stop.simulations")
         if isinstance(rule, Gumbel) and noise is not None:
-            raise UserError("Gumbel brings its own noise: set noise to null")
+            raise UserError("Gumbel draws its own noise: set noise to null")
         self.rule = rule
         self.stop = stop
         self.discount = discount

@@ -249,21 +249,21 @@ def _check_command(command: Any) -> None:
     words = [str(word) for word in command] if isinstance(command, list) else []
     before = words[: words.index("fit")] if "fit" in words else []
     if not any(Path(word).name in ("dreamcade", "pipelines.cli") for word in before):
-        raise UserError('command must start ours: ["${env}", dreamcade, fit, --config, FILE, "${args}"]')
+        raise UserError('command must run dreamcade fit: ["${env}", dreamcade, fit, --config, FILE, "${args}"]')
     macros = [word for word in words[len(before) :] if word.startswith("${") and not word.startswith("${envvar:")]
     if len(macros) != 1 or macros[0] not in ("${args}", "${args_no_equals}"):
-        raise UserError('command must hold "${args}" once after fit: it becomes --key=value')
+        raise UserError('command must have "${args}" once after fit: it becomes the options --key=value')
 
 
 def _check_early_terminate(rules: Any) -> None:
     rules = _section(rules, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta", "strict"), ("type",))
     if rules["type"] != "hyperband":
-        raise UserError(f"early_terminate.type is hyperband, not {rules['type']}")
+        raise UserError(f"early_terminate.type must be hyperband: got {rules['type']}")
     if "min_iter" not in rules:
         _section(rules, "early_terminate without min_iter", rules, ("max_iter", "s"))
     for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
         if not isinstance(rules.get(key, least), int) or rules.get(key, least) < least:
-            raise UserError(f"early_terminate.{key} is an integer of at least {least}, not {rules[key]!r}")
+            raise UserError(f"early_terminate.{key} must be an integer of at least {least}: got {rules[key]!r}")
 
 
 def _parameters(found: Any, prefix: str = "") -> Iterable[Parameter]:
@@ -287,12 +287,12 @@ def _parameter(name: str, rules: Any) -> Parameter:
         expected = "constant" if "value" in rules else "categorical"
         _section(rules, f"a {expected} parameter", ("value" if "value" in rules else "values", "distribution"), ())
         if kind not in (None, expected):
-            raise UserError(f"its distribution is {expected}, not {kind}")
+            raise UserError(f"distribution must be {expected}: got {kind}")
         choices = [rules["value"]] if "value" in rules else rules["values"]
         if not isinstance(choices, list) or not choices:
-            raise UserError(f"values is a list, not {choices!r}")
+            raise UserError(f"values must be a list: got {choices!r}")
         if None in choices:
-            raise UserError('W&B writes null as None: write "null" in quotes')
+            raise UserError('W&B would pass null as None: write "null" in quotes')
         return Parameter(name, tuple(c if isinstance(c, bool | int | float | str) else json.dumps(c) for c in choices))
     low, high, step = (_number(rules, key) for key in ("min", "max", "q"))
     if low is None or high is None or low > high:
@@ -303,13 +303,13 @@ def _parameter(name: str, rules: Any) -> Parameter:
         raise UserError(f"distribution {kind} needs W&B's server: expected one of {', '.join(DISTRIBUTIONS)}")
     traits = DISTRIBUTIONS[kind]
     if "quantised" not in traits and step is not None:
-        raise UserError(f"q is of quantised distributions alone, not of {kind}")
+        raise UserError(f"q is only for quantised distributions, not for {kind}")
     if "integer" in traits and not (isinstance(low, int) and isinstance(high, int)):
-        raise UserError(f"min and max of int_uniform are integers, not {low} and {high}")
+        raise UserError(f"min and max of int_uniform must be integers: got {low} and {high}")
     if "exponents" in traits:
         low, high = math.exp(low), math.exp(high)
     if "log" in traits and low <= 0:
-        raise UserError(f"min of {kind} is above 0, not {low}")
+        raise UserError(f"min of {kind} must be above 0: got {low}")
     step = 1 if "integer" in traits else (step or 1) if "quantised" in traits else None
     return Parameter(name, (), low, high, "log" in traits, step)
 
@@ -317,7 +317,7 @@ def _parameter(name: str, rules: Any) -> Parameter:
 def _number(rules: Mapping[str, Any], key: str) -> Any:
     value = rules.get(key)
     if value is not None and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
-        raise UserError(f"{key} is {value!r}, no number: YAML takes 1.0e-5 for one, but not 1e-5")
+        raise UserError(f"{key} must be a number: got {value!r}; YAML reads 1.0e-5 as a number, but not 1e-5")
     return value
 
 

@@ -42,7 +42,7 @@ def check(found: list[Change], path: Path | str) -> None:
         played = part == "data" and last not in LOOSE
         if played or key == "seed_everything" or (part == "model" and last in FIXED):
             raise UserError(
-                f"{path} was written with {key} {before}, not {now}: that cannot change on the way; "
+                f"{path} was written with {key} {before}, not {now}: a resumed run cannot change this; "
                 "--init_from begins a new run with its weights"
             )
 

@@ -112,28 +112,33 @@ class TrainerCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --init_from, --init_fresh and --print_plan."""
         parser.add_argument(
-            "--init_from", type=Path | None, default=None, help="checkpoint whose weights a new run of fit begins with"
+            "--init_from", type=Path | None, default=None, help="checkpoint whose weights a new run of fit starts from"
         )
         parser.add_argument(
             "--init_fresh",
             type=bool,
             default=False,
-            help="with --init_from, keep new weights that do not fit the checkpoint, and list them",
+            help="with --init_from, keep the initial values of weights that the checkpoint lacks or has in another "
+            "shape, and list them; false refuses such a checkpoint",
         )
-
         parser.add_argument(
-            "--debug", type=bool, default=False, help="make all that is trained and measured small, as debug.yaml does"
+            "--debug",
+            type=bool,
+            default=False,
+            help="replace sizes and numbers of networks, rounds, searches and evaluations by small ones; "
+            "configs/debug.yaml sets this and ends the run after a few updates",
         )
         parser.add_argument(
             "--callbacks",
             type=list[Changes],
             default=[],
-            help="change callbacks of the run, by class: --callbacks.Collect.prefill 100",
+            help="change arguments of a callback by the name of its class, as in --callbacks.Collect.prefill 100, or "
+            "leave it out, as in --callbacks.DreamVideo null",
         )
         parser.add_argument(
             "--print_plan",
             action="store_true",
-            help="print what the run would do before, in and after every update, in order, without running it",
+            help="print what the run would do before, in and after an update, in order, and train nothing",
         )
 
     def before_instantiate_classes(self) -> None:
@@ -150,7 +155,7 @@ class TrainerCLI(LightningCLI):
             if self.subcommand != "fit":
                 raise UserError("--init_from is for fit: every other command takes --ckpt_path")
             if config.ckpt_path is not None:
-                raise UserError("--init_from begins a run and --ckpt_path goes on with one: give one of them")
+                raise UserError("--init_from begins a new run and --ckpt_path resumes one: give only one of them")
         if config.init_from is not None and config.ckpt_path is None:
             checkpoint_files.read(Path(config.init_from))
         folder = self.run_folder(config)
@@ -165,7 +170,7 @@ class TrainerCLI(LightningCLI):
                 config.ckpt_path = None
                 _start_anew(folder)  # the first process may have done it before another process looks
             else:
-                raise UserError(f"there is no run to go on with: {folder / 'checkpoints' / LAST} does not exist")
+                raise UserError(f"there is no run to resume: {folder / 'checkpoints' / LAST} does not exist")
         elif config.ckpt_path is not None:
             checkpoint_files.read(Path(config.ckpt_path))
         if self.subcommand != "fit":
@@ -223,7 +228,7 @@ class TrainerCLI(LightningCLI):
                 raise
             model = changes.said([change for change in changed if change[0].startswith("model.")])
             why = f" with {model}" if model else ""
-            raise UserError(f"{path} cannot be gone on from{why}: {brief(error)}") from error
+            raise UserError(f"{path} cannot be resumed{why}: {brief(error)}") from error
 
     def _changes(self, path: str) -> list[changes.Change]:
         """Return the changed settings of a resumed run, which `Resumed` prints when training starts.
@@ -249,7 +254,7 @@ class TrainerCLI(LightningCLI):
             folder = Path(config.trainer.default_root_dir)
             begun = any((folder / name).exists() for name in ("checkpoints", "replay"))
             if self.subcommand == "fit" and config.ckpt_path is None and begun:
-                raise UserError(f"{folder} holds a run already: go on with --ckpt_path last, or choose another folder")
+                raise UserError(f"{folder} has a run already: resume it by --ckpt_path last, or choose another folder")
             return folder
         if RUN_FOLDER in os.environ:
             return Path(os.environ[RUN_FOLDER])
@@ -257,13 +262,13 @@ class TrainerCLI(LightningCLI):
         numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
         if config.ckpt_path == "last":
             if not numbers:
-                raise UserError(f"there is no run to go on with in {root}")
+                raise UserError(f"there is no run to resume in {root}")
             folder = root / str(numbers[-1])
         elif self.subcommand == "fit" and config.ckpt_path is not None:
             folder = Path(config.ckpt_path).resolve().parent.parent
         elif self.subcommand == "fit" and (cluster := _cluster()) is not None and cluster.world_size() > 1:
             # Every process would count by itself, and the first makes its folder before the others look.
-            raise UserError("SLURM and torchrun start processes that need one folder: give --trainer.default_root_dir")
+            raise UserError("processes of SLURM and torchrun must share one folder: give --trainer.default_root_dir")
         else:
             folder = root / str(numbers[-1] + 1 if numbers else 0)
             if "WANDB_SWEEP_ID" in os.environ:
@@ -280,7 +285,7 @@ def _lock(folder: Path, held: ExitStack) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"another run is at work in {folder}: wait for its end, or choose another folder with "
+            f"another run is using {folder}: wait until it ends, or choose another folder with "
             "--trainer.default_root_dir"
         ) from None
 
@@ -288,10 +293,10 @@ def _lock(folder: Path, held: ExitStack) -> None:
 @rank_zero_only
 def _start_anew(folder: Path) -> None:
     if not (folder / "replay").exists():
-        print(f"dreamcade: there is no run in {folder} yet: it begins", file=sys.stderr)
+        print(f"dreamcade: there is no run in {folder} yet: a new run begins", file=sys.stderr)
         return
     # The new start plays the same steps again, to the bit.
-    print(f"dreamcade: {folder} was stopped before its first checkpoint: it starts anew", file=sys.stderr)
+    print(f"dreamcade: {folder} was stopped before its first checkpoint: the run starts again", file=sys.stderr)
     shutil.rmtree(folder / "replay")
     (folder / "metrics.csv").unlink(missing_ok=True)
 
@@ -319,8 +324,8 @@ def _claim(folder: Path) -> Path:
 
 def _advice(trainer: Trainer) -> str:
     if not last_checkpoint(trainer).exists():
-        return "no checkpoint was written yet: --ckpt_path last plays all of it again"
-    return f"--ckpt_path last goes on from {last_checkpoint(trainer)}"
+        return "no checkpoint was written yet: --ckpt_path last starts the run again"
+    return f"--ckpt_path last resumes from {last_checkpoint(trainer)}"
 
 
 class _Began(Callback):

@@ -231,8 +231,10 @@ def test_nor_do_dreams_reach_one_that_learns_from_real_rows():
 
 
 @pytest.mark.parametrize("learns_from", ["dream", "both"])
-def test_a_policy_that_should_learn_from_dreams_is_refused_where_nobody_dreams(learns_from):
-    with pytest.raises(UserError, match=f"policy_learns_from is {learns_from}, but nobody dreams") as raised:
+def test_a_policy_that_should_learn_from_dreams_is_refused_without_dreams(learns_from):
+    with pytest.raises(
+        UserError, match=f"policy_learns_from is {learns_from}, but no callback launches dreams"
+    ) as raised:
         train(agent(policy_learns_from=learns_from), batches(1, real=real))
     assert "\n" not in str(raised.value)
 

@@ -40,7 +40,7 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_a_decay_needs_an_end():
-    with pytest.raises(UserError, match=r"optimization\.decay needs an end"):
+    with pytest.raises(UserError, match=r"optimization\.decay needs the run's length"):
         Optimization(decay=True).schedule(SimpleNamespace(estimated_stepping_batches=math.inf))
 
 

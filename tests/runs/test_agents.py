@@ -257,7 +257,7 @@ def test_a_run_that_plays_itself_goes_on_counting(train, tmp_path):
         ({"agent.policy_learns_from": "both"}, ["set model.policy_learns_from to dream, not both"]),
         ({"agent.policy_learns_from": "real"}, ["policy_learns_from of dream or both"]),
         ({"agent.policy_learns_from": "dreams"}, ["policy_learns_from", "dreams"]),
-        ({"Mbpo": None}, ["policy_learns_from is dream, but nobody dreams"]),
+        ({"Mbpo": None}, ["policy_learns_from is dream, but no callback launches dreams"]),
         ({"policy.activation": "rellu"}, ["activation", "rellu"]),
         ({"policy.discount": 1.01}, ["discount must be from 0 to 1"]),
         ({"Mbpo.minibatches": 7}, ["minibatches from 1 to num_dreams"]),

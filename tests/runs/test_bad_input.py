@@ -45,7 +45,7 @@ PROJECT = Path(__file__).resolve().parents[2]
         (["--data.storage.capacity", "1000000000000"], ["GiB"]),
         (["--data.path", "nowhere"], ["nowhere"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
-        (["--ckpt_path", "last"], ["no run to go on with"]),
+        (["--ckpt_path", "last"], ["no run to resume"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -75,7 +75,7 @@ def test_a_wrong_command(run):
 
 def test_a_run_is_not_overwritten(fit, trained):
     before = (trained / "checkpoints" / "last.ckpt").read_bytes()
-    assert fit("--trainer.default_root_dir", trained).refused("holds a run already", "--ckpt_path last")
+    assert fit("--trainer.default_root_dir", trained).refused("has a run already", "--ckpt_path last")
     assert (trained / "checkpoints" / "last.ckpt").read_bytes() == before
 
 

@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_a_checkpoint(run, tmp_path, straight):
     assert "Traceback" not in err
     first, last = (line for line in err.splitlines() if line.startswith("dreamcade: "))
     assert "Ctrl-C again" in first
-    assert "--ckpt_path last goes on" in last
+    assert "--ckpt_path last resumes" in last
     updates = checkpoints.read(folder / LAST)["global_step"]
     recorded = rows(folder)
     assert run(*dqn(folder, updates + 2), "--ckpt_path", "last").code == 0
@@ -145,12 +145,12 @@ def test_a_second_run_in_a_folder_and_sigterm_before_the_first_update(run, tmp_p
     folder = tmp_path / "run"
     process = start(dqn(folder, 9, prefill=100_000))
     wait_until(lambda: rows(folder, verify=False) > 100, process)
-    assert run(*dqn(folder, 9), "--ckpt_path", "last").refused("another run is at work", str(folder))
+    assert run(*dqn(folder, 9), "--ckpt_path", "last").refused("another run is using", str(folder))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     (line,) = (line for line in err.splitlines() if line.startswith("dreamcade: "))
-    assert "--ckpt_path last goes on" in line
+    assert "--ckpt_path last resumes" in line
     kept = checkpoints.read(folder / LAST)
     assert kept["global_step"] == 0
     assert 100 < kept["env_steps"] < 100_000
@@ -248,7 +248,7 @@ def test_a_full_disk(run, small_disk, left):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - left))
     arguments[arguments.index("--trainer.max_steps") + 1] = "8"
-    assert run(*arguments, "--ckpt_path", "last").refused("no room left on disk", "what was written before is whole")
+    assert run(*arguments, "--ckpt_path", "last").refused("no space left on disk", "written before is intact")
     gc.collect()
     for path, content in before.items():
         if path.suffix == ".ckpt":

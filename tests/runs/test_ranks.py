@@ -65,7 +65,7 @@ def test_a_table_takes_one_process(tmp_path):
         text=True,
     )
     assert done.returncode == 2, done.stderr
-    assert "nothing here learns by them: set trainer.devices to 1" in done.stderr
+    assert "this run has none: set trainer.devices to 1" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -122,7 +122,7 @@ def test_a_job_of_slurm_begins_and_goes_on_by_the_same_command(tmp_path):
     ]
     printed = [task.communicate(timeout=200)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], printed
-    assert ["it begins" in text for text in printed] == [True, False]
+    assert ["a new run begins" in text for text in printed] == [True, False]
     assert checkpoints.read(tmp_path / "run" / "checkpoints" / LAST)["global_step"] == 4
     assert len(json.loads((tmp_path / "run" / "reproduce.json").read_text())) == 2
     stores = [ReplayStore.open(tmp_path / "run" / "replay" / f"rank{rank}") for rank in (0, 1)]

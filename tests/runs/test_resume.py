@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run, tmp_
     arguments = [*experiment("dqn_cartpole"), "--trainer.max_steps", 3, "--trainer.default_root_dir"]
     assert run(*arguments, straight).code == 0
     shutil.copytree(straight, killed, ignore=shutil.ignore_patterns("checkpoints"))
-    assert run(*arguments, killed).refused("holds a run already", "--ckpt_path last")
+    assert run(*arguments, killed).refused("has a run already", "--ckpt_path last")
     outcome = run(*arguments, killed, "--ckpt_path", "last")
     assert outcome.code == 0
     assert "stopped before its first checkpoint" in outcome.err

@@ -125,12 +125,12 @@ class Collect(Callback):
         play = (self.prefill_actor or RandomPlay()) if alone else self.actor or usual(policy)
         if unknown := [name for name in data.storage.extras if name not in play.columns]:
             raise UserError(
-                f"data.storage.extras: nobody leaves a column {unknown[0]}; a policy's are log_prob and value, a "
-                "search's are search_policy and root_value"
+                f"data.storage.extras: the actor writes no column {unknown[0]}; a policy writes log_prob and value, a "
+                "search writes search_policy and root_value"
             )
         if missing := [name for name in data.storage.extras if name not in (self.prefill_actor or play).columns]:
             raise UserError(
-                f"the columns {', '.join(missing)} are left by who plays: set prefill_actor of Collect to null"
+                f"the actor of the prefill does not write {', '.join(missing)}: set prefill_actor of Collect to null"
             )
         actor = play.actor(stage)
         prefill = actor if self.prefill_actor in (None, play) else self.prefill_actor.actor(stage)  # type: ignore[union-attr]

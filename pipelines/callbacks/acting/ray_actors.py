@@ -54,7 +54,7 @@ class RayActors(Callback):
         played = trainer.datamodule.envs  # type: ignore[attr-defined]
         envs = played.training + played.validation
         if self.num_actors > envs:
-            raise UserError(f"{self.num_actors} Ray actors have nothing to play: there are {envs} environments")
+            raise UserError(f"{self.num_actors} Ray actors are too many: there are {envs} environments to play")
         if trainer.world_size > 1:
             raise UserError(f"Ray actors play for one process: set trainer.devices to 1, not {trainer.world_size}")
         connect(self.address, self.num_actors)

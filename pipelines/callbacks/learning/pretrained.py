@@ -57,7 +57,7 @@ class Pretrained(Callback):
             part = getattr(model, self.part, None)
             if not isinstance(part, WorldModel):
                 raise UserError(
-                    f"{type(model).__name__} has no part {self.part} that is a model by itself, as a vae is"
+                    f"{type(model).__name__} has no part {self.part} that is a world model, such as the vae of MDNRNN"
                 )
             model = part
         module, kept = checkpoints.load(self.checkpoint)
@@ -67,7 +67,7 @@ class Pretrained(Callback):
             raise UserError(f"{self.checkpoint} holds a {type(trained).__name__}, expected a {type(model).__name__}")
         self._copy(trainer, model, trained.state_dict())
         if self.part is None and any(isinstance(callback, Refit) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise UserError("Refit would change what the pretrained model learned from: leave it out beside Pretrained")
+            raise UserError("Refit would change the inputs of a pretrained model: use Pretrained without Refit")
 
     def _copy(self, trainer: Trainer, module: LightningModule, weights: dict[str, torch.Tensor]) -> None:
         wrong = checkpoints.misfits(module, weights)
@@ -76,13 +76,13 @@ class Pretrained(Callback):
             first = "; ".join(list(wrong.values())[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
             raise UserError(
                 f"the weights in {self.checkpoint} do not fit {name}: {first} "
-                "(--init_fresh true, or fresh of Pretrained, leaves such weights fresh)"
+                "(--init_fresh true, or fresh: true of Pretrained, keeps the initial values of these weights)"
             )
         fitting = {key: value for key, value in weights.items() if key not in wrong}
         if not any(isinstance(value, torch.Tensor) for value in fitting.values()):
             raise UserError(f"{self.checkpoint} has no weights that fit {name}")
         module.load_state_dict(fitting, strict=False)
         if self.fresh and trainer.is_global_zero:
-            left = f"; left fresh: {'; '.join(wrong.values())}" if wrong else ""
-            line = f"{len(fitting)} weights of {self.checkpoint} are those of {name} now{left}"
+            left = f"; kept initial values of: {'; '.join(wrong.values())}" if wrong else ""
+            line = f"{name} took {len(fitting)} weights of {self.checkpoint}{left}"
             Console().print(escape(line), soft_wrap=True)

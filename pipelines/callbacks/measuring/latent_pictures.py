@@ -138,7 +138,7 @@ def vae_of(model: Any) -> VAE:
     """
     vae = model if isinstance(model, VAE) else getattr(model, "vae", None)
     if not isinstance(vae, VAE):
-        raise UserError(f"latent_pictures draws what a VAE sees: {type(model).__name__} has none")
+        raise UserError(f"latent_pictures needs a VAE: {type(model).__name__} has none")
     return vae
 
 

@@ -102,8 +102,8 @@ def _check(runs: Sequence[Run]) -> None:
                 for group in protocols
             )
             raise UserError(
-            f"scores of {len(protocols)} protocols are not comparable: write one report for each protocol: {which}"
-        )
+                f"scores of {len(protocols)} protocols are not comparable: write one report for each protocol: {which}"
+            )
     for (experiment, game, seed), same in _by(
         runs, lambda run: (run.last.experiment, run.last.game, run.last.seed)
     ).items():

@@ -191,8 +191,8 @@ class Summary:
         cut = sum(not episode["finished"] for episode in episodes)
         if cut:
             notes.append(
-                f"{cut:,} of {len(episodes):,} episodes were cut at the evaluation's limit of steps; their return up to "
-                "there counts."
+                f"{cut:,} of {len(episodes):,} episodes were cut at the evaluation's limit of steps; their return up "
+                "to there counts."
             )
         return notes
 

@@ -149,7 +149,8 @@ def beside_published(summary: Summary) -> Table:
         )
     return Table(
         title="Beside published scores",
-        note=f"Mean raw returns. Published ones are those after {published.STEPS:,} real steps, from the sources below.",
+        note=f"Mean raw returns. Published ones were reached after {published.STEPS:,} real steps; their sources are "
+        "below.",
         head=["game", *summary.experiments, *published.METHODS],
         rows=rows,
     )

@@ -170,7 +170,7 @@ def test_validation_environments(tmp_path):
     for envs, expected in (("training", {0, 1, 2}), ("validation", {3}), (np.array([1, 3]), {1, 3})):
         frames = store.sample(np.random.default_rng(0), 300, 2, envs=envs).observation.flatten(0, 1)
         assert {envs_of[frame.numpy().tobytes()] for frame in frames} == expected
-    with pytest.raises(UserError, match="holds out no environments"):
+    with pytest.raises(UserError, match="has no validation environments"):
         make(tmp_path / "t").select("validation")
 
 

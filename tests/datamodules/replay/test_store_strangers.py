@@ -37,12 +37,12 @@ def rewrite(store, **changes):
         ({"extras": {"trap": ["float32", [-1]]}}, "trap is float32"),
         ({"observation_shape": [-3]}, "whole numbers of at least 1"),
         ({"observation_shape": [10**30]}, "cut short"),
-        ({"observation_shape": 3}, "not the fields of one"),
+        ({"observation_shape": 3}, "lacks the fields of a store"),
         ({"num_actions": 10**9}, "at most 65536 actions"),
         ({"num_envs": float("nan")}, "environments of at least 1"),
         ({"num_validation_envs": 0.5}, "environments of at least 1"),
-        ({"description": []}, "not the fields of one"),
-        ({"more": 1}, "not the fields of one"),
+        ({"description": []}, "lacks the fields of a store"),
+        ({"more": 1}, "lacks the fields of a store"),
     ],
 )
 def test_a_layout_that_no_store_has(store, changes, words):
@@ -90,6 +90,6 @@ def test_a_store_alone_imports_no_package(tmp_path, monkeypatch):
     description = ControlEnvironments("CartPole-v1", 1).description | {"id": "stranger:CartPole-v1"}
     data = ControlReplay(path=tmp_path)
     data.described = description
-    with pytest.raises(UserError, match=r"stranger:CartPole-v1, set data\.id to that"):
+    with pytest.raises(UserError, match=r"stranger:CartPole-v1 imports a package: set data\.id"):
         data.evaluation_environment(1, 0)
     assert not (tmp_path / "imported").exists()

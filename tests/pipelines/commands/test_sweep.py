@@ -74,7 +74,7 @@ def test_a_killed_sweep_goes_on(file, tmp_path):
             (second.folder / "metrics.csv").unlink()
         else:
             assert sweep.returncode == 0
-            assert "the same command goes on" in err
+            assert "the same command resumes" in err
         while second.alive():
             time.sleep(0.1)
     outcome = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)

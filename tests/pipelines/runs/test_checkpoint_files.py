@@ -120,7 +120,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(go_on):
     outcome = go_on()
     assert outcome.code == 0, outcome.err
     (line,) = [line for line in outcome.err.splitlines() if "last.ckpt is no whole checkpoint" in line]
-    assert f"going on from the one before it, {kept / 'previous.ckpt'}" in line
+    assert f"resuming from the checkpoint before it, {kept / 'previous.ckpt'}" in line
     assert read(kept / "last.ckpt")["global_step"] == 6
     assert (kept / "damaged.ckpt").read_bytes() == content[: len(content) // 2]
 
@@ -146,7 +146,7 @@ def test_what_the_ring_has_overwritten_does_not_come_back(go_on):
     outcome = go_on(*steps)
     assert outcome.code == 2
     told = [line for line in outcome.err.splitlines() if line.startswith("dreamcade: ")]
-    assert "going on from the one before it" in told[0]
+    assert "resuming from the checkpoint before it" in told[0]
     assert re.search("cannot be cut back to row 5.*--init_from", told[1])
 
 
@@ -179,12 +179,12 @@ def test_another_worlds_weights_are_refused_or_left_fresh(begin, tmp_path):
     assert not (tmp_path / "new" / LAST).exists()
     outcome = begin(*acrobot, "--init_fresh", "true", "--trainer.default_root_dir", tmp_path / "fresh")
     assert outcome.code == 0, outcome.err
-    assert "left fresh: " in outcome.out
+    assert "kept initial values of: " in outcome.out
     assert "is (24, 4), expected (24, 6)" in outcome.out
 
 
 def test_one_begins_or_goes_on(begin, run, agent):
-    assert begin("--ckpt_path", "last").refused("--init_from begins", "--ckpt_path goes on")
+    assert begin("--ckpt_path", "last").refused("--init_from begins", "--ckpt_path resumes")
     validate = ["validate", "--config", agent / "agent.yaml", "--ckpt_path", agent / "run" / LAST]
     assert run(*validate, "--init_from", agent / "run" / LAST).refused("--init_from is for fit")
 

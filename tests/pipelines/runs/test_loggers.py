@@ -46,7 +46,7 @@ def test_a_new_column_on_a_full_disk_leaves_what_there_was(tmp_path, monkeypatch
 )
 def test_what_is_no_table_is_kept_aside(tmp_path, content):
     (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.warns(UserWarning, match="kept as metrics_damaged.csv"):
+    with pytest.warns(UserWarning, match="renamed to metrics_damaged.csv"):
         log(tmp_path, a=1)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["a,step", "1,1"]
     assert (tmp_path / "metrics_damaged.csv").read_bytes() == content
