@@ -64,7 +64,7 @@ class Storage:
 
     Args:
         capacity: number of training rows that the store keeps; new rows replace the oldest.
-        extras: float32 columns that actors leave beside their actions, such as log_prob and value.
+        extras: names of float32 columns that actors write beside their actions, such as log_prob and value.
         frames_on_device: keep a copy of all frames on the trainer's GPU and gather batches there; the option has no
             effect on the CPU.
     """

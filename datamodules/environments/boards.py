@@ -44,7 +44,7 @@ class BoardRules:
             "rewards only at the end": kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL,
         }
         if missing := [text for text, there in wanted.items() if not there]:
-            raise UserError(f"{name} cannot be searched: it lacks {' and '.join(missing)}")
+            raise UserError(f"{name} cannot be searched: expected {' and '.join(missing)}")
         self.num_actions = self.game.num_distinct_actions()
 
     def apply(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -34,13 +34,13 @@ class FrameLoss:
     """How pixels are predicted, and the loss of a predicted frame.
 
     Args:
-        loss: "categorical", a softmax over the levels of every pixel, or "l2".
+        loss: loss of a pixel: "categorical" classifies it into levels by a softmax, "l2" is the squared error.
         levels: number K of grey or colour levels that a pixel is classified into, 256 in the paper and at most. Fewer
             than 256 levels are fitted to the pixels of the game by `refit`.
         clip: loss of a pixel below which its gradient is 0, the paper's clipped loss max(loss, clip): 0.03 nats in the
             paper. The unit is nats, or squared error for "l2".
-        motion_weight: weight in the loss of a pixel that differs between the last frame and the next; all others have
-            weight 1. 1 in the paper.
+        motion_weight: weight in the loss of a pixel that differs between the last frame and the next, relative to all
+            other pixels; 1 in the paper.
         copy_bias: initial value of a learned logit that is added to the pixel's present level; null adds nothing, as
             in the paper. With "l2" the network predicts the change of the pixel, unless it is null.
     """

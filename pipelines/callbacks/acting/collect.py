@@ -26,7 +26,7 @@ CHUNK_ROWS = 64
 
 
 class Collect(Callback):
-    """Plays the datamodule's environments: `prefill` steps first, then a pinned number of steps per update.
+    """Plays the datamodule's environments: `prefill` steps first, then a fixed number of steps per update.
 
     Steps are counted in the training environments of one rank. The callback does nothing if the datamodule reads an
     existing store.

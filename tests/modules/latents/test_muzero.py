@@ -369,7 +369,7 @@ def refusal(action) -> str:
 def test_mistakes_get_one_line():
     assert "data.sampling.sequence_length is 5" in refusal(lambda: make().loss(play(2, rows=5)))
     bare = play(2).replace(extras={})
-    assert "data.storage.extras must name search_policy" in refusal(lambda: make().loss(bare))
+    assert "add search_policy to data.storage.extras" in refusal(lambda: make().loss(bare))
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
     assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
     assert "model.targets.unroll must be at least 1" in refusal(lambda: make(unroll=0))

@@ -51,7 +51,7 @@ def test_it_has_nothing_to_descend():
 
 def test_a_controller_of_another_action_set_is_refused():
     state = make(actions=6).state_dict()
-    with pytest.raises(UserError, match=r"of 6 actions and 5 features, this world has 3 actions .* action set"):
+    with pytest.raises(UserError, match=r"has 6 actions and 5 features, but this world has 3 actions .* action set"):
         make().load_state_dict(state)
     again = make(actions=6)
     again.load_state_dict(state | {"weight": torch.randn(6, 6)})

@@ -85,6 +85,6 @@ def test_a_model_of_another_world_or_size_is_refused(run, agent, trained, tmp_pa
     arguments = ["fit", *CARTPOLE, *SHORT, "--trainer.default_root_dir"]
     pong = trained / "checkpoints" / "last.ckpt"
     assert run(*arguments, tmp_path / "a", *PRETRAINED, pong).refused("is of pong, not of CartPole-v1")
-    assert run(*arguments, tmp_path / "c", *PRETRAINED, agent).refused("Refit", "leave it out")
+    assert run(*arguments, tmp_path / "c", *PRETRAINED, agent).refused("Pretrained without Refit")
     larger = ["--model.world_model.hidden_size", "32"]
     assert run(*arguments, tmp_path / "b", *larger, *PRETRAINED, agent).refused("do not fit MLPEnsemble")

@@ -38,5 +38,5 @@ def test_a_store_goes_out_and_comes_back(run, pong, tmp_path, monkeypatch):
 def test_bad_input(run, pong, tmp_path):
     assert run("export", "nowhere", "pong-v0").refused("nowhere", "not a replay store")
     assert run("export", pong, "pong", "--path", tmp_path).refused("expected name-v0")
-    assert run("import", "pong-v0", "store", "--path", tmp_path).refused("pong-v0", "nothing is downloaded")
+    assert run("import", "pong-v0", "store", "--path", tmp_path).refused("pong-v0", "downloads nothing")
     assert run("import", "pong-v0", "store", "--colour", "rgb").refused("colour", "color")

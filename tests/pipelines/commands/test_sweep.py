@@ -38,7 +38,7 @@ def file(tmp_path, monkeypatch):
 
 def test_mistakes_are_found_before_anything_runs(run, tmp_path, file):
     assert run("sweep", "mbpo_bays").refused("mbpo_bays", "configs/sweep/mbpo_bayes.yaml")
-    assert run("sweep", file).refused("random has no end", "--count")
+    assert run("sweep", file).refused("method random draws trials without end", "--count")
     assert run("sweep", file, "--count", 0).refused("--count", "at least 1")
     assert run("sweep", file, "--cuont", 1).refused("cuont", "count")
     file.write_text(yaml.safe_dump(CONTENT | {"parameters": {"model.policy.lrr": {"values": [1]}}}))

@@ -162,7 +162,7 @@ def test_legal_actions_are_padded():
     [
         ("tic_tac_to", "unknown game 'tic_tac_to'.* tic_tac_toe"),
         ("go(board_siz=9)", "go.* cannot be loaded"),
-        ("kuhn_poker", "no chance and nothing hidden"),
+        ("kuhn_poker", "expected no chance and perfect information"),
         ("backgammon", "no chance"),
         ("cliff_walking", "two players"),
     ],

@@ -78,7 +78,7 @@ def test_mixed_policies(tmp_path):
 def test_two_runs_in_one_file(tmp_path):
     write(tmp_path, {5: 1.0})
     write(tmp_path, {5: 1.0}, seed=1)
-    refused(tmp_path, "holds evaluations of 2 seeds")
+    refused(tmp_path, "has evaluations of 2 seeds")
 
 
 def test_nothing_there(tmp_path):

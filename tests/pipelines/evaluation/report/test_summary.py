@@ -30,8 +30,8 @@ def test_games_that_not_all_have_played_are_left_out_of_aggregates(tmp_path):
     summary = Summary(load([tmp_path]))
     assert summary.shared_games == ("pong", "space_invaders")
     assert summary.normalized_games == ("pong",)
-    assert any("played krull" in note for note in summary.notes)
-    assert any("human score here for space_invaders" in note for note in summary.notes)
+    assert any("Statistics over games leave out krull" in note for note in summary.notes)
+    assert any("Normalised scores leave out space_invaders" in note for note in summary.notes)
 
 
 def test_curves_are_aligned(tmp_path):
