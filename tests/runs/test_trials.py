@@ -272,6 +272,23 @@ def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):
     assert all(not isinstance(value, torch.Tensor) or torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_a_run_in_pieces_of_epochs_logs_as_one_in_one_piece(run, tmp_path):
+    """Epochs of four updates: two pieces end within an epoch."""
+    for name, ends in {"straight": [10], "pieces": [3, 6, 8, 10]}.items():
+        for end in ends:
+            arguments = ["--trainer.default_root_dir", tmp_path / name, "--trainer.max_steps", end]
+            assert run(*DQN, *arguments, *([] if end == ends[0] else ["--ckpt_path", "last"])).code == 0
+    assert logged(tmp_path / "pieces") == logged(tmp_path / "straight")
+    straight, pieces = (checkpoints.load(tmp_path / name / LAST)[1] for name in ("straight", "pieces"))
+    assert straight["epoch"] == 3
+    assert pieces["loops"]["fit_loop"] == straight["loops"]["fit_loop"]
+
+
+def test_a_longer_epoch_begins_after_the_one_that_ended(again, tmp_path):
+    assert again("--trainer.max_steps", 13, "--trainer.limit_train_batches", 8).code == 0
+    assert [int(epoch) for _, epoch in logged(tmp_path / "again")] == [0] * 4 + [1] * 8 + [2]
+
+
 def logged(folder: Path) -> list[tuple[str, str]]:
     """The step and the epoch of every row that the learner logged."""
     with (folder / "metrics.csv").open(newline="") as file:
