@@ -1,6 +1,8 @@
 """What failed when it was tried as a new user would: each gets one clear line, or does what it says."""
 
 import csv
+import gc
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from pipelines import cli
@@ -260,6 +263,23 @@ def test_what_can_change_on_the_way_does(again, tmp_path):
 )
 def test_what_cannot_change_on_the_way_is_refused(again, tmp_path, arguments, words):
     assert again("--trainer.max_steps", 8, *arguments).refused(*words)
+
+
+def test_a_refused_start_leaves_the_record_of_the_run(run, again, tmp_path):
+    assert again("--trainer.max_steps", 4).code == 0
+    folder = tmp_path / "again"
+    files = [folder / name for name in ("config.yaml", "reproduce.json")]
+    before = [file.read_bytes() for file in files]
+    for arguments in (["--model.policy.hidden", "[32]"], ["--data.sampling.sequence_length", 200]):
+        assert again("--trainer.max_steps", 8, *arguments).code == 2
+        gc.collect()  # unlocks the store
+        assert [file.read_bytes() for file in files] == before, arguments
+    assert again("--trainer.max_steps", 8).code == 0
+    assert yaml.safe_load(files[0].read_text())["trainer"]["max_steps"] == 8
+    assert len(json.loads(files[1].read_text())) == len(json.loads(before[1])) + 1
+    # A run that is over records its start as well.
+    assert again("--trainer.max_steps", 8, "--model.policy.lr", 0.1).code == 0
+    assert yaml.safe_load(files[0].read_text())["model"]["init_args"]["policy"]["init_args"]["lr"] == 0.1
 
 
 def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):
