@@ -57,7 +57,6 @@ def players(num_actors: int, data: AtariReplay) -> Players:
 
     if num_actors == 0:
         data.num_threads = 1
-        assert data.store is not None
         return LocalPlayers(Collector(data.environment, data.store), spec(0, NUM_ENVS).actors)
     specs = [spec(number, NUM_ENVS // num_actors) for number in range(num_actors)]
     return RayPlayers(data, module, specs, lag=0)

@@ -86,13 +86,11 @@ class MazeReplay(ReplayData):
 
     def newest(self) -> Batch:
         """Return the last two rows of every training environment, in order."""
-        assert self.store is not None
         envs = self.store.select("training")
         return self.store.gather(envs, np.full(len(envs), self.store.rows - 2), 2)
 
     def train_dataloader(self) -> DataLoader:
         """Return endless batches {"real": (num_envs, 2)} of the newest rows, or windows of an existing store."""
-        assert self.store is not None
         if not self.store.writable:
             return super().train_dataloader()
         return DataLoader(Newest(self), batch_size=None, num_workers=0)

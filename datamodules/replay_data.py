@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from datamodules.collector import Collector
 from datamodules.environments.environment import VectorEnvironment
 from datamodules.ranks import gather, generator, of_rank, run_seed
-from datamodules.replay.priorities import Priorities
+from datamodules.replay.sampler import Sampler
 from datamodules.replay.store import ReplayStore
 from datamodules.settings import Envs, Sampling, Storage
 from modules.batch import Batch
@@ -89,7 +89,7 @@ class ReplayData(LightningDataModule, ABC):
         self.rank = 0
         self.unstored_steps = 0
         """Number of real steps of this rank that the run learned from without storing them."""
-        self.store: ReplayStore | None = None
+        self._store: ReplayStore | None = None
         self.running: list[dict[str, Any]] | None = None
         """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
         self.described: dict[str, Any] = {}
@@ -119,16 +119,30 @@ class ReplayData(LightningDataModule, ABC):
     @property
     def description(self) -> dict[str, Any]:
         """The store's description of its world, or `described` while no store is open."""
-        return self.described if self.store is None else self.store.description
+        return self.described if self._store is None else self._store.description
 
     # Where experience is kept.
 
+    @property
+    def store(self) -> ReplayStore:
+        """The open store.
+
+        Raises:
+            UserError: no store is open.
+        """
+        if self._store is None:
+            raise UserError(f"{type(self).__name__} has no open store: a run opens it before training, by setup")
+        return self._store
+
+    @store.setter
+    def store(self, store: ReplayStore) -> None:
+        self._store = store
+
     def setup(self, stage: str) -> None:
         """Open the store at `path`, or open or make the run's own store."""
-        if self.store is not None:
+        if self._store is not None:
             return
         self.rank = self.trainer.global_rank if self.trainer else 0
-        self.generator = generator(self.rank, "replay", self.seed)
         if self.path is not None:
             self.store = self.open(self.path)
         else:
@@ -192,29 +206,19 @@ class ReplayData(LightningDataModule, ABC):
 
         It must be made after a checkpoint is restored, since it continues the running episodes.
         """
-        assert self.store is not None
         if not self.store.writable:
             return None
         (running,) = self.running if self.running is not None and len(self.running) == 1 else [None]
         return Collector(self.environment, self.store, running)
 
-    @cached_property
-    def priorities(self) -> Priorities | None:
-        """The priorities of training windows; None if windows are drawn uniformly."""
-        assert self.store is not None
-        settings = self.sampling.prioritised
-        return None if settings is None else Priorities(self.store, settings)
-
     @property
     def spec(self) -> Spec:
         """The shapes that networks are built for."""
-        assert self.store is not None
         return Spec(tuple(self.store.observation_shape), self.frame_stack, self.store.num_actions)
 
     @property
     def env_steps(self) -> int:
         """Number of real steps in the training environments of this rank, overwritten steps included."""
-        assert self.store is not None
         return self.store.rows * (self.store.num_envs - self.store.num_validation_envs)
 
     @property
@@ -240,6 +244,11 @@ class ReplayData(LightningDataModule, ABC):
 
     # What is drawn.
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler that draws windows of the open store."""
+        return Sampler(self.store, self.sampling, self.frame_stack, generator(self.rank, "replay", self.seed))
+
     def sample(
         self,
         batch_size: int | None = None,
@@ -248,95 +257,20 @@ class ReplayData(LightningDataModule, ABC):
         source: np.random.Generator | None = None,
         recent: int | None = None,
     ) -> Batch:
-        """Draw windows; arguments of None take the settings of the datamodule.
-
-        Windows that are drawn by priority have further extras (B, T): `env` and `row` int64 locate a row in the store,
-        `age` is its age in real steps, and `weight` is the importance weight of the window.
-
-        Args:
-            batch_size: number of windows.
-            sequence_length: number of rows of a window.
-            envs: environments to draw from, "training" or "validation".
-            source: generator of the draws; None takes the generator of the datamodule.
-            recent: number of last rows per environment to draw from; 0 draws from all rows. None takes the setting of
-                the datamodule for training environments, and all rows for validation environments.
-        """
-        assert self.store is not None
-        if recent is None and envs == "training":
-            recent = self.sampling.recent
-        source = source or self.generator
-        batch_size = batch_size or self.sampling.batch_size
-        sequence_length = sequence_length or self.sampling.sequence_length
-        if self.priorities is not None and envs == "training":
-            return self._sample_prioritised(source, batch_size, sequence_length, recent)
-        return self.store.sample(
-            source,
-            batch_size,
-            sequence_length,
-            frame_stack=self.frame_stack,
-            envs=envs,
-            cross_episodes=self.sampling.cross_episodes,
-            recent=recent,
-        )
-
-    def _sample_prioritised(
-        self, source: np.random.Generator, batch_size: int, length: int, recent: int | None
-    ) -> Batch:
-        assert self.store is not None
-        assert self.priorities is not None
-        env, start, weight = self.priorities.draw(source, batch_size, length, self.sampling.cross_episodes, recent)
-        batch = self.store.gather(env, start, length, self.frame_stack)
-        row = torch.from_numpy(start)[:, None] + torch.arange(length)
-        num_training_envs = self.store.num_envs - self.store.num_validation_envs
-        found = {
-            "env": torch.from_numpy(env)[:, None].expand(row.shape),
-            "row": row,
-            "age": num_training_envs * (self.store.rows - 1 - row).float(),
-            "weight": torch.from_numpy(weight)[:, None].expand(row.shape),
-        }
-        return batch.replace(extras=batch.extras | found)
+        """Draw windows by `Sampler.sample`."""
+        return self.sampler.sample(batch_size, sequence_length, envs, source, recent)
 
     def update_priorities(self, batch: Batch, priority: Tensor) -> None:
-        """Set the priorities (B,) of the windows of a batch, which must have been drawn by priority."""
-        assert self.priorities is not None
-        env, row = (batch.extras[name][:, 0].cpu().numpy() for name in ("env", "row"))
-        self.priorities.update(env, row, priority.detach().cpu().numpy())
+        """Set the priorities (B,) of the windows of a batch by `Sampler.update_priorities`."""
+        self.sampler.update_priorities(batch, priority)
 
     def episode_starts(self, num: int, sequence_length: int) -> Batch | None:
-        """Draw up to `num` different training windows that begin with an episode; None if there are no such windows.
-
-        The windows may cross the ends of episodes.
-        """
-        assert self.store is not None
-        env, start = self.store.episode_starts(sequence_length)
-        if len(env) == 0:
-            return None
-        pick = self.generator.choice(len(env), min(num, len(env)), replace=False)
-        return self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
+        """Draw windows that begin with an episode by `Sampler.episode_starts`."""
+        return self.sampler.episode_starts(num, sequence_length)
 
     def validation_windows(self, sequence_length: int, num_windows: int) -> Batch:
-        """Return up to `num_windows` held-out windows, evenly spaced in the store and independent of earlier draws.
-
-        The windows may cross the ends of episodes, but no window begins with the last row of an episode. The windows
-        are shorter than `sequence_length` if the store is.
-
-        Raises:
-            UserError: the store has no validation environments.
-        """
-        assert self.store is not None
-        if self.store.num_validation_envs == 0:
-            raise self._nothing_held_out()
-        sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
-        env, start = self.store.windows(sequence_length, "validation")
-        num_windows = min(num_windows, self.sampling.validation_batches * self.sampling.batch_size)
-        pick = np.linspace(0, len(env) - 1, min(2 * num_windows, len(env))).round().astype(np.int64)
-        batch = self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
-        opens = (~batch.is_last[:, 0]).nonzero()[:, 0]
-        return batch[opens[:: max(1, len(opens) // num_windows)][:num_windows]]
-
-    def _nothing_held_out(self) -> UserError:
-        assert self.store is not None
-        return UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
+        """Return evenly spaced held-out windows by `Sampler.validation_windows`."""
+        return self.sampler.validation_windows(sequence_length, num_windows)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device; skip a batch that is there, since traversing it costs as much as callbacks."""
@@ -358,11 +292,10 @@ class ReplayData(LightningDataModule, ABC):
         Raises:
             UserError: the store has no validation environments, and the run only measures.
         """
-        assert self.store is not None
-        if self.store.num_validation_envs == 0:
-            if self.trainer and self.trainer.state.fn != "fit":
-                raise self._nothing_held_out()
+        measures = self.trainer is not None and self.trainer.state.fn != "fit"
+        if self.store.num_validation_envs == 0 and not measures:
             return []
+        self.sampler.require_validation()
         return DataLoader(Windows(self, self.sampling.validation_batches), batch_size=None, num_workers=0)
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -375,18 +308,14 @@ class ReplayData(LightningDataModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy in another process, without anything that this process opened."""
-        opened = ("store", "environment", "collector", "priorities", "generator", "trainer", "running")
-        return {name: value for name, value in self.__dict__.items() if name not in opened}
+        opened = ("environment", "collector", "sampler", "trainer", "running")
+        return {name: value for name, value in self.__dict__.items() if name not in opened} | {"_store": None}
 
     # What a checkpoint keeps.
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursors, generators, priorities and running episodes of all ranks; rows stay on disk."""
-        assert self.store is not None
-        state = {"rows": self.store.rows, "generator": self.generator.bit_generator.state}
-        state["unstored_steps"] = self.unstored_steps
-        if self.priorities is not None:
-            state["priorities"] = self.priorities.state_dict()
+        state = {"rows": self.store.rows, "unstored_steps": self.unstored_steps, **self.sampler.state_dict()}
         collector = self.__dict__.get("collector")  # None too if the resumed run has not played yet
         state["running"] = self.running if collector is None else collector.running()
         return {"ranks": gather(state)}
@@ -397,10 +326,8 @@ class ReplayData(LightningDataModule, ABC):
         Raises:
             UserError: the store no longer holds the rows that it had when the checkpoint was written.
         """
-        assert self.store is not None
         ranks = state_dict["ranks"]
         state = of_rank(ranks, self.rank)
-        self.generator.bit_generator.state = state["generator"]
         self.unstored_steps = state.get("unstored_steps", 0)
         if self.store.writable:
             try:
@@ -413,15 +340,14 @@ class ReplayData(LightningDataModule, ABC):
             envs = 0 if running is None else sum(len(part["is_first"]) for part in running)
             if len(ranks) > self.rank and envs == self.store.num_envs:
                 self.running = running
-        if self.priorities is not None and "priorities" in state:
-            self.priorities.load_state_dict(state["priorities"])
+        self.sampler.load_state_dict(state)
 
     def teardown(self, stage: str) -> None:
         """Stop the environments and close the store."""
         if "environment" in self.__dict__:
             self.environment.close()
-        if self.store is not None:
-            self.store.close()
-        for name in ("environment", "collector", "priorities"):
+        if self._store is not None:
+            self._store.close()
+        for name in ("environment", "collector", "sampler"):
             self.__dict__.pop(name, None)
-        self.store = None
+        self._store = None

@@ -152,7 +152,6 @@ class RayPlayers:
         lag: int,
         states: list[dict[str, Any]] | None = None,
     ) -> None:
-        assert data.store is not None
         self.store, self.module, self.specs, self.lag = data.store, module, specs, lag
         self._running: list[dict[str, Any] | None] = [None] * len(specs) if data.running is None else [*data.running]
         self._states = states or [{name: actor.state_dict() for name, actor in spec.actors.items()} for spec in specs]

@@ -45,7 +45,6 @@ class Run:
     @property
     def store(self) -> ReplayStore:
         """The replay store of the datamodule."""
-        assert self.data.store is not None
         return self.data.store
 
     @property

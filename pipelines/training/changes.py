@@ -56,7 +56,8 @@ class Resumed(Callback):
     """Applies the configuration to the states that a checkpoint restored, and corrects the Trainer's counters.
 
     The restored optimizer has the old learning rates and weight decays; a restored EarlyStopping has its old patience.
-    If the checkpoint's last update ended an epoch, Lightning counts one update and one empty epoch too many.
+    If the run ended within an epoch, Lightning counts the rest of it as an epoch of its own. If the checkpoint's last
+    update ended an epoch, Lightning counts one update and one empty epoch too many.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,19 @@ class Resumed(Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self.patience = {each: each.patience for each in callbacks if isinstance(each, EarlyStopping)}
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the epoch go on within which the run of the checkpoint ended."""
+        if trainer.state.fn != "fit":
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        batches = loop["epoch_loop.batch_progress"]
+        before = checkpoint.get("config", {}).get("trainer", {})
+        limit = before.get("limit_train_batches", trainer.limit_train_batches)
+        whole = batches["is_last_batch"] or (isinstance(limit, int) and batches["current"]["ready"] >= limit)
+        for epochs in loop["epoch_progress"].values():
+            if epochs["processed"] == epochs["started"] and not whole:
+                epochs["processed"] = epochs["completed"] = epochs["started"] - 1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set learning rates, weight decays and patience to the configuration's, and correct the number of epochs."""
         self.resumed = trainer.ckpt_path is not None
@@ -81,9 +95,9 @@ class Resumed(Callback):
             rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {self.said}", file=sys.stderr)
         epochs: Any = trainer.fit_loop.epoch_progress
         epochs.current.completed, epochs.total.completed = epochs.current.processed, epochs.total.processed
-        epoch = trainer.fit_loop.epoch_loop
-        if epochs.current.processed == epochs.current.started and epoch._num_ready_batches_reached():
-            epoch.restarting = False  # else Lightning would resume the finished epoch, with no batches
+        if epochs.current.processed == epochs.current.started:
+            trainer.fit_loop.epoch_loop.restarting = False  # else Lightning would go on with the finished epoch,
+            trainer.fit_loop.reset_restart_stage()  # or not count the next one
         learner = Run(trainer).learner
         policy = learner.trained_policy
         named = [*learner.world_model.parameter_groups(), *([] if policy is None else policy.parameter_groups())]

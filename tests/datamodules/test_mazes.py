@@ -14,7 +14,6 @@ from pipelines.acting.actors import RandomActor
 def data(tmp_path):
     """Four environments that are played at random, one of them held out."""
     data = MazeReplay(max_steps=7, envs=Envs(3, 1), storage=Storage(300))
-    data.generator = np.random.default_rng(0)
     data.store = data.create(tmp_path / "mazes")
     yield data
     data.teardown("fit")

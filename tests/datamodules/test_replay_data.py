@@ -1,5 +1,6 @@
 """What all datamodules of replayed experience share, on DotWorld."""
 
+import pickle
 from dataclasses import fields
 
 import lightning
@@ -182,6 +183,25 @@ def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     for measure in (trainer.validate, trainer.test, trainer.predict):
         with pytest.raises(UserError, match="holds out nothing"):
             measure(Measured(), datamodule=data)
+
+
+# No open store.
+
+
+def test_what_needs_a_store_says_that_none_is_open(begin):
+    data = begin(9)
+    assert data.sample().shape == (6, 4)
+    data.teardown("fit")
+    for use in (data.sample, data.state_dict, lambda: data.spec, lambda: data.env_steps, lambda: data.collector):
+        with pytest.raises(UserError, match="DotReplay has no open store"):
+            use()
+
+
+def test_a_copy_in_another_process_has_no_open_store(begin):
+    copy = pickle.loads(pickle.dumps(begin(9)))
+    assert copy.training_environment(2, 0).num_envs == 2
+    with pytest.raises(UserError, match="DotReplay has no open store"):
+        copy.sample()
 
 
 # What a checkpoint keeps.

@@ -1,6 +1,8 @@
 """What failed when it was tried as a new user would: each gets one clear line, or does what it says."""
 
 import csv
+import gc
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from pipelines import cli
@@ -262,6 +265,23 @@ def test_what_cannot_change_on_the_way_is_refused(again, tmp_path, arguments, wo
     assert again("--trainer.max_steps", 8, *arguments).refused(*words)
 
 
+def test_a_refused_start_leaves_the_record_of_the_run(run, again, tmp_path):
+    assert again("--trainer.max_steps", 4).code == 0
+    folder = tmp_path / "again"
+    files = [folder / name for name in ("config.yaml", "reproduce.json")]
+    before = [file.read_bytes() for file in files]
+    for arguments in (["--model.policy.hidden", "[32]"], ["--data.sampling.sequence_length", 200]):
+        assert again("--trainer.max_steps", 8, *arguments).code == 2
+        gc.collect()  # unlocks the store
+        assert [file.read_bytes() for file in files] == before, arguments
+    assert again("--trainer.max_steps", 8).code == 0
+    assert yaml.safe_load(files[0].read_text())["trainer"]["max_steps"] == 8
+    assert len(json.loads(files[1].read_text())) == len(json.loads(before[1])) + 1
+    # A run that is over records its start as well.
+    assert again("--trainer.max_steps", 8, "--model.policy.lr", 0.1).code == 0
+    assert yaml.safe_load(files[0].read_text())["model"]["init_args"]["policy"]["init_args"]["lr"] == 0.1
+
+
 def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):
     assert run(*DQN, "--trainer.default_root_dir", tmp_path / "straight", "--trainer.max_steps", 10).code == 0
     assert again("--trainer.max_steps", 10).code == 0
@@ -270,6 +290,23 @@ def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):
     assert extended == straight
     one, other = (checkpoints.load(tmp_path / name / LAST)[1]["state_dict"] for name in ("straight", "again"))
     assert all(not isinstance(value, torch.Tensor) or torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_run_in_pieces_of_epochs_logs_as_one_in_one_piece(run, tmp_path):
+    """Epochs of four updates: two pieces end within an epoch."""
+    for name, ends in {"straight": [10], "pieces": [3, 6, 8, 10]}.items():
+        for end in ends:
+            arguments = ["--trainer.default_root_dir", tmp_path / name, "--trainer.max_steps", end]
+            assert run(*DQN, *arguments, *([] if end == ends[0] else ["--ckpt_path", "last"])).code == 0
+    assert logged(tmp_path / "pieces") == logged(tmp_path / "straight")
+    straight, pieces = (checkpoints.load(tmp_path / name / LAST)[1] for name in ("straight", "pieces"))
+    assert straight["epoch"] == 3
+    assert pieces["loops"]["fit_loop"] == straight["loops"]["fit_loop"]
+
+
+def test_a_longer_epoch_begins_after_the_one_that_ended(again, tmp_path):
+    assert again("--trainer.max_steps", 13, "--trainer.limit_train_batches", 8).code == 0
+    assert [int(epoch) for _, epoch in logged(tmp_path / "again")] == [0] * 4 + [1] * 8 + [2]
 
 
 def logged(folder: Path) -> list[tuple[str, str]]:

@@ -161,14 +161,14 @@ def test_a_run_goes_on_with_its_priorities(begin):
     for extras in expected:
         for name, column in again.sample().extras.items():
             assert torch.equal(column, extras[name]), name
-    assert again.priorities._highest < 2
+    assert again.sampler.priorities._highest < 2
 
 
 def test_uniform_draws_are_what_they_were(begin):
     """A datamodule that is not told to prioritise draws the very same windows as the store itself."""
     data = begin(40, None)
     copy = np.random.default_rng()
-    copy.bit_generator.state = data.generator.bit_generator.state
+    copy.bit_generator.state = data.sampler.generator.bit_generator.state
     batch = data.sample()
     assert batch.extras == {}
     assert torch.equal(batch.observation, data.store.sample(copy, 6, 4).observation)

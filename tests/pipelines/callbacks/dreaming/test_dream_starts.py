@@ -52,11 +52,11 @@ def test_a_run_keeps_the_episode_starts_of_its_training_environments(trained, po
 
 
 def test_they_lie_evenly_spaced_and_draw_no_numbers(data):
-    before = data.generator.bit_generator.state
+    before = data.sampler.generator.bit_generator.state
     env, start = data.store.episode_starts(2)
     kept = save(DreamStarts(num=1, rows=2), data)["dream_starts"]
     assert torch.equal(kept["observation"], data.store.gather(env[:1], start[:1], 2).observation)
-    assert data.generator.bit_generator.state == before
+    assert data.sampler.generator.bit_generator.state == before
 
 
 def test_they_are_taken_once_there_are_enough(tmp_path):

@@ -74,8 +74,7 @@ def run(folder, evolve, updates=2, module=None, *callbacks, ckpt_path=None, **da
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     finally:
-        if datamodule.store is not None:
-            datamodule.teardown("fit")
+        datamodule.teardown("fit")
     return module, trainer
 
 
