@@ -12,7 +12,9 @@ import numpy as np
 from datamodules.acting import Actor
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import VectorEnvironment
+from datamodules.replay_data import ReplayData
 from modules.errors import UserError, check_range
+from modules.learner import Learner
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
 from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
@@ -53,6 +55,17 @@ class Play(ABC):
             UserError: the stage lacks a part that the actor needs.
         """
 
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner or the world lacks a part that an evaluated actor needs."""
+        if self.wants_clones:
+            self.environment(data, 1, 0).close()
+
+    def environment(self, data: ReplayData, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make environments for evaluation that the actors can play."""
+        if self.wants_clones:
+            return data.clonable_environment(num_envs, seed, "evaluation")
+        return data.evaluation_environment(num_envs, seed)
+
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
         return type(self).__name__
@@ -88,6 +101,10 @@ class PolicyPlay(Play):
     exploration: Exploration = Exploration()
     columns: ClassVar[tuple[str, ...]] = ("log_prob", "value")
 
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner has no policy."""
+        learner.require_policy()
+
     def actor(self, stage: Stage) -> PolicyActor:
         """Make an actor on the states of the world model."""
         model, policy = _parts(stage)
@@ -110,6 +127,11 @@ class SearchPlay(Play):
     search: Search
     exploration: Exploration = Exploration()
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner has no policy, or no world model to search in."""
+        learner.require_policy()
+        learner.world_model.require("step", "reward", by="a search")
 
     def actor(self, stage: Stage) -> SearchActor:
         """Make an actor on the states of the world model."""
@@ -148,6 +170,12 @@ class RulesPlay(Play):
 
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
     wants_clones: ClassVar[bool] = True
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the world cannot be cloned, or the settings do not fit its protocol."""
+        environment = self.environment(data, 1, 0)
+        self.actor(Stage(environment, lambda purpose: np.random.default_rng(0)))
+        environment.close()
 
     def actor(self, stage: Stage) -> RulesActor:
         """Make an actor that plans from clones of the environments, which must be emulators."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from datamodules.environments.boards import BoardRules
-from datamodules.environments.emulator import AtariEmulators
+from datamodules.environments.emulator import AtariEmulators, Emulator
 from modules.errors import UserError
 from modules.world_model import Step
 from pipelines.search.random_actions import check_persistence, random_actions
@@ -58,7 +58,17 @@ class EmulatorDynamics:
         self.life_loss_reward = life_loss_reward
         self.look = look
         self.generator = np.random.default_rng(0) if generator is None else generator
-        self._emulator = environment.emulator()
+        self._made_of = environment.made_of
+        self._emulator = Emulator(**self._made_of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy in another process, without the emulator, which cannot be pickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_emulator"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a copy, and make an emulator: it holds no state between calls."""
+        self.__dict__.update(state)
+        self._emulator = Emulator(**self._made_of)
 
     def step(self, states: np.ndarray, actions: Any) -> Step:
         """Execute actions (B,) for `frame_skip` frames each; the continuation is 0 where the game ends."""

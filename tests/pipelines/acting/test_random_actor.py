@@ -1,5 +1,7 @@
 """Random play: how long it holds its actions."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -76,7 +78,7 @@ def test_random_actions_in_between_are_held_by_the_same_law():
     lengths, begun = [], 0
     for env, changed in zip(actions.T, changes.T, strict=True):
         edges = np.concatenate([[0], np.flatnonzero(changed) + 1, [len(env)]])
-        lengths += [end - start for start, end in zip(edges[1:-2], edges[2:-1], strict=True) if env[start]]
+        lengths += [end - start for start, end in pairwise(edges[1:-1]) if env[start]]
         begun += np.count_nonzero(env[edges[:-1]])
     lengths = np.array(lengths)
     assert (lengths == 1).mean() == pytest.approx(6 / np.pi**2, abs=0.03)

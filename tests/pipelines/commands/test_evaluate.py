@@ -37,7 +37,7 @@ def test_it_plays_whole_episodes_and_keeps_every_return(run, agent, tmp_path):
 
 def test_the_same_seed_plays_the_same_episodes(run, agent, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = ("--episodes", 4, "--policy", "sampled", "--seed", seed, "--out", tmp_path / name)
+        options = ("--episodes", 4, "--greedy", "false", "--seed", seed, "--out", tmp_path / name)
         assert run("evaluate", agent, *options).code == 0
     a, b, c = (results.read(tmp_path / name)[0].episodes for name in "abc")
     assert a == b
@@ -55,7 +55,7 @@ def test_mistakes_are_one_line(run, agent, trained, tmp_path):
     assert run("evaluate", trained / "checkpoints" / "last.ckpt").refused("has none")
     assert run("evaluate", tmp_path / "none.ckpt").refused("no checkpoint")
     assert run("evaluate", agent, "--episodes", 0).refused("--episodes", "at least 1")
-    assert run("evaluate", agent, "--policy", "greed").refused("greedy")
+    assert run("evaluate", agent, "--policy", "sampled").refused("--policy", "--greedy false")
 
 
 PRETRAINED = [

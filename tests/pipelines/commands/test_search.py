@@ -47,7 +47,7 @@ def rows(out: str) -> dict[str, list[str]]:
 
 
 def test_a_move_of_muzero(run, muzero, tmp_path):
-    outcome = run("search", muzero, "--simulations", 30, "--steps", 3, "--folder", tmp_path / "out")
+    outcome = run("search", muzero, "--actor.search.stop.simulations", 30, "--steps", 3, "--folder", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     table = rows(outcome.out)
     assert set(table) == {"LEFT", "RIGHT"}
@@ -70,7 +70,8 @@ def test_the_same_seed_is_the_same_move(run, muzero, tmp_path):
     for seed in (1, 1, 2):
         environment = checkpoints.world(muzero, kept).evaluation_environment(1, seed)
         actor = PolicyActor(module, module.policy, np.random.default_rng(0), greedy=True)
-        states.append(walk(environment, actor, 4))
+        walk(environment, actor, 4)
+        states.append(actor.state)
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -82,7 +83,10 @@ def test_positions_are_never_over(steps):
     model.build_from(model.spec._replace(frame_stack=1))
     policy.build(model.feature_shape, 4)
     first = int(locate(torch.from_numpy(environment.reset()))[0])
-    at = int(locate(walk(environment, PolicyActor(model, policy, np.random.default_rng(0), greedy=True), steps))[0])
+    actor = PolicyActor(model, policy, np.random.default_rng(0), greedy=True)
+    game = walk(environment, actor, steps)
+    at = int(locate(actor.state)[0])
+    assert at == int(locate(torch.from_numpy(game.observation))[0])
     assert at >= 1
     if steps < first:
         assert at == first - steps
@@ -115,7 +119,7 @@ def test_a_run_without_a_search_is_searched_by_puct(muzero):
 
 def test_mistakes_are_one_line(run, muzero, trained, tmp_path):
     assert run("search", tmp_path / "none.ckpt").refused("no checkpoint")
-    assert run("search", muzero, "--simulations", 0).refused("--simulations must be at least 1")
+    assert run("search", muzero, "--actor.search.stop.simulations", 0).refused("at least 1 simulation: got 0")
     assert run("search", muzero, "--steps", -1).refused("--steps", "at least 0")
     assert run("search", muzero, "--game", "pong").refused("CartPole-v1", "not of pong")
     assert run("search", trained / "checkpoints" / "last.ckpt").refused("UNet has none")
