@@ -20,6 +20,7 @@ import training
 
 from datamodules.environments.atari import AtariEnvironments, canonical_game
 from pipelines.acting.actors import RandomActor
+from pipelines.acting.exploration import Exploration
 from pipelines.evaluation.episodes import play
 from pipelines.evaluation.results import human_normalized
 
@@ -33,7 +34,8 @@ def random_returns(
 ) -> list[float]:
     """Return the returns of random play, which may hold its actions, and be given up after so many steps."""
     environment = AtariEnvironments(game, episodes, variant="evaluation", size=(42, 42), seed=0)
-    played = play(environment, RandomActor(environment.num_actions, np.random.default_rng(0), persistence), max_steps)
+    actor = RandomActor(environment.num_actions, np.random.default_rng(0), Exploration(persistence=persistence))
+    played = play(environment, actor, max_steps)
     environment.close()
     return [episode["return"] for episode in played]
 

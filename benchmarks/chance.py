@@ -18,6 +18,7 @@ import smoke
 from datamodules.acting import Actor
 from datamodules.environments.atari import AtariEnvironments, canonical_game
 from pipelines.acting.actors import ConstantActor, RandomActor
+from pipelines.acting.exploration import Exploration
 from pipelines.evaluation.episodes import play
 
 GAMES = "UpNDown,DemonAttack,Krull,Assault,RoadRunner,KungFuMaster,Freeway,Boxing,Pong,Breakout"
@@ -44,7 +45,7 @@ def chance_of(game: str, episodes: int, tries: int, max_steps: int | None = None
     best = int(np.argmax(tried))
     actors = {
         "random": RandomActor(len(names), np.random.default_rng(0)),
-        "random_held": RandomActor(len(names), np.random.default_rng(0), PERSISTENCE),
+        "random_held": RandomActor(len(names), np.random.default_rng(0), Exploration(persistence=PERSISTENCE)),
         "constant": constant[best],
     }
     played = {kind: returns_of(game, actor, episodes, 0, max_steps) for kind, actor in actors.items()}

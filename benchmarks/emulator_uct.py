@@ -21,6 +21,7 @@ import torch
 
 from datamodules.environments.emulator import AtariEmulators
 from pipelines.acting.actors import RandomActor
+from pipelines.acting.exploration import Exploration
 from pipelines.acting.rules_actor import RulesActor
 from pipelines.evaluation.episodes import play
 from pipelines.search.dynamics import EmulatorDynamics
@@ -52,7 +53,8 @@ def plan(game: str, simulations: int, options: argparse.Namespace) -> dict[str, 
     search = Search(Uct(options.exploration), Stop(simulations), options.discount)
     rollouts = Rollouts(dynamics, options.depth, options.discount)
     draws = np.random.default_rng(SEED)
-    actor = RulesActor(dynamics, search, rollouts, draws, persistence=options.persistence)
+    exploration = Exploration(persistence=options.persistence, temperatures=(0.0,))
+    actor = RulesActor(dynamics, search, rollouts, draws, exploration=exploration)
     return score(environment, actor, options.decisions)
 
 

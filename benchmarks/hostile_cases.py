@@ -67,7 +67,7 @@ STORE = Path("run/replay/rank0")
 FIT = ("fit", "--config", "agent.yaml", "--trainer.default_root_dir")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", str(LAST), "--episodes", "1", "--max_steps", "5", "--out", "out"),
-    "search": ("search", str(LAST), "--steps", "2", "--simulations", "4", "--folder", "out"),
+    "search": ("search", str(LAST), "--steps", "2", "--actor.search.stop.simulations", "4", "--folder", "out"),
     "resume": (*FIT, "run", "--ckpt_path", "last", "--trainer.max_steps", "6"),
     "go on": (*FIT, "run", "--ckpt_path", str(LAST), "--trainer.max_steps", "6"),
     "init_from": (*FIT, "other", "--init_from", str(LAST)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.environments.atari import PROTOCOLS, AtariEnvironments, AtariProtocol, canonical_game
+from datamodules.environments.emulator import AtariEmulators
 from datamodules.replay_data import ReplayData
 from datamodules.settings import Envs, Sampling, Storage
 from modules.errors import UserError
@@ -82,14 +83,26 @@ class AtariReplay(ReplayData):
 
     def evaluation_environment(self, num_envs: int, seed: int) -> AtariEnvironments:
         """Make environments of the evaluation variant of the store's protocol."""
-        description = self.description
         return AtariEnvironments(
-            description["game"],
-            num_envs,
-            AtariProtocol(**description["protocol"]),
-            variant="evaluation",
-            size=tuple(description["size"]),
-            color=description["color"],
-            seed=seed,
-            num_threads=self.num_threads,
+            **self._described(), num_envs=num_envs, variant="evaluation", seed=seed, num_threads=self.num_threads
         )
+
+    def clonable_environment(
+        self, num_envs: int, seed: int, variant: Literal["training", "evaluation"]
+    ) -> AtariEmulators:
+        """Make emulators, which play the same game several times more slowly."""
+        if variant == "evaluation":
+            return AtariEmulators(**self._described(), num_envs=num_envs, variant=variant, seed=seed)
+        assert self.game is not None
+        protocol = self.protocol or "atari100k"
+        return AtariEmulators(self.game, num_envs, protocol, variant, self.size, self.color, seed)
+
+    def _described(self) -> dict[str, Any]:
+        """Return the arguments of environments of the store's game, protocol and frames."""
+        description = self.description
+        return {
+            "game": description["game"],
+            "protocol": AtariProtocol(**description["protocol"]),
+            "size": tuple(description["size"]),
+            "color": description["color"],
+        }

@@ -89,6 +89,8 @@ class ReplayData(LightningDataModule, ABC):
         self.rank = 0
         self.unstored_steps = 0
         """Number of real steps of this rank that the run learned from without storing them."""
+        self.wants_clones = False
+        """Whether a callback of the run plans from clones of the training environments."""
         self._store: ReplayStore | None = None
         self.running: list[dict[str, Any]] | None = None
         """The state of the environments, one entry per player, in the checkpoint that the run resumes from."""
@@ -115,6 +117,22 @@ class ReplayData(LightningDataModule, ABC):
     @abstractmethod
     def evaluation_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Make environments for evaluation, with the store's world and protocol."""
+
+    def clonable_environment(
+        self, num_envs: int, seed: int, variant: Literal["training", "evaluation"]
+    ) -> VectorEnvironment:
+        """Make environments that can be cloned, for an actor that plans in the true rules.
+
+        Raises:
+            UserError: the world cannot be cloned.
+        """
+        raise UserError(f"{self.name} cannot be cloned, and nobody can plan in its true rules: play an Atari game")
+
+    def playing_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make the training environments that the run's actors play, which can be cloned if an actor wants clones."""
+        if self.wants_clones:
+            return self.clonable_environment(num_envs, seed, "training")
+        return self.training_environment(num_envs, seed)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -143,6 +161,8 @@ class ReplayData(LightningDataModule, ABC):
         if self._store is not None:
             return
         self.rank = self.trainer.global_rank if self.trainer else 0
+        callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
+        self.wants_clones = any(getattr(callback, "wants_clones", False) for callback in callbacks)
         if self.path is not None:
             self.store = self.open(self.path)
         else:
@@ -198,7 +218,7 @@ class ReplayData(LightningDataModule, ABC):
     def environment(self) -> VectorEnvironment:
         """The environments, with the training environments first."""
         seed = int(generator(self.rank, "environment", self.seed).integers(2**31))
-        return self.training_environment(self.envs.training + self.envs.validation, seed)
+        return self.playing_environment(self.envs.training + self.envs.validation, seed)
 
     @cached_property
     def collector(self) -> Running | None:

@@ -201,7 +201,7 @@ class AtariEmulators(VectorEnvironment):
         self.protocol = protocol
         self._life_loss_terminates = training and protocol.life_loss_terminates
         max_frames = protocol.training_max_frames if training else protocol.evaluation_max_frames
-        self._made_of: dict[str, Any] = {
+        self.made_of: dict[str, Any] = {
             "game": game,
             "protocol": protocol,
             "max_frames": max_frames,
@@ -209,6 +209,7 @@ class AtariEmulators(VectorEnvironment):
             "mode": mode,
             "difficulty": difficulty,
         }
+        """Arguments of `Emulator` for another emulator of this game."""
         self._emulators = [self.emulator() for _ in range(num_envs)]
         self.observation_shape = (1 if color == "grey" else 3, *size)
         self.action_meanings = self._emulators[0].action_meanings
@@ -228,7 +229,7 @@ class AtariEmulators(VectorEnvironment):
 
     def emulator(self) -> Emulator:
         """Return a further emulator of this game for planning. It can restore the clones of these environments."""
-        return Emulator(**self._made_of)
+        return Emulator(**self.made_of)
 
     def reset(self, stream: int = 0) -> np.ndarray:
         """Start N new games, and return their first frames (N, C, H, W)."""

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from datamodules.acting import Actor, Moment
 from modules.batch import push
-from modules.errors import UserError
 from modules.imagination import evaluating
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
-from pipelines.acting.exploration import Exploration
+from pipelines.acting.exploration import Exploration, Explorer, best
 from pipelines.search.evaluators import NetworkEvaluator
 from pipelines.search.graphed import Graphed
 from pipelines.search.rules import Gumbel
@@ -29,50 +28,34 @@ class RandomActor(Actor):
     Args:
         num_actions: number of actions, A.
         generator: generator of the draws.
-        persistence: exponent mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps,
-            and n is drawn from a zeta distribution, n^-mu. Actions are held only if all actions are legal. Null draws
-            a new action at every step.
+        exploration: settings of exploration; only `persistence` is used.
     """
 
-    def __init__(self, num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> None:
-        if persistence is not None and persistence <= 1:
-            raise UserError(f"persistence of random play must be more than 1: got {persistence}")
+    def __init__(
+        self, num_actions: int, generator: np.random.Generator, exploration: Exploration = Exploration()
+    ) -> None:
         self.num_actions = num_actions
         self.generator = generator
-        self.persistence = persistence
-        self.held = np.zeros(0, np.int64)
-        self.left = np.zeros(0, np.int64)
+        self.explorer = Explorer(exploration, generator)
 
     def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Draw an action (N,) int64 for every environment, among the legal ones."""
-        legal = moment.legal_actions
+        legal, num_envs = moment.legal_actions, len(moment.is_first)
         if legal is None:
-            drawn = self.generator.integers(self.num_actions, size=len(moment.is_first))
-            return drawn if self.persistence is None else self._hold(drawn, moment.is_first), {}
-        scores = np.where(legal, self.generator.random(legal.shape), -1)
-        return scores.argmax(axis=1), {}
-
-    def _hold(self, drawn: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        """Keep held actions; where the hold has expired, start holding the newly drawn action."""
-        if len(self.left) != len(drawn):
-            self.held, self.left = drawn, np.zeros_like(drawn)
-        renewed = is_first | (self.left == 0)
-        assert self.persistence is not None
-        durations = self.generator.zipf(self.persistence, size=len(drawn))
-        self.held = np.where(renewed, drawn, self.held)
-        self.left = np.where(renewed, durations, self.left) - 1
-        return self.held
+            drawn = self.generator.integers(self.num_actions, size=num_envs)
+        else:
+            drawn = best(self.generator.random(legal.shape), legal)
+        self.explorer.forget(moment.is_first)
+        return self.explorer.hold(drawn, drawn, np.ones(num_envs, bool), legal), {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and the held actions."""
-        held = {"held": torch.from_numpy(self.held.copy()), "left": torch.from_numpy(self.left.copy())}
-        return {"generator": self.generator.bit_generator.state, **held}
+        return {"generator": self.generator.bit_generator.state, **self.explorer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.generator.bit_generator.state = state["generator"]
-        if "held" in state:
-            self.held, self.left = state["held"].numpy().copy(), state["left"].numpy().copy()
+        self.explorer.load_state_dict(state)
 
 
 class ConstantActor(Actor):
@@ -97,14 +80,21 @@ class ModelActor(Actor):
         model: world model that is built and has its spec.
         policy: policy on the model's features.
         generator: generator of the draws.
-        epsilon: probability of a random action.
+        exploration: settings of exploration.
     """
 
-    def __init__(self, model: WorldModel, policy: Policy, generator: np.random.Generator, epsilon: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        generator: np.random.Generator,
+        exploration: Exploration = Exploration(),
+    ) -> None:
         self.model = model
         self.policy = policy
         self.generator = generator
-        self.epsilon = epsilon
+        self.exploration = exploration
+        self.explorer = Explorer(exploration, generator)
         self.observation: Tensor | None = None
         self.state: Tensor | None = None
         self.action: Tensor | None = None
@@ -118,6 +108,7 @@ class ModelActor(Actor):
             state, action = self.model.initial(num_envs), torch.zeros(num_envs, dtype=torch.int64)
             self.state, self.action = state, action.to(state.device)
         assert self.action is not None
+        self.explorer.forget(moment.is_first)
         with evaluating(self.model, self.policy):
             self.state = self.model.observe(self.state, self.action.masked_fill(first, 0), frames, first)
             actions, extras = self.choose(self.state, moment.legal_actions)
@@ -129,13 +120,8 @@ class ModelActor(Actor):
         """Map the model's states (N, *state_shape) to actions (N,) int64, and to the extra columns of their rows."""
 
     def take(self, scores: np.ndarray, legal_actions: np.ndarray | None) -> np.ndarray:
-        """Return the actions (N,) of the highest scores (N, A), or random actions with probability epsilon."""
-        if self.epsilon:
-            random = self.generator.random(len(scores)) < self.epsilon
-            scores = np.where(random[:, None], self.generator.random(scores.shape), scores)
-        if legal_actions is not None:
-            scores = np.where(legal_actions, scores, -np.inf)
-        return scores.argmax(axis=1)
+        """Return the actions (N,) of the highest scores (N, A), or random actions as `exploration` says."""
+        return self.explorer.explore(best(scores, legal_actions), scores.shape[1], legal_actions)
 
     def _stack(self, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return observations (N, stack * C, H, W) and is_first (N,) on the model's device."""
@@ -148,14 +134,15 @@ class ModelActor(Actor):
         return stacked, first
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the last observation, model state and action."""
+        """Return the generator's state, the held actions, and the last observation, model state and action."""
         seen = {name: getattr(self, name) for name in ("observation", "state", "action")}
         kept = {name: None if tensor is None else tensor.cpu() for name, tensor in seen.items()}
-        return {"generator": self.generator.bit_generator.state, **kept}
+        return {"generator": self.generator.bit_generator.state, **self.explorer.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.generator.bit_generator.state = state["generator"]
+        self.explorer.load_state_dict(state)
         for name in ("observation", "state", "action"):
             tensor = state.get(name)
             setattr(self, name, None if tensor is None else tensor.to(self.model.device))
@@ -164,15 +151,15 @@ class ModelActor(Actor):
 class PolicyActor(ModelActor):
     """Plays by a policy on the states of a world model.
 
-    The actor leaves the columns log_prob and value (N,) float32. log_prob is the policy's own: it ignores the random
-    actions of `epsilon`.
+    The actor leaves the columns log_prob and value (N,) float32. log_prob is the policy's own: it ignores
+    `exploration`.
 
     Args:
         model: world model that is built and has its spec.
         policy: policy on the model's features.
         generator: generator of the draws.
         greedy: always play the likeliest action.
-        exploration: settings of exploration; only `epsilon` is used.
+        exploration: settings of exploration; all but the temperatures are used.
     """
 
     def __init__(
@@ -183,7 +170,7 @@ class PolicyActor(ModelActor):
         greedy: bool = False,
         exploration: Exploration = Exploration(),
     ) -> None:
-        super().__init__(model, policy, generator, exploration.epsilon)
+        super().__init__(model, policy, generator, exploration)
         self.greedy = greedy
 
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -207,7 +194,7 @@ class SearchActor(ModelActor):
         search: settings of the search.
         generator: generator of the noise and the draws.
         greedy: play the best move without noise.
-        exploration: temperatures of the moves, and the probability of a random action.
+        exploration: temperatures of the moves, and the random actions in between.
 
     Raises:
         UserError: the model does not predict states and rewards.
@@ -222,12 +209,11 @@ class SearchActor(ModelActor):
         greedy: bool = False,
         exploration: Exploration = Exploration(),
     ) -> None:
-        super().__init__(model, policy, generator, exploration.epsilon)
+        super().__init__(model, policy, generator, exploration)
         model.require("step", "reward", by="a search")
         search = search.discounting_as(policy, model)
         self.search = search.greedy() if greedy else search
         self.greedy = greedy
-        self.exploration = exploration
         self.temperature = 0.0
         self.follow(Fraction(0))
         self.evaluate = NetworkEvaluator(model, policy)

@@ -12,12 +12,14 @@ import numpy as np
 from datamodules.acting import Actor
 from datamodules.environments.emulator import AtariEmulators
 from datamodules.environments.environment import VectorEnvironment
+from datamodules.replay_data import ReplayData
 from modules.errors import UserError, check_range
+from modules.learner import Learner
 from modules.policies.policy import Policy
 from modules.world_model import WorldModel
 from pipelines.acting.actors import PolicyActor, RandomActor, SearchActor
 from pipelines.acting.exploration import Exploration
-from pipelines.acting.rules_actor import RulesActor
+from pipelines.acting.rules_actor import BEST, RulesActor
 from pipelines.search.dynamics import EmulatorDynamics
 from pipelines.search.evaluators import Rollouts
 from pipelines.search.search import Search
@@ -42,6 +44,8 @@ class Play(ABC):
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Extra columns that the actors leave in their rows."""
+    wants_clones: ClassVar[bool] = False
+    """Whether the actors play only environments that can be cloned, since they plan in the true rules."""
 
     @abstractmethod
     def actor(self, stage: Stage) -> Actor:
@@ -50,6 +54,17 @@ class Play(ABC):
         Raises:
             UserError: the stage lacks a part that the actor needs.
         """
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner or the world lacks a part that an evaluated actor needs."""
+        if self.wants_clones:
+            self.environment(data, 1, 0).close()
+
+    def environment(self, data: ReplayData, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make environments for evaluation that the actors can play."""
+        if self.wants_clones:
+            return data.clonable_environment(num_envs, seed, "evaluation")
+        return data.evaluation_environment(num_envs, seed)
 
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
@@ -61,19 +76,18 @@ class RandomPlay(Play):
     """Plays every action with the same probability.
 
     Args:
-        persistence: exponent mu of epsilon-z-greedy exploration (Dabney et al. 2021): an action is held for n steps
-            with a probability of n^-mu, so that actions do not cancel out. Null draws a new action at every step.
+        exploration: settings of exploration; only `persistence` is used, since every action is random.
     """
 
-    persistence: float | None = None
+    exploration: Exploration = Exploration()
 
     def actor(self, stage: Stage) -> RandomActor:
         """Make an actor that ignores its observations."""
-        return RandomActor(stage.environment.num_actions, stage.source("actor"), self.persistence)
+        return RandomActor(stage.environment.num_actions, stage.source("actor"), self.exploration)
 
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
-        return "random" if self.persistence is None else f"random, held n steps by n^-{self.persistence:g}"
+        return "random" + _held(self.exploration)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,10 @@ class PolicyPlay(Play):
 
     exploration: Exploration = Exploration()
     columns: ClassVar[tuple[str, ...]] = ("log_prob", "value")
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner has no policy."""
+        learner.require_policy()
 
     def actor(self, stage: Stage) -> PolicyActor:
         """Make an actor on the states of the world model."""
@@ -103,12 +121,17 @@ class SearchPlay(Play):
 
     Args:
         search: settings of the search.
-        exploration: temperatures of the moves, and the probability of random moves.
+        exploration: temperatures of the moves, and the random moves in between.
     """
 
     search: Search
     exploration: Exploration = Exploration()
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the learner has no policy, or no world model to search in."""
+        learner.require_policy()
+        learner.world_model.require("step", "reward", by="a search")
 
     def actor(self, stage: Stage) -> SearchActor:
         """Make an actor on the states of the world model."""
@@ -127,25 +150,32 @@ class RulesPlay(Play):
     Args:
         search: settings of the search.
         rollout_depth: number of decisions of random play at a leaf; null plays to the end of the game.
-        persistence: exponent mu of random play, which holds an action for n steps with a probability of n^-mu; null
-            draws a new action at every step. Random play is used at leaves, and for moves if the search found nothing.
         life_loss_ends: treat a lost life as the end of the game while planning.
         life_loss_reward: reward for a lost life while planning; scores do not count it.
         reuse: keep the subtree of the played move for the next search.
+        exploration: temperatures of the moves, and the random moves in between. The `persistence` is also that of
+            random play at leaves, and of the moves if the search found nothing.
     """
 
     search: Search
     rollout_depth: int | None = 20
-    persistence: float | None = None
     life_loss_ends: bool = True
     life_loss_reward: float = 0.0
     reuse: bool = True
+    exploration: Exploration = BEST
 
     def __post_init__(self) -> None:
         check_range("RulesPlay.rollout_depth", self.rollout_depth, 1)
         check_range("RulesPlay.life_loss_reward", self.life_loss_reward)
 
     columns: ClassVar[tuple[str, ...]] = ("search_policy", "root_value")
+    wants_clones: ClassVar[bool] = True
+
+    def check(self, learner: Learner, data: ReplayData) -> None:
+        """Raise a UserError if the world cannot be cloned, or the settings do not fit its protocol."""
+        environment = self.environment(data, 1, 0)
+        self.actor(Stage(environment, lambda purpose: np.random.default_rng(0)))
+        environment.close()
 
     def actor(self, stage: Stage) -> RulesActor:
         """Make an actor that plans from clones of the environments, which must be emulators."""
@@ -157,17 +187,17 @@ class RulesPlay(Play):
             environment,
             self.life_loss_ends,
             self.life_loss_reward,
-            persistence=self.persistence,
+            persistence=self.exploration.persistence,
             generator=stage.source("chance"),
         )
         discount = self.search.effective_discount
         rollouts = Rollouts(dynamics, self.rollout_depth, discount, generator=stage.source("rollouts"))
         source = stage.source("search")
-        return RulesActor(dynamics, self.search, rollouts, source, self.reuse, 0.0, self.persistence)
+        return RulesActor(dynamics, self.search, rollouts, source, self.reuse, stage.greedy, self.exploration)
 
     def describe(self, greedy: bool) -> str:
         """Return a short description."""
-        return f"{self.search}, rollouts of {self.rollout_depth or 'any'} decisions"
+        return f"{self.search}, rollouts of {self.rollout_depth or 'any'} decisions" + _epsilon(self.exploration)
 
 
 def usual(policy: Policy | None) -> Play:
@@ -183,4 +213,8 @@ def _parts(stage: Stage) -> tuple[WorldModel, Policy]:
 
 
 def _epsilon(exploration: Exploration) -> str:
-    return f", epsilon {exploration.epsilon:g}" if exploration.epsilon else ""
+    return f", epsilon {exploration.epsilon:g}{_held(exploration)}" if exploration.epsilon else ""
+
+
+def _held(exploration: Exploration) -> str:
+    return "" if exploration.persistence is None else f", held n steps by n^-{exploration.persistence:g}"

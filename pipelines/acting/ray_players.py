@@ -93,7 +93,7 @@ class Player:
             torch.set_rng_state(states[TORCH_RNG])
         for name, actor in self.actors.items():
             actor.load_state_dict(states[name])
-        self.collector = Collector(spec.data.training_environment(spec.num_envs, spec.seed), self, running)
+        self.collector = Collector(spec.data.playing_environment(spec.num_envs, spec.seed), self, running)
 
     def load(self, weights: dict[str, Any]) -> None:
         """Use other weights from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import numpy as np
 from datamodules.acting import Actor, Moment
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
+from pipelines.acting.exploration import Exploration, Explorer
 from pipelines.search.contract import Evaluate
 from pipelines.search.dynamics import EmulatorDynamics
 from pipelines.search.rules import Gumbel
 from pipelines.search.search import Result, Search
+
+BEST = Exploration(temperatures=(0.0,))
+"""Exploration that plays the best move of a search."""
 
 
 class RulesActor(Actor):
@@ -26,9 +31,9 @@ class RulesActor(Actor):
         evaluate: evaluation of the states: rollouts, a network, or a mix of both.
         generator: generator of the noise and the draws.
         reuse: keep the subtree of the played move for the next search.
-        temperature: temperature at which moves are drawn by visits^(1 / temperature); 0 plays the best move, and draws
-            among equal ones. A Gumbel search draws by its own noise instead.
-        persistence: exponent mu of random play, as in RandomActor; it is used if all moves have equal values.
+        greedy: play the best move.
+        exploration: temperatures of the moves, and the random actions in between. At the temperature 0 the actor draws
+            among moves of equal values; if all are equal, it plays at random with the exploration's `persistence`.
 
     Raises:
         UserError: `reuse` or the search's `bounds` is set under sticky actions, where outcomes are uncertain.
@@ -43,8 +48,8 @@ class RulesActor(Actor):
         evaluate: Evaluate,
         generator: np.random.Generator,
         reuse: bool = True,
-        temperature: float = 0.0,
-        persistence: float | None = None,
+        greedy: bool = False,
+        exploration: Exploration = BEST,
     ) -> None:
         if not dynamics.deterministic:
             name = dynamics.protocol.name
@@ -59,11 +64,20 @@ class RulesActor(Actor):
         self.evaluate = evaluate
         self.generator = generator
         self.reuse = reuse
-        self.temperature = temperature
-        self.wander = RandomActor(dynamics.num_actions, generator, persistence)
+        self.greedy = greedy
+        self.exploration = exploration
+        self.temperature = 0.0
+        self.follow(Fraction(0))
+        self.explorer = Explorer(exploration, generator)
+        self.wander = RandomActor(dynamics.num_actions, generator, exploration)
         self.found: Result | None = None
         """Result of the last search."""
         self._played = np.zeros(0, np.int64)
+
+    def follow(self, progress: Fraction) -> None:
+        """Set the temperature of this part of the run."""
+        if not self.greedy:
+            self.temperature = self.exploration.temperature(progress)
 
     def act(self, moment: Moment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Search from clones of the games, and return the chosen moves (N,) int64 and the results of the search."""
@@ -80,7 +94,9 @@ class RulesActor(Actor):
             tree=tree,
         )
         self.found = found
-        self._played = self._choose(found, moment)
+        self.explorer.forget(moment.is_first)
+        chosen = self._choose(found, moment)
+        self._played = self.explorer.explore(chosen, self.dynamics.num_actions, moment.legal_actions)
         return self._played, {"search_policy": found.policy, "root_value": found.value}
 
     def _choose(self, found: Result, moment: Moment) -> np.ndarray:

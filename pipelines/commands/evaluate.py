@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from modules.errors import UserError, check_range
-from pipelines.acting.exploration import Exploration
-from pipelines.acting.play import PolicyPlay, SearchPlay
+from modules.errors import check_range
+from pipelines.acting.play import Play
+from pipelines.commands import actors
 from pipelines.commands.parser import Parser
 from pipelines.console import check_folder, check_seed
 from pipelines.evaluation.episodes import evaluate as evaluate_agent
@@ -16,58 +15,55 @@ from pipelines.evaluation.episodes import tell
 from pipelines.evaluation.results import append
 from pipelines.runs import checkpoints
 
+REPLACED = {
+    "--epsilon": "--actor.exploration.epsilon",
+    "--simulations": "--actor.search.stop.simulations, or --actor PolicyPlay to play without a search",
+    "--policy": "--greedy true or --greedy false",
+}
+
 
 def evaluate(
     checkpoint: Path,
+    actor: Play | None = None,
+    greedy: bool = True,
     game: str | None = None,
     episodes: int = 100,
-    policy: Literal["greedy", "sampled"] = "greedy",
-    epsilon: float = 0.0,
-    simulations: int | None = None,
     max_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     out: Path | None = None,
 ) -> None:
-    """Play whole episodes with the policy of a checkpoint, under the evaluation variant of its protocol.
+    """Play whole episodes by a checkpoint, under the evaluation variant of its protocol.
 
     Args:
         checkpoint: checkpoint of an agent, or of a world model with its own policy such as MuZero.
+        actor: actor that plays, such as PolicyPlay, SearchPlay, RulesPlay or RandomPlay; null takes the actor that the
+            run evaluated, whose settings `--actor.KEY` changes.
+        greedy: play the best action without noise; false draws actions as in training.
         game: game that the checkpoint must be trained on; null accepts any game.
         episodes: number of episodes to play, each with a different seed.
-        policy: way to choose actions: "greedy" takes the likeliest action, "sampled" draws one as in training.
-        epsilon: probability of a random action instead of the policy's action.
-        simulations: number of simulations per move of the run's search; 0 plays the policy without search, null plays
-            as the run's evaluations did.
         max_steps: number of agent steps after which an episode is cut; null plays it to its end.
         seed: seed of the episodes.
         device: device to run the networks on.
         out: folder whose evaluations.jsonl the result is appended to; null takes the run's folder.
     """
     check_range("--episodes", episodes, 1)
-    check_range("--epsilon", epsilon, 0, 1)
-    check_range("--simulations", simulations, 0)
     check_range("--max_steps", max_steps, 1)
     check_seed("--seed", seed)
     check_folder("--out", out)
     learner, kept = checkpoints.load(checkpoint, device)
-    learner.require_policy()
-    search = None if simulations == 0 else checkpoints.search(checkpoint, kept)
-    if simulations and search is None:
-        raise UserError(f"the run of {checkpoint} has no search: leave --simulations out")
-    if simulations and search is not None:
-        search = search.limited(simulations)
-    exploration = Exploration(epsilon)
     checkpoints.check_world(checkpoint, kept, game)
     data = checkpoints.world(checkpoint, kept)
+    if actor is None and (named := checkpoints.actor(checkpoint, kept)) is not None:
+        actor = checkpoints.instantiate(Play, named, checkpoint)
     folder = checkpoints.folder(checkpoint)
     evaluation = evaluate_agent(
         learner,
         data,
         episodes=episodes,
         seed=seed,
-        actor=PolicyPlay(exploration) if search is None else SearchPlay(search, exploration),
-        greedy=policy == "greedy" or search is not None,
+        actor=actor,
+        greedy=greedy,
         max_steps=max_steps,
         run_seed=kept["config"]["seed_everything"],
         env_steps=kept["env_steps"],
@@ -82,6 +78,6 @@ def evaluate(
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and play the episodes."""
-    parser = Parser(prog="dreamcade evaluate", description="Play whole episodes with the policy of a checkpoint.")
+    parser = Parser(prog="dreamcade evaluate", description="Play whole episodes by a checkpoint.")
     parser.add_function_arguments(evaluate, as_positional=True)
-    evaluate(**vars(parser.instantiate(parser.parse_args(list(arguments)))))
+    evaluate(**actors.parse(parser, arguments, REPLACED))

@@ -102,12 +102,12 @@ def evaluate(
         run_seed: seed of the run that trained the learner.
         **moment: fields of the Evaluation that locate the evaluation in the run.
     """
+    way = actor or PolicyPlay()
     try:
-        environment = data.evaluation_environment(episodes, seed)
+        environment = way.environment(data, episodes, seed)
     except (TypeError, KeyError, ValueError) as error:  # the description may come from an unknown source
         raise UserError(f"{data.name} cannot be created from its description: {error}") from None
     draws = np.random.default_rng(seed)
-    way = actor or PolicyPlay()
     player = way.actor(Stage(environment, lambda purpose: draws, learner.world_model, learner.policy, greedy))
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
         played = play(environment, player, max_steps, advance, watch)

@@ -25,12 +25,14 @@ from datamodules.environments.atari import canonical_game
 from datamodules.replay.format import difference
 from modules.errors import UserError, brief
 from modules.learner import Learner, Spec
+from pipelines.acting.play import Play, PolicyPlay, SearchPlay
 from pipelines.runs.checkpoint_files import read
-from pipelines.search.search import Search
 from pipelines.spelling import explain
 
 OWN = ("modules", "datamodules", "pipelines")
 TRUST = "DREAMCADE_TRUST"
+EVALUATIONS = ("Evaluate", "SearchEvaluation")
+"""Names of the callbacks that evaluate an actor."""
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Learner, dict[str, Any]]:
@@ -163,16 +165,38 @@ def blaming(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be used: {brief(error)}") from error
 
 
-def search(path: Path, checkpoint: dict[str, Any]) -> Search | None:
-    """Return the first search in the callbacks of a checkpoint's run, or None if they have no search."""
+def actor(path: Path, checkpoint: dict[str, Any], searches: bool = False) -> dict[str, Any] | None:
+    """Return the {class_path, init_args} of the actor that a checkpoint's run evaluated.
+
+    Where the run evaluated nothing, it is the first actor of another callback that searches.
+
+    Args:
+        path: path of the checkpoint.
+        checkpoint: the checkpoint.
+        searches: skip actors that do not search.
+
+    Returns:
+        The actor, whose classes may be imported; None if no callback names one.
+    """
     with blaming(path):
+        evaluated, others = [], []
         for callback in checkpoint["config"].get("trainer", {}).get("callbacks") or []:
             settings = callback.get("init_args", {})
-            actor = settings.get("actor") or {}
-            if named := settings.get("search") or actor.get("init_args", {}).get("search"):
-                made: Search = instantiate(Search, named, path)
-                return made
-    return None
+            named = settings.get("actor")
+            if search := settings.get("search"):
+                named = {"class_path": f"{SearchPlay.__module__}.SearchPlay", "init_args": {"search": search}}
+            if callback["class_path"].rpartition(".")[2] in EVALUATIONS:
+                evaluated.append(named or {"class_path": f"{PolicyPlay.__module__}.PolicyPlay"})
+            elif named is not None and _searches(named):
+                others.append(named)
+        found = next((named for named in evaluated + others if _searches(named) or not searches), None)
+        if found is not None:
+            instantiate(Play, found, path)
+        return found
+
+
+def _searches(named: dict[str, Any]) -> bool:
+    return "search" in named.get("init_args", {})
 
 
 def world(path: Path, checkpoint: dict[str, Any]) -> Any:

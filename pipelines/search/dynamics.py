@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 
 from datamodules.environments.boards import BoardRules
-from datamodules.environments.emulator import AtariEmulators
+from datamodules.environments.emulator import AtariEmulators, Emulator
 from modules.errors import UserError
 from modules.world_model import Step
+from pipelines.search.random_actions import check_persistence, random_actions
 
 
 class EmulatorDynamics:
@@ -26,7 +26,7 @@ class EmulatorDynamics:
         life_loss_reward: reward that the planner adds for a lost life; the game's score stays without it.
         exact: refuse a protocol with random outcomes.
         look: keep the screens of the states that the search reaches, for evaluators that take pictures.
-        persistence: exponent mu of the durations for which random play holds an action, as for RandomActor; null draws
+        persistence: exponent mu of the zeta distribution of the steps for which random play holds an action; null draws
             an action at every step.
         generator: generator of sticky actions.
 
@@ -51,15 +51,24 @@ class EmulatorDynamics:
                 f"protocol {protocol.name} repeats actions with probability {protocol.repeat_action_probability:g}: "
                 "a search in it is not exact, choose a protocol without sticky actions, such as atari100k"
             )
-        if persistence is not None and persistence <= 1:
-            raise UserError(f"persistence of random play must be more than 1: got {persistence}")
+        check_persistence(persistence)
         self.num_actions = environment.num_actions
         self.persistence = persistence
         self.life_loss_ends = life_loss_ends
         self.life_loss_reward = life_loss_reward
         self.look = look
         self.generator = np.random.default_rng(0) if generator is None else generator
-        self._emulator = environment.emulator()
+        self._made_of = environment.made_of
+        self._emulator = Emulator(**self._made_of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy in another process, without the emulator, which cannot be pickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_emulator"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a copy, and make an emulator: it holds no state between calls."""
+        self.__dict__.update(state)
+        self._emulator = Emulator(**self._made_of)
 
     def step(self, states: np.ndarray, actions: Any) -> Step:
         """Execute actions (B,) for `frame_skip` frames each; the continuation is 0 where the game ends."""
@@ -107,15 +116,6 @@ class EmulatorDynamics:
         reward = emulator.act(action, self.generator, look)
         lost = emulator.ale.lives() < lives
         return reward + self.life_loss_reward * lost, emulator.over or (self.life_loss_ends and lost)
-
-
-def random_actions(num_actions: int, generator: np.random.Generator, persistence: float | None = None) -> Iterator[int]:
-    """Yield random actions without end, each held for n steps that are drawn with probability ~ n^-persistence."""
-    while True:
-        drawn = generator.integers(num_actions, size=16)
-        if persistence is not None:
-            drawn = drawn.repeat(np.minimum(generator.zipf(persistence, size=16), 1000))
-        yield from drawn.tolist()
 
 
 class GameDynamics(BoardRules):

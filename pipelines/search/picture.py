@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
+from datamodules.environments.emulator import AtariEmulators
 from modules.imagination import evaluating
 from modules.world_model import WorldModel
 from pipelines.search import compiled
@@ -59,6 +60,16 @@ def frames_of(model: WorldModel) -> Frames | None:
             pictures = model.decode(torch.stack(states)).float().clamp(0, 1)
         pixels = (pictures * 255).round().byte().movedim(1, -1).cpu().numpy()
         return pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, axis=-1)
+
+    return frames
+
+
+def screens_of(environment: AtariEmulators) -> Frames:
+    """Return a function that shows the clones of an emulator; they must keep their screens."""
+
+    def frames(states: list[Any]) -> np.ndarray:
+        pixels = environment.observe(states).transpose(0, 2, 3, 1)
+        return pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=-1)
 
     return frames
 

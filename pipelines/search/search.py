@@ -159,10 +159,6 @@ class Search:
         rule = replace(self.rule, scale=0.0) if isinstance(self.rule, Gumbel) else self.rule
         return self.changed(rule=rule, noise=None)
 
-    def limited(self, simulations: int) -> Search:
-        """Return the same search with another number of simulations and no time limit."""
-        return self.changed(stop=replace(self.stop, simulations=simulations, seconds=None))
-
     @torch.inference_mode()
     def run(
         self,

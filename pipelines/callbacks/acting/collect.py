@@ -66,6 +66,11 @@ class Collect(Callback):
         self.players: Players | None = None
         self.actor_states: list[list[dict[str, Any]] | None] = [None]
 
+    @property
+    def wants_clones(self) -> bool:
+        """Whether an actor plans from clones of the environments; the datamodule then makes such environments."""
+        return any(play is not None and play.wants_clones for play in (self.actor, self.prefill_actor))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Play the prefill, or the steps that a resumed run still lacks, before the first batch is drawn."""
         run = Run(trainer)

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
 from modules.errors import UserError, check_range
-from pipelines.acting.play import Play, SearchPlay
+from pipelines.acting.play import Play, PolicyPlay
 from pipelines.callbacks.run import Run
 from pipelines.evaluation.episodes import evaluate, tell
 from pipelines.evaluation.results import FILE, Evaluation, append, human_normalized, read
@@ -59,13 +59,9 @@ class Evaluate(Callback):
         self.figures: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that there is a policy to evaluate, and a model to search in if the actor searches."""
+        """Check that the actor fits the learner and the world: a policy to evaluate, a model to search in."""
         run = Run(trainer)
-        if self.actor is None:
-            run.learner.require_policy()
-        elif isinstance(self.actor, SearchPlay):
-            run.learner.require_policy()
-            run.model.require("step", "reward", by="a search")
+        (self.actor or PolicyPlay()).check(run.learner, run.data)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last score of a resumed run to callbacks that monitor it."""

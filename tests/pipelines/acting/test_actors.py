@@ -159,11 +159,12 @@ def test_only_legal_actions_are_taken(options):
     assert close(actions, np.array(expected["".join(options)], float))
 
 
-def test_draws_go_on_where_they_stopped():
-    player = actor(seed=1)
+@pytest.mark.parametrize("exploration", [Exploration(), Exploration(epsilon=0.5, persistence=1.5)], ids=str)
+def test_draws_go_on_where_they_stopped(exploration):
+    player, later = actor(seed=1, exploration=exploration), frames(20)._replace(is_first=np.zeros(20, bool))
     player.act(frames(20))
     state = player.state_dict()
-    expected, _ = player.act(frames(20))
-    again = actor(seed=2)
+    expected, _ = player.act(later)
+    again = actor(seed=2, exploration=exploration)
     again.load_state_dict(state)
-    assert np.array_equal(again.act(frames(20))[0], expected)
+    assert np.array_equal(again.act(later)[0], expected)

@@ -6,7 +6,7 @@ import torch
 from pipelines import cli
 from pipelines.console import CONFIGS
 from pipelines.evaluation import results
-from pipelines.runs import checkpoints
+from pipelines.runs import checkpoint_files, checkpoints
 
 CARTPOLE = ["--config", "configs/experiment/ensemble__mbpo.yaml", "--config", "configs/debug.yaml"]
 SHORT = ["--model.rounds.model_updates", "2", "--model.rounds.policy_updates", "2", "--trainer.max_steps", "4"]
@@ -37,11 +37,64 @@ def test_it_plays_whole_episodes_and_keeps_every_return(run, agent, tmp_path):
 
 def test_the_same_seed_plays_the_same_episodes(run, agent, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = ("--episodes", 4, "--policy", "sampled", "--seed", seed, "--out", tmp_path / name)
+        options = ("--episodes", 4, "--greedy", "false", "--seed", seed, "--out", tmp_path / name)
         assert run("evaluate", agent, *options).code == 0
     a, b, c = (results.read(tmp_path / name)[0].episodes for name in "abc")
     assert a == b
     assert a != c
+
+
+@pytest.mark.parametrize(
+    ("options", "played"),
+    [
+        ([], "greedy"),
+        (["--actor.exploration.epsilon", "0.2"], "greedy, epsilon 0.2"),
+        (["--actor", "PolicyPlay", "--greedy", "false"], "sampled"),
+        (["--actor", "RandomPlay", "--actor.exploration.persistence", "2"], "random, held n steps by n^-2"),
+    ],
+    ids=" ".join,
+)
+def test_any_actor_plays(run, agent, tmp_path, options, played):
+    outcome = run("evaluate", agent, "--episodes", 1, "--max_steps", 3, "--out", tmp_path / "out", *options)
+    assert outcome.code == 0, outcome.err
+    assert results.read(tmp_path / "out")[0].policy == played
+
+
+def test_the_actor_of_the_run_s_evaluations_plays_unless_changed(run, agent, tmp_path):
+    """What a checkpoint's configuration names, and a change of one setting on the command line or in a file."""
+    kept = checkpoints.read(agent)
+    (evaluate,) = (c for c in kept["config"]["trainer"]["callbacks"] if c["class_path"].endswith(".Evaluate"))
+    search = {"class_path": "pipelines.search.search.Search", "init_args": {"stop": {"simulations": 7}}}
+    init_args = {"search": search, "exploration": {"epsilon": 0.25}}
+    evaluate["init_args"]["actor"] = {"class_path": "pipelines.acting.play.SearchPlay", "init_args": init_args}
+    changed = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint_files.write(kept, changed)
+    (tmp_path / "actor.yaml").write_text("actor: {init_args: {search: {init_args: {stop: {simulations: 2}}}}}")
+    for number, (options, simulations) in enumerate(
+        [([], 7), (["--actor.search.stop.simulations", 3], 3), (["--config", tmp_path / "actor.yaml"], 2)]
+    ):
+        out = tmp_path / str(number)
+        outcome = run("evaluate", changed, "--episodes", 1, "--max_steps", 2, "--out", out, *options)
+        assert outcome.code == 0, outcome.err
+        assert results.read(out)[0].policy == f"search by Puct, {simulations} simulations, epsilon 0.25"
+
+
+def test_an_actor_that_does_not_fit_is_one_line(run, agent, trained, tmp_path):
+    search = ("--actor.search", "pipelines.search.search.Search")
+    assert run("evaluate", agent, "--actor", "RulesPlay", *search).refused("CartPole-v1 cannot be cloned")
+    pong = trained / "checkpoints" / "last.ckpt"
+    assert run("evaluate", pong, "--actor", "SearchPlay", *search).refused("a policy is needed", "UNet has none")
+    assert run("evaluate", agent, "--actor", "PolicyPlai").refused("PolicyPlai", "pipelines.acting.play.PolicyPlay")
+    assert run("evaluate", agent, "--actor.exploration.epsilom", 1).refused("epsilom", "epsilon")
+
+
+def test_a_model_without_a_policy_is_planned_past(run, trained, tmp_path):
+    """In the emulator, which needs nothing that was learned."""
+    plan = ("--actor", "RulesPlay", "--actor.search", "pipelines.search.search.Search", "--actor.rollout_depth", 2)
+    options = ("--actor.search.stop.simulations", 2, "--episodes", 1, "--max_steps", 2, "--out", tmp_path)
+    outcome = run("evaluate", trained / "checkpoints" / "last.ckpt", *plan, *options)
+    assert outcome.code == 0, outcome.err
+    assert results.read(tmp_path)[0].policy == "search by Puct, 2 simulations, rollouts of 2 decisions"
 
 
 def test_the_run_s_own_record_grows_unless_told_otherwise(run, agent):
@@ -55,7 +108,7 @@ def test_mistakes_are_one_line(run, agent, trained, tmp_path):
     assert run("evaluate", trained / "checkpoints" / "last.ckpt").refused("has none")
     assert run("evaluate", tmp_path / "none.ckpt").refused("no checkpoint")
     assert run("evaluate", agent, "--episodes", 0).refused("--episodes", "at least 1")
-    assert run("evaluate", agent, "--policy", "greed").refused("greedy")
+    assert run("evaluate", agent, "--policy", "sampled").refused("--policy", "--greedy false")
 
 
 PRETRAINED = [

@@ -10,6 +10,7 @@ from datamodules.acting import Moment
 from datamodules.environments.atari import PROTOCOLS
 from datamodules.environments.emulator import AtariEmulators
 from modules.errors import UserError
+from pipelines.acting.exploration import Exploration
 from pipelines.acting.rules_actor import RulesActor
 from pipelines.evaluation import results
 from pipelines.search.dynamics import EmulatorDynamics
@@ -100,7 +101,9 @@ def test_search_keeps_the_ball_that_standing_still_loses():
 
 
 def test_where_nothing_is_found_actions_are_held():
-    environment, actor = planner(num_envs=1, persistence=1.2, depth=1, simulations=8)
+    environment, actor = planner(
+        num_envs=1, exploration=Exploration(persistence=1.2, temperatures=(0.0,)), depth=1, simulations=8
+    )
     observation, moves = environment.reset(), []
     for move in range(60):
         actions, _ = actor.act(Moment(observation, np.full(1, move == 0), clone=environment.clone()))
@@ -110,7 +113,7 @@ def test_where_nothing_is_found_actions_are_held():
 
 
 def test_its_draws_are_taken_up_again():
-    environment, actor = planner(simulations=4, temperature=1.0)
+    environment, actor = planner(simulations=4, exploration=Exploration(temperatures=(1.0,)))
     first = environment.reset()
     state = actor.state_dict()
     one = [actor.generator.random(), actor.dynamics.generator.random()]
@@ -181,7 +184,7 @@ def test_a_plan_needs_no_more_than_a_game(run, tmp_path):
         (["--episodes", "0"], ["--episodes", "at least 1"]),
         (["--max_steps", "0"], ["--max_steps", "at least 1"]),
         (["--mode", "5"], ["breakout has no mode 5", "0, 4, 8"]),
-        (["--actor.persistence", "1"], ["persistence", "more than 1"]),
+        (["--actor.exploration.persistence", "1"], ["persistence", "more than 1"]),
         (["--gmae", "Pong"], ["gmae", "game"]),
         (["--config", "emulator__utc"], ["emulator__utc", "configs/experiment/emulator__uct.yaml"]),
     ],

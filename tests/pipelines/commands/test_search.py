@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from pipelines import cli
-from pipelines.acting.actors import PolicyActor, SearchActor
-from pipelines.commands.search import walk
+from pipelines.acting.actors import PolicyActor
+from pipelines.acting.play import Play, Stage
+from pipelines.commands.search import DEFAULT, walk
 from pipelines.runs import checkpoints
-from pipelines.search.search import Search
 from tests.fakes import locate
 from tests.pipelines.callbacks.measuring.test_search_evaluation import Known, Lanes, Lefty
 
@@ -47,7 +47,7 @@ def rows(out: str) -> dict[str, list[str]]:
 
 
 def test_a_move_of_muzero(run, muzero, tmp_path):
-    outcome = run("search", muzero, "--simulations", 30, "--steps", 3, "--folder", tmp_path / "out")
+    outcome = run("search", muzero, "--actor.search.stop.simulations", 30, "--steps", 3, "--folder", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     table = rows(outcome.out)
     assert set(table) == {"LEFT", "RIGHT"}
@@ -70,7 +70,8 @@ def test_the_same_seed_is_the_same_move(run, muzero, tmp_path):
     for seed in (1, 1, 2):
         environment = checkpoints.world(muzero, kept).evaluation_environment(1, seed)
         actor = PolicyActor(module, module.policy, np.random.default_rng(0), greedy=True)
-        states.append(walk(environment, actor, 4))
+        walk(environment, actor, 4)
+        states.append(actor.state)
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -82,7 +83,10 @@ def test_positions_are_never_over(steps):
     model.build_from(model.spec._replace(frame_stack=1))
     policy.build(model.feature_shape, 4)
     first = int(locate(torch.from_numpy(environment.reset()))[0])
-    at = int(locate(walk(environment, PolicyActor(model, policy, np.random.default_rng(0), greedy=True), steps))[0])
+    actor = PolicyActor(model, policy, np.random.default_rng(0), greedy=True)
+    game = walk(environment, actor, steps)
+    at = int(locate(actor.state)[0])
+    assert at == int(locate(torch.from_numpy(game.observation))[0])
     assert at >= 1
     if steps < first:
         assert at == first - steps
@@ -102,24 +106,47 @@ def test_a_move_of_a_frame_model_is_drawn_with_its_frames(run, unet):
     assert ground[0] == ground[1] == ground[2] < 200
 
 
-def test_a_run_without_a_search_is_searched_by_puct(muzero):
+def test_a_run_without_a_search_is_searched_by_puct(run, muzero, tmp_path):
     """As one whose callbacks name none: the discount is the policy's or the model's."""
     module, kept = checkpoints.load(muzero)
     for callback in kept["config"]["trainer"]["callbacks"]:
         for name in ("search", "actor"):
             callback.get("init_args", {}).pop(name, None)
-    assert checkpoints.search(muzero, kept) is None
-    actor = SearchActor(module, module.policy, Search(), np.random.default_rng(0))
+    assert checkpoints.actor(muzero, kept, searches=True) is None
+    assert checkpoints.actor(muzero, kept) == {"class_path": "pipelines.acting.play.PolicyPlay"}
+    actor = checkpoints.instantiate(Play, DEFAULT, muzero).actor(
+        Stage(None, np.random.default_rng, module.world_model, module.policy)
+    )
+    assert str(actor.search) == "search by Puct, 50 simulations"
     assert actor.search.discount == module.discount == 0.997
+
+
+def test_the_emulator_is_searched_too(run, unet, tmp_path):
+    """From where the checkpoint's policy has come to, with the true frames."""
+    uct = tmp_path / "uct.yaml"
+    uct.write_text(
+        "actor:\n  class_path: RulesPlay\n  init_args:\n    rollout_depth: 3\n    search:\n"
+        "      rule: {class_path: pipelines.search.rules.Uct}\n      stop: {simulations: 20}\n      discount: 0.99\n"
+    )
+    outcome = run("search", unet, "--config", uct, "--steps", 2, "--folder", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "boxing after 2 steps, search by Uct, 20 simulations, rollouts of 3 decisions" in outcome.out
+    assert sum(int(row[1]) for row in rows(outcome.out).values()) == 20
+    picture = np.asarray(Image.open(tmp_path / "line.png").convert("RGB"))
+    assert picture.reshape(-1, 3).std() > 5
 
 
 def test_mistakes_are_one_line(run, muzero, trained, tmp_path):
     assert run("search", tmp_path / "none.ckpt").refused("no checkpoint")
-    assert run("search", muzero, "--simulations", 0).refused("--simulations must be at least 1")
+    assert run("search", muzero, "--actor.search.stop.simulations", 0).refused("at least 1 simulation: got 0")
     assert run("search", muzero, "--steps", -1).refused("--steps", "at least 0")
     assert run("search", muzero, "--game", "pong").refused("CartPole-v1", "not of pong")
     assert run("search", trained / "checkpoints" / "last.ckpt").refused("UNet has none")
     assert run("search", muzero, "--simulationz", 3).refused("simulationz", "simulations")
+    assert run("search", muzero, "--simulations", 3).refused("--simulations", "--actor.search.stop.simulations")
+    assert run("search", muzero, "--actor", "PolicyPlay").refused("PolicyPlay does not search", "RulesPlay")
+    rules = ("--actor", "RulesPlay", "--actor.search", "pipelines.search.search.Search")
+    assert run("search", muzero, *rules).refused("CartPole-v1 cannot be cloned")
     dqn = fit(tmp_path / "dqn", "dqn_cartpole")
     assert run("search", dqn).refused("predicts states and rewards", "IdentityModel has no step")
     assert not list(tmp_path.rglob("tree.png"))

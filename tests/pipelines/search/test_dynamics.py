@@ -8,8 +8,9 @@ import pytest
 from datamodules.environments.atari import PROTOCOLS
 from datamodules.environments.emulator import AtariEmulators
 from modules.errors import UserError
-from pipelines.search.dynamics import EmulatorDynamics, GameDynamics, random_actions
+from pipelines.search.dynamics import EmulatorDynamics, GameDynamics
 from pipelines.search.evaluators import Rollouts, Uniform
+from pipelines.search.random_actions import random_actions
 from pipelines.search.rules import Stop, Uct
 from pipelines.search.search import Search
 

@@ -163,6 +163,6 @@ def test_what_cannot_plan_is_refused_before_training():
     agent = Agent(IdentityModel(), Reinforce(hidden=[4]), "real")
     for callback in (SearchEvaluation(SEARCH), Evaluate(actor=SearchPlay(SEARCH))):
         with pytest.raises(UserError, match="IdentityModel has no step and no reward"):
-            callback.on_fit_start(SimpleNamespace(lightning_module=agent), agent)
+            callback.on_fit_start(SimpleNamespace(lightning_module=agent, datamodule=None), agent)
     with pytest.raises(UserError, match="PerfectModel has none"):
-        SearchEvaluation(SEARCH).on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
+        SearchEvaluation(SEARCH).on_fit_start(SimpleNamespace(lightning_module=PerfectModel(), datamodule=None), None)
