@@ -31,9 +31,9 @@ class PreActivation(nn.Module):
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        self.layers = nn.Sequential()
-        for _ in range(2):
-            self.layers += [ACTIVATIONS[activation](), nn.Conv2d(channels, channels, 3, padding=1)]
+        act = ACTIVATIONS[activation]
+        convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
+        self.layers = nn.Sequential(act(), convolutions[0], act(), convolutions[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
@@ -43,7 +43,8 @@ class PreActivation(nn.Module):
 def impala(shape: tuple[int, ...], channels: Sequence[int], activation: str = "relu") -> nn.Sequential:
     """Return the residual encoder of IMPALA (Espeholt et al. 2018, figure 3): (B, C, H, W) to (B, C', H / 8, W / 8).
 
-    Each stage is a convolution, a max pooling that halves the picture, and two residual blocks.
+    Each stage is a convolution, a max pooling that halves the picture, and two residual blocks. Channels lie last in
+    memory, which is faster on CPUs too.
     """
     layers: list[nn.Module] = []
     before = shape[0]
@@ -51,7 +52,8 @@ def impala(shape: tuple[int, ...], channels: Sequence[int], activation: str = "r
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
         layers += [PreActivation(after, activation) for _ in range(2)]
         before = after
-    return nn.Sequential(*layers, ACTIVATIONS[activation]())
+    encoder = nn.Sequential(*layers, ACTIVATIONS[activation]())
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 ENCODERS = {"nature": nature, "impala": impala}

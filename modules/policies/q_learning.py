@@ -75,7 +75,8 @@ class QLearning(Policy):
         """Return networks with new weights, on the CPU."""
         atoms = None if self.atoms is None else len(self.atoms.returns)
         online = QNetwork(self.network, self.shape, self.num_actions, atoms)
-        return online, None if self.self_prediction is None else SelfPredictor(online)
+        settings = self.self_prediction
+        return online, None if settings is None else SelfPredictor(online, settings.blocks)
 
     # Acting.
 
@@ -220,7 +221,7 @@ class QLearning(Policy):
         # A dream may be shorter: it bootstraps from its last row.
         if batch.observation is not None and batch.shape[1] < needed:
             raise UserError(
-                f"targets of {self.targets.longest} steps and self_prediction of {steps} need {needed} rows in a window: "
+                f"targets of {self.targets.longest} steps and self_prediction of {steps} take {needed} rows a window: "
                 f"data.sampling.sequence_length is {batch.shape[1]}"
             )
 

@@ -22,14 +22,17 @@ class SelfPrediction:
         steps: number K of steps that the latent model unrolls.
         weight: weight of the mean over K steps of the squared distance of unit vectors, 2 - 2 cosine; 5 in the paper's
             code and in BBF.
+        blocks: number of residual blocks of the latent model, after a first convolution.
     """
 
     steps: int = 5
     weight: float = 5.0
+    blocks: int = 1
 
     def __post_init__(self) -> None:
         check_range("self_prediction.steps", self.steps, 1)
         check_range("self_prediction.weight", self.weight, 0)
+        check_range("self_prediction.blocks", self.blocks, 0)
 
 
 class SelfPredictor(nn.Module):
@@ -37,19 +40,20 @@ class SelfPredictor(nn.Module):
 
     Args:
         network: Q-network whose latents are predicted.
+        blocks: number of residual blocks of the transition model.
 
     Raises:
         UserError: the network sees vectors, or has no fully connected layer, by which latents are projected.
     """
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: QNetwork, blocks: int) -> None:
         super().__init__()
         if len(network.latent_shape) != 3:
             raise UserError("self_prediction predicts what an encoder sees in pictures: set it to null for vectors")
         if not len(network.hidden):
             raise UserError("self_prediction projects by a fully connected layer: network.hidden needs at least one")
         self.num_actions, self.normalise = network.num_actions, network.normalise
-        self.transition = Transition(network.latent_shape, network.num_actions, blocks=1, norm="layer")
+        self.transition = Transition(network.latent_shape, network.num_actions, blocks, norm="layer")
         width = network.hidden[0].out_features
         assert isinstance(width, int)
         self.predictor = nn.Linear(width, width)
