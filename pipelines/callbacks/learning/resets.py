@@ -59,7 +59,12 @@ class Resets(Callback):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             policy.reset(self.keep)
-        for group in trainer.optimizers[0].param_groups:
+        self.forget(trainer.optimizers[0])
+
+    @staticmethod
+    def forget(optimizer: torch.optim.Optimizer) -> None:
+        """Remove an optimizer's states of the parameters that begin anew."""
+        for group in optimizer.param_groups:
             if group.get("renewed"):
                 for parameter in group["params"]:
-                    trainer.optimizers[0].state.pop(parameter, None)
+                    optimizer.state.pop(parameter, None)
