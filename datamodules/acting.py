@@ -34,8 +34,13 @@ class Actor:
         """Return actions (N,) int64, and the extra columns of their rows."""
         raise NotImplementedError
 
-    def follow(self, progress: Fraction) -> None:
-        """Set the actor's schedules to the completed share of the run's updates, from 0 to 1."""
+    def follow(self, progress: Fraction, real_steps: int) -> None:
+        """Set the actor's schedules.
+
+        Args:
+            progress: completed share of the run's updates, from 0 to 1.
+            real_steps: real steps after the prefill, of all ranks together.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""

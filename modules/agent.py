@@ -9,7 +9,6 @@ from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.layers.returns import reach_weights
 from modules.learner import Learner, Loss, Spec, prefixed
 from modules.policies.policy import Policy
 from modules.rounds import Rounds
@@ -96,7 +95,8 @@ class Agent(Learner):
         totals = [loss.total for loss in (model, policy) if loss.total is not None]
         total = torch.stack(totals).sum() if totals else None
         logs = prefixed("train", model.logs) | prefixed("policy", policy.logs)
-        return Loss(total, logs, model.states, model.priority)
+        priority = policy.priority if model.priority is None else model.priority
+        return Loss(total, logs, model.states, priority)
 
     def policy_loss(self, real: Batch | None, dream: Batch | None, states: Tensor | None = None) -> Loss:
         """Return the policy's loss on the rows that it learns from, with equal weight for every reached transition.
@@ -123,13 +123,14 @@ class Agent(Learner):
             rows.append(("real", real.replace(state=states.detach())))
         if dream is not None and source in ("dream", "both"):
             rows.append(("dream", dream))
-        total: Tensor | None = None
+        total = priority = None
         logs: dict[str, Tensor] = {}
-        reached = [reach_weights(batch.continuation, batch.has_successor()).sum() for _, batch in rows]
+        reached = [self.trained_policy.transitions(batch) for _, batch in rows]
         for (kind, batch), number in zip(rows, reached, strict=True):
             loss = self.trained_policy.loss(batch, self.world_model)
+            priority = loss.priority if kind == "real" else priority
             if loss.total is not None:
                 share = number / torch.stack(reached).sum().clamp(min=1e-6) * loss.total
                 total = share if total is None else total + share
             logs |= {(name if len(rows) == 1 else f"{kind}_{name}"): value for name, value in loss.logs.items()}
-        return Loss(total, logs)
+        return Loss(total, logs, priority=priority)

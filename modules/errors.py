@@ -28,7 +28,7 @@ def check_range(
     """Raise a UserError unless a number is finite and lies in a range; None (not set) always passes.
 
     Args:
-        name: key as the user spells it: --epsilon, QLearning.lr.
+        name: key as the user spells it: --epsilon, MuZero.target_every.
         value: number that the user gave.
         low: smallest allowed value.
         high: largest allowed value.

@@ -143,14 +143,23 @@ class Learner(lightning.LightningModule):
             self.trained_policy.updated()
 
     def configure_optimizers(self) -> Any:
-        """Return one optimizer over the groups of all parts; only the world model's learning rate has a schedule."""
-        model, policy = self.world_model, self.trained_policy
-        model_groups = model.parameter_groups()
-        policy_groups = [] if policy is None else policy.parameter_groups()
+        """Return one optimizer over the groups of all parts, with each part's learning rates and their schedule.
+
+        Raises:
+            UserError: the policy asks for another optimizer than the world model.
+        """
+        parts = [part for part in (self.world_model, self.trained_policy) if part is not None]
+        kinds = [part.optimization.optimizer for part in parts]
+        if len(set(kinds)) > 1:
+            raise UserError(
+                f"one optimizer steps both parts: optimization.optimizer of the world model is {kinds[0]}, "
+                f"of the policy {kinds[1]}"
+            )
+        groups = [part.parameter_groups() for part in parts]
         # Without parameters, as with tables, the optimizer only counts steps.
-        optimizer = model.optimization.make([*model_groups, *policy_groups])
-        factor = model.optimization.schedule(self.trainer)
-        factors = [factor] * len(model_groups) + [lambda update: 1.0] * len(policy_groups)
+        optimizer = self.world_model.optimization.make([group for own in groups for group in own])
+        schedules = [part.optimization.schedule(self.trainer) for part in parts]
+        factors = [factor for factor, own in zip(schedules, groups, strict=True) for _ in own]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

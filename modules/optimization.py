@@ -23,6 +23,9 @@ class Optimization:
         warmup: number of first updates over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine over the run's `max_steps`.
         optimizer: "adamw", or "sgd" with a momentum of 0.9.
+        eps: constant that AdamW adds to the root of the second moment; a larger one makes smaller steps where gradients
+            are tiny.
+        fused: step AdamW by one kernel per parameter, which is faster and rounds otherwise.
     """
 
     lr: float = 1e-3
@@ -30,17 +33,23 @@ class Optimization:
     warmup: int = 0
     decay: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    eps: float = 1e-8
+    fused: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "warmup"):
+        for name in ("lr", "weight_decay", "warmup", "eps"):
             check_range(f"optimization.{name}", getattr(self, name), 0)
 
     def groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
         """Return two parameter groups: weights with weight decay, biases and gains without."""
         learned = [p for p in parameters if p.requires_grad]
+        weights, others = [p for p in learned if p.ndim >= 2], [p for p in learned if p.ndim < 2]
+        shared: dict[str, Any] = {"lr": self.lr}
+        if self.optimizer == "adamw":
+            shared |= {"eps": self.eps} | ({"fused": True} if self.fused else {})
         return [
-            {"params": [p for p in learned if p.ndim >= 2], "lr": self.lr, "weight_decay": self.weight_decay},
-            {"params": [p for p in learned if p.ndim < 2], "lr": self.lr, "weight_decay": 0.0},
+            {"params": weights, "weight_decay": self.weight_decay, **shared},
+            {"params": others, "weight_decay": 0.0, **shared},
         ]
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

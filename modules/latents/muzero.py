@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.imagination import evaluating
-from modules.latents.muzero_networks import SIZES, AnyBatchNorm, MuZeroNetworks, Prediction, head
+from modules.latents.muzero_networks import SIZES, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import TargetRule, Targets, make_targets
 from modules.layers.augmentation import brighten, shift
+from modules.layers.residual import AnyBatchNorm
 from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
 

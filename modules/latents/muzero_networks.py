@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.errors import UserError
+from modules.layers.networks import minmax
+from modules.layers.residual import Norm, Residual, Transition, mix, normalisation
 from modules.layers.scalars import Support, symlog
 from modules.policies.policy import Policy
 from modules.world_model import Spec, Step
-
-Norm = Literal["batch", "layer"]
 
 
 @dataclass(frozen=True)
@@ -53,43 +53,6 @@ SIZES = {
         256, 16, 256, ((128, 2), (256, 3), (256, 3), (256, 0)), reduced=32, recurrent=512, projection=(1024, 512)
     ),
 }
-
-
-def normalisation(width: int, norm: Norm) -> nn.Module:
-    """Return batch or layer normalisation of (B, width) or (B, width, H, W)."""
-    return AnyBatchNorm(width) if norm == "batch" else nn.GroupNorm(1, width)
-
-
-class AnyBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors (B, C) and of pictures (B, C, H, W)."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        assert input.ndim in (2, 4), input.shape
-
-
-class Residual(nn.Module):
-    """A residual block of two convolutions of kernel 3, or of two linear layers for vectors."""
-
-    def __init__(self, width: int, picture: bool, norm: Norm) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            mix(width, width, picture), normalisation(width, norm), nn.ReLU(),
-            mix(width, width, picture), normalisation(width, norm),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) or (B, C) to the same shape."""
-        return F.relu(x + self.layers(x))
-
-
-def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
-    """Return a convolution of kernel 3, or a linear layer for vectors. A normalisation follows it.
-
-    The linear layer has a bias: without it, layer normalisation would map x and 2 x to the same output.
-    """
-    if picture:
-        return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-    return nn.Linear(before, after)
 
 
 class Last(nn.Linear):
@@ -164,21 +127,6 @@ class Representation(nn.Module):
         return self.layers(observation if self.picture else symlog((observation - self.mean) / self.scale))
 
 
-class Transition(nn.Module):
-    """Dynamics g without its reward: maps a latent and an action to the next latent."""
-
-    def __init__(self, shape: tuple[int, ...], num_actions: int, size: MuZeroSize, norm: Norm) -> None:
-        super().__init__()
-        picture = len(shape) == 3
-        self.enter = nn.Sequential(mix(shape[0] + num_actions, shape[0], picture), normalisation(shape[0], norm))
-        self.blocks = nn.Sequential(*[Residual(shape[0], picture, norm) for _ in range(size.blocks)])
-
-    def forward(self, latent: Tensor, action: Tensor) -> Tensor:
-        """Map latents (B, *shape) and weights of actions (B, A), one plane per action, to the next latents."""
-        planes = action.view(*action.shape, *[1] * (latent.ndim - 2)).expand(*action.shape, *latent.shape[2:])
-        return self.blocks(F.relu(latent + self.enter(torch.cat([latent, planes], dim=1))))
-
-
 class Prediction(Policy):
     """Prediction f: the policy and the value of a latent.
 
@@ -250,7 +198,7 @@ class MuZeroNetworks(nn.Module):
         self.recurrent = size.recurrent if value_prefix else 0
         # After the latent: h and c of the LSTM, the sum of rewards so far, and its number of steps.
         self.state_shape = (self.latent_width + (2 * self.recurrent + 2 if value_prefix else 0),)
-        self.transition = Transition(self.latent_shape, spec.num_actions, size, norm)
+        self.transition = Transition(self.latent_shape, spec.num_actions, size.blocks, norm)
         self.reward_look, width = look(self.latent_shape, size, norm)
         if value_prefix:
             self.lstm = nn.LSTMCell(width, self.recurrent)
@@ -302,7 +250,4 @@ class MuZeroNetworks(nn.Module):
 
     def _normalised(self, latent: Tensor) -> Tensor:
         latent = latent.flatten(1).float()
-        if self.state_norm == "none":
-            return latent
-        low, high = latent.aminmax(dim=1, keepdim=True)
-        return (latent - low) / (high - low).clamp(min=1e-5)
+        return latent if self.state_norm == "none" else minmax(latent)

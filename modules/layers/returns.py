@@ -9,6 +9,7 @@ window or of a run that was cut.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,6 +22,25 @@ def n_step_returns(
         after = reward[:, :-1] + discount * continuation[:, :-1] * returns[:, 1:]
         returns = torch.cat([torch.where(has_successor, after, values[:, :-1]), values[:, -1:]], dim=1)
     return returns[:, :-1]
+
+
+def n_step_parts(
+    reward: Tensor, continuation: Tensor, has_successor: Tensor, discount: float, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what n-step returns are made of: the return of a row is sum + factor * value of the bootstrapped row.
+
+    Returns:
+        The discounted sum of rewards, the factor of the bootstrapped value, and the row (int64) that bootstraps,
+        (B, T - 1) each. A row without a successor bootstraps from itself.
+    """
+    length = has_successor.shape[1]
+    taken = F.pad(has_successor, (0, n - 1)).unfold(1, n, 1).cumprod(dim=2)  # step k of row t stays in its episode
+    lives = F.pad(continuation[:, :-1], (0, n - 1)).unfold(1, n, 1) * discount
+    earned = F.pad(reward[:, :-1], (0, n - 1)).unfold(1, n, 1)
+    factors = torch.where(taken > 0, lives, 1.0).cumprod(dim=2)
+    before = F.pad(factors[..., :-1], (1, 0), value=1.0)
+    rows = torch.arange(length, device=reward.device) + taken.sum(dim=2)
+    return (taken * before * earned).sum(dim=2), factors[..., -1], rows
 
 
 def lambda_returns(

@@ -12,6 +12,7 @@ from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.layers.networks import body
 from modules.layers.returns import lambda_returns, reach_weights, weighted_mean
+from modules.optimization import Optimization
 from modules.policies.policy import Policy
 from modules.world_model import Loss, WorldModel
 
@@ -29,7 +30,7 @@ class ActorCritic(Policy):
         lambda_: lambda of the returns, from bootstrapping after one step (0) to only at the end of the window (1).
         entropy_coefficient: coefficient of the entropy bonus.
         value_coefficient: coefficient of the critic's loss.
-        lr: learning rate of AdamW.
+        optimization: learning rate, its schedule and weight decay of the policy; `optimizer` is the world model's.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
         clip_rewards: learn from rewards clipped to [-1, 1].
     """
@@ -45,11 +46,11 @@ class ActorCritic(Policy):
         lambda_: float = 0.95,
         entropy_coefficient: float = 0.01,
         value_coefficient: float = 0.5,
-        lr: float = 3e-4,
+        optimization: Optimization = Optimization(lr=3e-4),
         gradient_clip_val: float | None = 0.5,
         clip_rewards: bool = False,
     ) -> None:
-        super().__init__(lr, gradient_clip_val, clip_rewards)
+        super().__init__(optimization, gradient_clip_val, clip_rewards)
         for name, value in (("discount", discount), ("lambda_", lambda_)):
             check_range(f"{type(self).__name__}.{name}", value, 0, 1)
         for name, value in (("entropy_coefficient", entropy_coefficient), ("value_coefficient", value_coefficient)):

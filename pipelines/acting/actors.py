@@ -115,6 +115,10 @@ class ModelActor(Actor):
         self.action = torch.from_numpy(actions).to(self.state.device)
         return actions, extras
 
+    def follow(self, progress: Fraction, real_steps: int) -> None:
+        """Tell the policy how many real steps were played: its own exploration may depend on them."""
+        self.policy.real_steps = real_steps
+
     @abstractmethod
     def choose(self, state: Tensor, legal_actions: np.ndarray | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Map the model's states (N, *state_shape) to actions (N,) int64, and to the extra columns of their rows."""
@@ -215,14 +219,19 @@ class SearchActor(ModelActor):
         self.search = search.greedy() if greedy else search
         self.greedy = greedy
         self.temperature = 0.0
-        self.follow(Fraction(0))
+        self._cool(Fraction(0))
         self.evaluate = NetworkEvaluator(model, policy)
         self.expand = Graphed(model, self.evaluate) if model.capturable else None
         self.found: Result | None = None
         """Result of the last search."""
 
-    def follow(self, progress: Fraction) -> None:
-        """Set the temperature of this part of the run; a Gumbel search draws by its own noise instead."""
+    def follow(self, progress: Fraction, real_steps: int) -> None:
+        """Set the temperature of this part of the run, and the real steps that the policy's exploration depends on."""
+        super().follow(progress, real_steps)
+        self._cool(progress)
+
+    def _cool(self, progress: Fraction) -> None:
+        # A Gumbel search draws by its own noise instead.
         if not self.greedy and not isinstance(self.search.rule, Gumbel):
             self.temperature = self.exploration.temperature(progress)
 

@@ -19,6 +19,8 @@ class CollectChunk(NamedTuple):
     """Rows that every environment of the store has after the chunk."""
     progress: Fraction
     """Completed share of the run when the chunk is due, from 0 to 1."""
+    real_steps: int
+    """Real steps after the prefill, of all ranks together, before the chunk."""
 
 
 class Players(Protocol):
@@ -42,9 +44,9 @@ class Players(Protocol):
 
 
 def act_with(actors: dict[str, Actor], chunk: CollectChunk) -> Actor:
-    """Return the actor of a chunk, with its schedules set to the chunk's progress."""
+    """Return the actor of a chunk, with its schedules set for the chunk."""
     actor = actors[chunk.actor]
-    actor.follow(chunk.progress)
+    actor.follow(chunk.progress, chunk.real_steps)
     return actor
 
 

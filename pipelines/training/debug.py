@@ -48,6 +48,6 @@ def _limit(arguments: Any, limits: Mapping[str, Any], defaults: Mapping[str, Any
 
 
 def _at_most(given: Any, limit: Any) -> Any:
-    if isinstance(given, list) and isinstance(limit, int):
-        return [_at_most(each, limit) for each in given]
+    if isinstance(given, list | tuple) and isinstance(limit, int):
+        return type(given)(_at_most(each, limit) for each in given)
     return min(given, limit) if isinstance(given, int | float) and isinstance(limit, int | float) else limit

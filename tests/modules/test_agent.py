@@ -16,11 +16,14 @@ from modules.optimization import Optimization
 from modules.policies.actor_critic import PPO, Reinforce
 from modules.policies.policy import Policy
 from modules.policies.q_learning import QLearning
+from modules.policies.q_network import Network
+from modules.policies.q_settings import Targets
 from modules.rounds import Rounds, Turn
 from modules.world_model import Loss, Spec, Step, WorldModel
 from tests.modules.policies.mdp import rows
 
 SIZE, ACTIONS, LATENT = 3, 2, 4
+SMALL = Network(hidden=(8,))
 SPEC = Spec((SIZE,), 1, ACTIONS)
 
 
@@ -124,7 +127,9 @@ class Watch(lightning.Callback):
 
 def agent(policy: Policy | None = None, model: WorldModel | None = None, **options) -> Agent:
     torch.manual_seed(3)
-    module = Agent(model or Latent(Optimization(1e-2)), policy or Reinforce(hidden=[8], lr=1e-2), **options)
+    module = Agent(
+        model or Latent(Optimization(1e-2)), policy or Reinforce(hidden=[8], optimization=Optimization(1e-2)), **options
+    )
     module.build_from(SPEC)
     return module
 
@@ -151,9 +156,9 @@ def equal(first, second) -> bool:
 # One summed loss, and no gradient from one part to the other.
 
 POLICIES = [
-    lambda: Reinforce(hidden=[8], lr=0.5),
+    lambda: Reinforce(hidden=[8], optimization=Optimization(0.5)),
     lambda: PPO(hidden=[8], shared=True, gradient_clip_val=0.01),
-    lambda: QLearning(hidden=[8], n_step=2),
+    lambda: QLearning(SMALL, Targets(n_step=2)),
 ]
 
 
@@ -193,7 +198,7 @@ def test_the_policy_gets_the_gradient_of_its_own_loss_and_no_other(make, learns_
 
 def test_every_transition_that_is_reached_counts_alike():
     """Real and dreamed rows in one loss are as all of them in one batch."""
-    module = agent(QLearning(hidden=[8]))
+    module = agent(QLearning(SMALL))
     played, dreamed = real(0), dream(0, length=4)
     played.is_last[:4, 1] = True
     played = played.replace(state=module.world_model.encode(played).detach())
@@ -245,7 +250,11 @@ def test_a_policy_that_should_learn_from_dreams_is_refused_without_dreams(learns
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_a_part_whose_turn_it_is_not_stands_still(weight_decay):
     """Weights, moments and what follows an update: target networks, schedules."""
-    module = agent(QLearning(hidden=[8], lr=1e-2), Latent(Optimization(1e-2, weight_decay)), rounds=Rounds(2, 3, False))
+    module = agent(
+        QLearning(SMALL, optimization=Optimization(1e-2)),
+        Latent(Optimization(1e-2, weight_decay)),
+        rounds=Rounds(2, 3, False),
+    )
     data = batches(10, real=real, dream=dream)
     before = Watch.read(module, lambda p: p)
     watch = train(module, data)
@@ -274,7 +283,7 @@ def test_every_part_is_clipped_by_its_own_norm():
 
 
 def test_learning_rates_are_the_parts_own():
-    """The model's follow its warm-up; the policy's stay."""
+    """Each follows a warm-up of its own."""
 
     seen = []
 
@@ -282,10 +291,17 @@ def test_learning_rates_are_the_parts_own():
         def on_train_batch_start(self, trainer, *args):
             seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
-    module = agent(Reinforce(hidden=[8], lr=0.3), Latent(Optimization(0.1, warmup=4)))
+    module = agent(Reinforce(hidden=[8], optimization=Optimization(0.3, warmup=2)), Latent(Optimization(0.1, warmup=4)))
     train(module, batches(5, real=real, dream=dream), callbacks=Rates())
-    expected = [[0.1 * min(1, (n + 1) / 4)] * 2 + [0.3] for n in range(5)]
+    expected = [[0.1 * min(1, (n + 1) / 4)] * 2 + [0.3 * min(1, (n + 1) / 2)] * 2 for n in range(5)]
     assert [rate for rates in seen for rate in rates] == pytest.approx([rate for rates in expected for rate in rates])
+
+
+def test_both_parts_take_the_same_kind_of_optimizer():
+    module = agent(Reinforce(hidden=[8], optimization=Optimization(optimizer="sgd")))
+    with pytest.raises(UserError, match="of the world model is adamw, of the policy sgd") as raised:
+        train(module, batches(1, real=real, dream=dream))
+    assert "\n" not in str(raised.value)
 
 
 def test_updates_are_counted_before_callbacks_save_them():

@@ -44,7 +44,22 @@ def test_a_decay_needs_an_end():
         Optimization(decay=True).schedule(SimpleNamespace(estimated_stepping_batches=math.inf))
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("lr", -1.0), ("weight_decay", -0.1), ("warmup", -1)])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_large_eps_makes_small_steps_where_gradients_are_tiny(fused):
+    moved = []
+    for eps in (1e-8, 1.5e-4):
+        weight = torch.nn.Parameter(torch.ones(1, 1))
+        chosen = Optimization(0.1, eps=eps, fused=fused)
+        groups = chosen.groups([weight])
+        optimizer = chosen.make(groups)
+        weight.grad = torch.full((1, 1), 1e-5)
+        optimizer.step()
+        moved.append(1 - weight.item())
+    assert moved == pytest.approx([0.1, 0.1 * 1e-5 / (1e-5 + 1.5e-4)], rel=1e-2)
+    assert optimizer.param_groups[0]["fused"] is (True if fused else None)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("lr", -1.0), ("weight_decay", -0.1), ("warmup", -1), ("eps", -1.0)])
 def test_negative_settings(name, wrong):
     with pytest.raises(UserError, match=f"optimization.{name} must be at least 0: got -"):
         Optimization(**{name: wrong})

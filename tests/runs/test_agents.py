@@ -34,8 +34,10 @@ MBPO = {
     **{f"model.{name}": value for name, value in ENSEMBLE.items()},
 }
 RANDOM = {"class_path": "pipelines.acting.play.RandomPlay"}
-DQN = {"Evaluate.final_episodes": 2, "Collect.prefill": 30, "data.sampling.batch_size": 8, "policy.hidden": [8]}
+DQN = {"Evaluate.final_episodes": 2, "Collect.prefill": 30, "data.sampling.batch_size": 8}
+SMALL = DQN | {"policy.network.hidden": [8]}
 PPO = DQN | {
+    "policy.hidden": [8],
     "Collect.prefill": 104,
     "agent.rounds": {"model_updates": 0, "policy_updates": 4},
     "Collect.steps_per_round": 20,
@@ -173,17 +175,17 @@ def test_mixed_precision(train, tmp_path):
 
 
 def test_a_model_free_agent_plays_as_it_learns(train, tmp_path):
-    outcome, folder = train("dqn_cartpole", DQN | {"Collect.steps_per_update": 2.0}, 5), tmp_path / "run"
+    outcome, folder = train("dqn_cartpole", SMALL | {"Collect.steps_per_update": 2.0}, 5), tmp_path / "run"
     assert outcome.code == 0, outcome.err
     assert dict(metrics(folder, "step", "env_steps")) == {n: 30 + 2 * min(n + 1, 4) for n in range(5)}
     epsilon = [value for (value,) in metrics(folder, "policy/epsilon")]
-    assert np.diff(epsilon) == pytest.approx(np.full(4, -0.95 / 2000), rel=1e-3)
+    assert np.diff(epsilon) == pytest.approx(np.full(4, -0.95 * 2 / 500), rel=1e-3), "not by the real steps"
     assert "no gradient clipping" not in outcome.err
 
 
 def test_ppo_learns_from_what_it_left_in_the_store(train, tmp_path):
     """A policy that never changes would leave the same columns; 4 environments of 26 rows, then 5 more a round."""
-    outcome, folder = train("ppo_cartpole", PPO | {"policy.lr": 0.0}, 9), tmp_path / "run"
+    outcome, folder = train("ppo_cartpole", PPO | {"policy.optimization.lr": 0.0}, 9), tmp_path / "run"
     assert outcome.code == 0, outcome.err
     store = ReplayStore.open(folder / "replay" / "rank0")
     assert store.rows == 26 + 5 + 5
@@ -209,8 +211,8 @@ def test_its_own_prefill_is_a_must_where_columns_are_a_policys(train, tmp_path):
 
 def test_an_agent_that_was_killed_goes_on_as_if_nothing_had_happened(train, run, tmp_path):
     """From a checkpoint in the middle of a run: the same weights, target network, schedule and draws."""
-    assert train("dqn_cartpole", DQN | {"Collect.steps_per_update": 0.0}, 1, folder="played").code == 0
-    changes = DQN | {"data.path": str(tmp_path / "played" / "replay" / "rank0"), "policy.epsilon_updates": 9}
+    assert train("dqn_cartpole", SMALL | {"Collect.steps_per_update": 0.0}, 1, folder="played").code == 0
+    changes = SMALL | {"data.path": str(tmp_path / "played" / "replay" / "rank0"), "policy.epsilon.steps": 9}
     keep = (
         *("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", -1),
         *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
@@ -298,7 +300,7 @@ def test_two_processes_train_together(small, tmp_path):
     subprocess.run([sys.executable, "-m", "pipelines.cli", "fit", *arguments], cwd=PROJECT, check=True, timeout=300)
     first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], torch.Tensor))
-    assert first["policy._extra_state"] == second["policy._extra_state"] == {"updates": 9}
+    assert first["policy._extra_state"] == second["policy._extra_state"] == {"updates": 9, "real_steps": 40}
     stores = [ReplayStore.open(folder / "replay" / f"rank{rank}") for rank in (0, 1)]
     played = [store.gather(np.array([0]), np.array([0]), store.rows).observation for store in stores]
     assert played[0].shape == played[1].shape

@@ -70,15 +70,15 @@ def again(run, short, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model.policy.lr", -1], ["QLearning.lr", "at least 0", "-1"]),
-        (["--model.policy.lr", ".nan"], ["QLearning.lr", "at least 0", "nan"]),
+        (["--model.policy.optimization.lr", -1], ["optimization.lr", "at least 0", "-1"]),
+        (["--model.policy.optimization.lr", ".nan"], ["optimization.lr", "at least 0", "nan"]),
         (["--model.policy.gradient_clip_val", -1], ["gradient_clip_val", "at least 0"]),
-        (["--model.policy.discount", 1.5], ["QLearning.discount", "from 0 to 1", "1.5"]),
+        (["--model.policy.targets.discount", 1.5], ["targets.discount", "from 0 to 1", "1.5"]),
         (["--seed_everything", -1], ["seed_everything", "from 0 to 4294967295", "-1"]),
         (["--seed_everything", 2**32], ["seed_everything", "from 0 to 4294967295", str(2**32)]),
         (["--data.seed", -1], ["data.seed", "at least 0", "-1"]),
         (["--data.storage.capacity", "null"], ["storage.capacity", "None"]),
-        (["--model.policy.n_step", "null"], ["n_step", "int"]),
+        (["--model.policy.targets.n_step", "null"], ["n_step", "int"]),
         (["--trainer.devices", "abc"], ["trainer.devices", "abc"]),
         (["--trainer.strategy", "foo"], ["trainer.strategy", "foo"]),
         (["--trainer.accelerator", "foo"], ["trainer.accelerator", "foo", "cpu"]),
@@ -236,16 +236,16 @@ def test_stopping_by_what_nobody_measures(run, tmp_path):
 
 
 def test_what_can_change_on_the_way_does(again, tmp_path):
-    outcome = again("--trainer.max_steps", 8, "--model.policy.lr", 0.1)
+    outcome = again("--trainer.max_steps", 8, "--model.policy.optimization.lr", 0.1)
     assert outcome.code == 0, outcome.err
-    line = "changed since the checkpoint: trainer.max_steps 4 -> 8, model.policy.lr 0.0005 -> 0.1"
+    line = "changed since the checkpoint: trainer.max_steps 4 -> 8, model.policy.optimization.lr 0.0005 -> 0.1"
     assert line in outcome.err
     _, kept = checkpoints.load(tmp_path / "again" / LAST)
-    (group,) = (group for group in kept["optimizer_states"][0]["param_groups"] if group["params"])
-    assert (group["lr"], group["initial_lr"]) == (0.1, 0.1)
+    groups = [group for group in kept["optimizer_states"][0]["param_groups"] if group["params"]]
+    assert [(group["lr"], group["initial_lr"]) for group in groups] == [(0.1, 0.1)] * 2
     assert 0.1 in kept["lr_schedulers"][0]["base_lrs"]
-    assert kept["config"]["model"]["init_args"]["policy"]["init_args"]["lr"] == 0.1
-    outcome = again("--trainer.max_steps", 8, "--model.policy.lr", 0.1)
+    assert kept["config"]["model"]["init_args"]["policy"]["init_args"]["optimization"]["lr"] == 0.1
+    outcome = again("--trainer.max_steps", 8, "--model.policy.optimization.lr", 0.1)
     assert "changed" not in outcome.err
 
 
@@ -258,7 +258,7 @@ def test_what_can_change_on_the_way_does(again, tmp_path):
         (["--data.id", "Acrobot-v1"], ["data.id", "CartPole-v1", "Acrobot-v1"]),
         (["--seed_everything", 3], ["seed_everything", "0", "3"]),
         (["--model.policy", "modules.policies.actor_critic.PPO"], ["model.policy", "QLearning", "PPO"]),
-        (["--model.policy.hidden", "[32]"], ["model.policy.hidden", "[128, 128]", "[32]"]),
+        (["--model.policy.network.hidden", "[32]"], ["model.policy.network.hidden", "[128, 128]", "[32]"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from datamodules.acting import Actor
 from datamodules.collector import Collector
 from datamodules.ranks import gather, generator, of_rank
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 from modules.learner import Learner
 from pipelines.acting.play import Play, RandomPlay, Stage, usual
 from pipelines.acting.players import CollectChunk, LocalPlayers, Players
@@ -33,7 +33,8 @@ class Collect(Callback):
 
     Args:
         prefill: real steps before the first update, limited to the capacity of the store.
-        steps_per_update: average number of real steps per update after the prefill; 0 plays only the prefill.
+        steps_per_update: average number of real steps per update after the prefill; 0 plays only the prefill. It is
+            the inverse of the replay ratio: 0.5 makes two updates per real step, with any number of environments.
         steps_per_round: real steps at the start of every round except the first.
         limit: number of real steps after which collection stops while updates continue; null sets no limit.
         actor: actor after the prefill; null takes the policy of the trained agent or MuZero, and plays at random if
@@ -52,11 +53,9 @@ class Collect(Callback):
         actor: Play | None = None,
         prefill_actor: Play | None = RandomPlay(),
     ) -> None:
-        if prefill < 1 or min(steps_per_update, steps_per_round) < 0:
-            raise UserError(
-                "collect needs prefill >= 1, steps_per_update >= 0 and steps_per_round >= 0: "
-                f"got {prefill}, {steps_per_update} and {steps_per_round}"
-            )
+        check_range("Collect.prefill", prefill, 1)
+        check_range("Collect.steps_per_update", steps_per_update, 0)
+        check_range("Collect.steps_per_round", steps_per_round, 0)
         self.prefill = prefill
         self.steps_per_update = steps_per_update
         self.steps_per_round = steps_per_round
@@ -76,8 +75,14 @@ class Collect(Callback):
         run = Run(trainer)
         data = run.data
         if not run.store.writable:
+            self._tell(run, data.env_steps * trainer.world_size)  # nobody explores: what the store holds was played
             return
         self.start = min(self.prefill, data.storage.capacity)
+        if self.steps_per_update > data.storage.capacity:
+            raise UserError(
+                f"Collect.steps_per_update is {self.steps_per_update:g}, but the store keeps "
+                f"{data.storage.capacity} rows: most would be gone before an update"
+            )
         num_envs, length = data.envs.training, data.sampling.sequence_length
         needed = num_envs * length
         if self.start < needed:
@@ -171,15 +176,15 @@ class Collect(Callback):
                 return []
             prefill = math.ceil(min(self.start, target) / num_envs)
             progress = share_done(trainer, updates)
-            ends = {*range(rows + CHUNK_ROWS, due, CHUNK_ROWS), prefill, due}
+            ends = [end for end in sorted({*range(rows + CHUNK_ROWS, due, CHUNK_ROWS), prefill, due}) if end > rows]
             return [
-                CollectChunk("prefill" if end <= prefill else "play", end, progress)
-                for end in sorted(ends)
-                if end > rows
+                CollectChunk("prefill" if end <= prefill else "play", end, progress, self._played(run, begin))
+                for begin, end in zip([rows, *ends], ends, strict=False)
             ]
 
         self.players.ask(run.updates, plan)
         if not (chunks := plan(run.updates)):
+            self._tell(run, self._played(run, store.rows))
             return
         steps = num_envs * (chunks[-1].rows - store.rows)
         with counter(f"playing {data.name}", steps, "steps", show and run.is_first) as advance, run.precision():
@@ -188,8 +193,20 @@ class Collect(Callback):
                     advance(rows * num_envs)
                     if trainer.received_sigterm:
                         raise SIGTERMException
+        self._tell(run, self._played(run, store.rows))
         if returns := self.players.returns():
             run.log({"collect/return": float(np.mean(returns))})
+
+    def _played(self, run: Run, rows: int) -> int:
+        """Return the number of real steps after the prefill, of all ranks together, at a number of rows."""
+        num_envs = run.data.envs.training
+        return max(0, rows - math.ceil(self.start / num_envs)) * num_envs * run.trainer.world_size
+
+    @staticmethod
+    def _tell(run: Run, real_steps: int) -> None:
+        """Tell the policy how many real steps were played, which its schedules depend on."""
+        if run.learner.policy is not None:
+            run.learner.policy.real_steps = real_steps
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of every rank's actors."""

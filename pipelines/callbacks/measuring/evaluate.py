@@ -30,7 +30,7 @@ class Evaluate(Callback):
         max_steps: agent steps after which an episode is stopped as unfinished; null plays it to its end.
     """
 
-    runs_before = ("Collect",)
+    runs_before = ("Collect", "Resets")
 
     debug: ClassVar[dict[str, Any]] = {"episodes": 2, "final_episodes": 2, "max_steps": 20}
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.layers.networks import body
+from modules.layers.networks import body, impala, minmax, output_shape
 
 
 def test_pictures_of_84_pixels_are_seen_as_by_mnih_et_al():
@@ -47,3 +47,31 @@ def test_without_layers_features_are_seen_as_they_are():
     features = torch.rand(3, 5)
     assert torch.equal(network(features), features)
     assert width == 5
+
+
+@pytest.mark.parametrize("size", [42, 64, 84])
+def test_impala_halves_the_picture_at_each_stage(size):
+    network = impala((4, size, size), channels=[16, 32, 32])
+    side = -(-size // 8)
+    assert output_shape(network, (4, size, size)) == (32, side, side)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [16] * 5 + [32] * 10
+    assert {(c.kernel_size, c.stride) for c in convolutions} == {((3, 3), (1, 1))}
+    assert network(torch.rand(2, 4, size, size)).min() >= 0
+
+
+def test_a_residual_block_adds_to_its_input():
+    block = impala((2, 8, 8), channels=[3, 3, 3])[2]
+    x = torch.randn(2, 3, 4, 4)
+    for parameter in block.parameters():
+        parameter.data.zero_()
+    assert torch.equal(block(x), x)
+
+
+def test_every_item_of_a_batch_is_scaled_to_its_own_range():
+    x = torch.randn(5, 3, 4, 4) * torch.tensor([0.0, 1.0, 10.0, 1.0, 100.0])[:, None, None, None] + 7
+    found = minmax(x)
+    assert found.shape == x.shape
+    assert torch.equal(found[0], torch.zeros(3, 4, 4)), "one that is constant"
+    for item, scaled in zip(x[1:], found[1:], strict=True):
+        assert torch.allclose(scaled, (item - item.min()) / (item.max() - item.min()), atol=1e-6)

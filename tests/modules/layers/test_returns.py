@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modules.batch import Batch
-from modules.layers.returns import lambda_returns, n_step_returns, reach_weights, weighted_mean
+from modules.layers.returns import lambda_returns, n_step_parts, n_step_returns, reach_weights, weighted_mean
 
 BATCH, LENGTH, DISCOUNT = 60, 9, 0.8
 
@@ -146,3 +146,19 @@ def test_the_mean_of_rows_that_count():
     values, weights = torch.tensor([[1.0, 5.0, 100.0]]), torch.tensor([[0.5, 1.5, 0.0]])
     assert weighted_mean(values, weights) == 4
     assert weighted_mean(values, 0 * weights) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 9])
+def test_the_parts_of_n_step_returns_make_them(n):
+    """Over ends, truncations, cuts and the end of the window, of real rows and of dreams."""
+    length = 7
+    values, reward = torch.randn(200, length), torch.randn(200, length)
+    continuation = torch.where(torch.rand(200, length) < 0.5, torch.rand(200, length), 1.0)
+    continuation[torch.rand(200, length) < 0.1] = 0.0
+    has_successor = torch.rand(200, length - 1) > 0.15
+    sums, factors, rows = n_step_parts(reward, continuation, has_successor, 0.9, n)
+    expected = n_step_returns(reward, continuation, has_successor, values, 0.9, n)
+    assert torch.allclose(sums + factors * values.gather(1, rows), expected, atol=1e-5)
+    steps = rows - torch.arange(length - 1)
+    assert steps.min() == 0
+    assert steps.max() == min(n, length - 1)

@@ -7,6 +7,7 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.imagination import imagine
 from modules.layers.returns import lambda_returns
+from modules.optimization import Optimization
 from modules.policies.actor_critic import PPO, Reinforce, normalised
 from tests.modules.policies.mdp import DISCOUNT, MDP, NUM_ACTIONS, NUM_STATES, rows
 
@@ -179,7 +180,7 @@ def test_mistakes_get_one_line(options):
 @pytest.mark.parametrize(("kind", "epochs"), [(Reinforce, 1), (PPO, 4)])
 def test_a_decision_problem_is_solved_in_dreams(kind, epochs):
     model = MDP()
-    policy = built(kind, hidden=[32], lr=1e-2)
+    policy = built(kind, hidden=[32], optimization=Optimization(1e-2))
     optimizer = torch.optim.AdamW(policy.parameter_groups())
     states = torch.arange(NUM_STATES)
     optimal = model.optimal().amax(dim=1).mean()

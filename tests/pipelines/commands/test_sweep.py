@@ -22,8 +22,8 @@ CONTENT = {
     "method": "random",
     "metric": {"name": "evaluate/return", "goal": "maximize"},
     "parameters": {
-        "model.policy.lr": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2},
-        "model.policy.hidden": {"values": ["[8]", "[16, 16]"]},
+        "model.policy.optimization.lr": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2},
+        "model.policy.network.hidden": {"values": ["[8]", "[16, 16]"]},
     },
 }
 
@@ -41,8 +41,10 @@ def test_mistakes_are_found_before_anything_runs(run, tmp_path, file):
     assert run("sweep", file).refused("method random draws trials without end", "--count")
     assert run("sweep", file, "--count", 0).refused("--count", "at least 1")
     assert run("sweep", file, "--cuont", 1).refused("cuont", "count")
-    file.write_text(yaml.safe_dump(CONTENT | {"parameters": {"model.policy.lrr": {"values": [1]}}}))
-    assert run("sweep", file, "--count", 1).refused("tiny.yaml", "model.policy.lrr", "model.policy.lr")
+    file.write_text(yaml.safe_dump(CONTENT | {"parameters": {"model.policy.optimization.lrr": {"values": [1]}}}))
+    assert run("sweep", file, "--count", 1).refused(
+        "tiny.yaml", "model.policy.optimization.lrr", "model.policy.optimization.lr"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -88,8 +90,8 @@ def test_a_killed_sweep_goes_on(file, tmp_path):
     for row in rows:
         kept = yaml.safe_load((Path(row["folder"]) / "config.yaml").read_text())
         policy = kept["model"]["init_args"]["policy"]["init_args"]
-        assert policy["lr"] == float(row["model.policy.lr"])
-        assert policy["hidden"] == yaml.safe_load(row["model.policy.hidden"])
+        assert policy["optimization"]["lr"] == float(row["model.policy.optimization.lr"])
+        assert policy["network"]["hidden"] == yaml.safe_load(row["model.policy.network.hidden"])
     assert "0001" in outcome.stdout
     assert Image.open(folder / "parallel_coordinates.png").width > 500
 

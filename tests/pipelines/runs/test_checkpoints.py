@@ -25,7 +25,10 @@ AGENT = {
                 "class_path": "modules.states.mlp_ensemble.MLPEnsemble",
                 "init_args": {"num_members": 2, "num_elites": 1, "hidden_size": 16},
             },
-            "policy": {"class_path": "modules.policies.q_learning.QLearning", "init_args": {"hidden": [24]}},
+            "policy": {
+                "class_path": "modules.policies.q_learning.QLearning",
+                "init_args": {"network": {"hidden": [24]}},
+            },
             "policy_learns_from": "real",
         },
     },

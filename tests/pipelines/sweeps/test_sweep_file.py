@@ -36,11 +36,14 @@ def test_every_method_and_early_stopping_have_a_file():
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("model.policy.lrr", ["unknown key model.policy.lrr", "model.policy.lr"]),
-        ("model.lr", ["unknown key model.lr", "model.policy.lr"]),
+        (
+            "model.policy.optimization.lrr",
+            ["unknown key model.policy.optimization.lrr", "model.policy.optimization.lr"],
+        ),
+        ("model.lr", ["unknown key model.lr", "model.policy.optimization.lr"]),
         ("data.batch_siz", ["unknown key data.batch_siz", "data.sampling.batch_size"]),
         ("trainer.callbacks.prefil", ["unknown key trainer.callbacks.prefil", "trainer.callbacks.prefill"]),
-        ("modell.policy.lr", ["modell.policy.lr", "model.policy.lr"]),
+        ("modell.policy.optimization.lr", ["modell.policy.optimization.lr", "model.policy.optimization.lr"]),
     ],
 )
 def test_a_wrong_key_in_one_of_them(tmp_path, key, words):

@@ -59,8 +59,9 @@ def test_null_where_a_class_takes_none():
     check_nulls(Namespace(data=named(control, id=None, seed=None, path=None)))
     with pytest.raises(UserError, match=r"^data\.envs\.training is null: expected int"):
         check_nulls(Namespace(data=named(control, envs=Namespace(training=None))))
-    with pytest.raises(UserError, match=r"^model\.policy\.lr is null: expected float"):
-        check_nulls(Namespace(model=named(agent, policy=named(q, gradient_clip_val=None, lr=None))))
+    policy = named(q, gradient_clip_val=None, self_prediction=None, optimization=Namespace(lr=None))
+    with pytest.raises(UserError, match=r"^model\.policy\.optimization\.lr is null: expected float"):
+        check_nulls(Namespace(model=named(agent, policy=policy)))
     with pytest.raises(UserError, match=r"^trainer\.callbacks\.prefill is null: expected int"):
         check_nulls(Namespace(trainer=Namespace(callbacks=[named(collect, prefill=None)])))
     with pytest.raises(UserError, match=r"^model\.rounds\.together is null: expected bool"):

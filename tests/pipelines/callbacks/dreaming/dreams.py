@@ -4,6 +4,7 @@ import lightning
 import torch
 
 from modules.agent import Agent
+from modules.optimization import Optimization
 from modules.policies.actor_critic import Reinforce
 from modules.rounds import Rounds
 from modules.world_model import Loss, Step
@@ -70,7 +71,10 @@ class Notes(lightning.Callback):
 def agent(learns_from="both", rounds=None, model=None, **options) -> Agent:
     torch.manual_seed(1)
     return Agent(
-        model or Known(), Reinforce(hidden=[8], channels=[4, 4, 4], lr=1e-2, **options), learns_from, rounds or Rounds()
+        model or Known(),
+        Reinforce(hidden=[8], channels=[4, 4, 4], optimization=Optimization(1e-2), **options),
+        learns_from,
+        rounds or Rounds(),
     )
 
 

@@ -14,8 +14,10 @@ from datamodules.settings import Sampling, Storage
 from modules.agent import Agent, Rounds
 from modules.errors import UserError
 from modules.identity import IdentityModel
+from modules.optimization import Optimization
 from modules.policies.actor_critic import Reinforce
 from modules.policies.q_learning import QLearning
+from modules.policies.q_network import Network
 from pipelines.acting.actors import RandomActor
 from pipelines.acting.exploration import Exploration
 from pipelines.acting.play import PolicyPlay
@@ -28,7 +30,12 @@ from tests.fakes import DotWorld, PerfectModel
 
 def run(folder, evaluate, updates=3, policy=None, rounds=None, steps_per_update=1.0):
     """Train an agent on CartPole-v1 a little."""
-    agent = Agent(IdentityModel(), policy or QLearning(hidden=[16], lr=0.05), "real", rounds or Rounds())
+    agent = Agent(
+        IdentityModel(),
+        policy or QLearning(Network(hidden=(16,)), optimization=Optimization(0.05)),
+        "real",
+        rounds or Rounds(),
+    )
     trainer = lightning.Trainer(
         default_root_dir=folder,
         max_steps=updates,

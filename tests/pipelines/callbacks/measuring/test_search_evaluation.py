@@ -12,6 +12,7 @@ from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.learner import Loss
+from modules.optimization import Optimization
 from modules.policies.actor_critic import Reinforce
 from modules.policies.policy import Policy
 from pipelines.acting.play import SearchPlay
@@ -93,7 +94,7 @@ def fit(tmp_path):
             callbacks=[*callbacks, Collect(prefill=30, steps_per_update=3.0)],
         )
         data = Data(frame_stack=4)
-        trainer.fit(Agent(model or Known(), Lefty(lr=0.0), "real"), datamodule=data)
+        trainer.fit(Agent(model or Known(), Lefty(Optimization(0.0)), "real"), datamodule=data)
         return [(step, metrics) for step, metrics in logger.rows if "search/return" in metrics]
 
     return fit
