@@ -67,14 +67,14 @@ class RulesActor(Actor):
         self.greedy = greedy
         self.exploration = exploration
         self.temperature = 0.0
-        self.follow(Fraction(0))
+        self.follow(Fraction(0), 0)
         self.explorer = Explorer(exploration, generator)
         self.wander = RandomActor(dynamics.num_actions, generator, exploration)
         self.found: Result | None = None
         """Result of the last search."""
         self._played = np.zeros(0, np.int64)
 
-    def follow(self, progress: Fraction) -> None:
+    def follow(self, progress: Fraction, real_steps: int) -> None:
         """Set the temperature of this part of the run."""
         if not self.greedy:
             self.temperature = self.exploration.temperature(progress)
