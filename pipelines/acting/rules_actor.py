@@ -113,12 +113,14 @@ class RulesActor(Actor):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generators' states; a resumed run starts new games."""
-        return {
-            "generator": self.generator.bit_generator.state,
-            "chance": self.dynamics.generator.bit_generator.state,
-        }
+        return {name: generator.bit_generator.state for name, generator in self._generators().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the generators of a `state_dict`."""
-        self.generator.bit_generator.state = state["generator"]
-        self.dynamics.generator.bit_generator.state = state["chance"]
+        for name, generator in self._generators().items():
+            generator.bit_generator.state = state[name]
+
+    def _generators(self) -> dict[str, np.random.Generator]:
+        found = {"generator": self.generator, "chance_generator": self.dynamics.generator}
+        rollouts = getattr(self.evaluate, "generator", None)  # networks draw nothing
+        return found if rollouts is None else found | {"rollouts_generator": rollouts}

@@ -114,7 +114,8 @@ class Collect(Callback):
         for part, states in zip(actors, kept or [], strict=False):
             for name, actor in part.items():
                 state = states[name]
-                actor.load_state_dict(state if running else {"generator": state["generator"]})
+                draws = {key: value for key, value in state.items() if key.endswith("generator")}
+                actor.load_state_dict(state if running else draws)
         return kept if running else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

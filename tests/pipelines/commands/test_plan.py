@@ -116,9 +116,10 @@ def test_its_draws_are_taken_up_again():
     environment, actor = planner(simulations=4, exploration=Exploration(temperatures=(1.0,)))
     first = environment.reset()
     state = actor.state_dict()
-    one = [actor.generator.random(), actor.dynamics.generator.random()]
+    generators = actor.generator, actor.dynamics.generator, actor.evaluate.generator
+    one = [generator.random() for generator in generators]
     actor.load_state_dict(state)
-    assert one == [actor.generator.random(), actor.dynamics.generator.random()]
+    assert one == [generator.random() for generator in generators]
     assert actor.act(Moment(first, np.ones(2, bool), clone=environment.clone()))[0].shape == (2,)
 
 

@@ -115,7 +115,7 @@ def test_a_run_without_a_search_is_searched_by_puct(run, muzero, tmp_path):
     assert checkpoints.actor(muzero, kept, searches=True) is None
     assert checkpoints.actor(muzero, kept) == {"class_path": "pipelines.acting.play.PolicyPlay"}
     actor = checkpoints.instantiate(Play, DEFAULT, muzero).actor(
-        Stage(None, np.random.default_rng, module.world_model, module.policy)
+        Stage(None, lambda purpose: np.random.default_rng(0), module.world_model, module.policy)
     )
     assert str(actor.search) == "search by Puct, 50 simulations"
     assert actor.search.discount == module.discount == 0.997
@@ -126,7 +126,8 @@ def test_the_emulator_is_searched_too(run, unet, tmp_path):
     uct = tmp_path / "uct.yaml"
     uct.write_text(
         "actor:\n  class_path: RulesPlay\n  init_args:\n    rollout_depth: 3\n    search:\n"
-        "      rule: {class_path: pipelines.search.rules.Uct}\n      stop: {simulations: 20}\n      discount: 0.99\n"
+        "      class_path: pipelines.search.search.Search\n      init_args:\n        discount: 0.99\n"
+        "        rule: {class_path: pipelines.search.rules.Uct}\n        stop: {simulations: 20}\n"
     )
     outcome = run("search", unet, "--config", uct, "--steps", 2, "--folder", tmp_path)
     assert outcome.code == 0, outcome.err
@@ -142,7 +143,7 @@ def test_mistakes_are_one_line(run, muzero, trained, tmp_path):
     assert run("search", muzero, "--steps", -1).refused("--steps", "at least 0")
     assert run("search", muzero, "--game", "pong").refused("CartPole-v1", "not of pong")
     assert run("search", trained / "checkpoints" / "last.ckpt").refused("UNet has none")
-    assert run("search", muzero, "--simulationz", 3).refused("simulationz", "simulations")
+    assert run("search", muzero, "--stepz", 3).refused("stepz", "--steps")
     assert run("search", muzero, "--simulations", 3).refused("--simulations", "--actor.search.stop.simulations")
     assert run("search", muzero, "--actor", "PolicyPlay").refused("PolicyPlay does not search", "RulesPlay")
     rules = ("--actor", "RulesPlay", "--actor.search", "pipelines.search.search.Search")
