@@ -20,7 +20,7 @@ from tests.runs.test_resume import experiment
 FSDP = ("--config", str(CONFIGS / "trainer" / "fsdp.yaml"), *TWO)
 CASES = {
     "ensemble__mbpo": [],  # plays and evaluates with its weights, and a refit changes them by hand
-    "dqn_cartpole": ["--model.policy.target_every", "2"],
+    "dqn_cartpole": ["--model.policy.target_network.every", "2"],
     "unet": ["--model.optimization.decay", "false"],  # weights in channels_last, and one that is a scalar
 }
 
