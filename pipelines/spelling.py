@@ -44,7 +44,8 @@ def classes() -> dict[str, list[str]]:
         found[owner] = [argument.arg for argument in taken]
         for argument in taken:
             kind = ast.unparse(argument.annotation).removesuffix(" | None") if argument.annotation else ""
-            found[owner] += [f"{argument.arg}.{name}" for name in fields.get(kind, ())]
+            if argument.arg != "settings":  # the name where code, not a configuration, makes an object
+                found[owner] += [f"{argument.arg}.{name}" for name in fields.get(kind, ())]
     return found
 
 
@@ -66,7 +67,7 @@ def explain(message: str, keys: Iterable[str]) -> str:
         *_, name = match[1].split(".")
         # Compare the last words of keys. A parameter takes precedence over a field, except the parameter of the given
         # name: there the user left out the group of a field.
-        known = sorted({key for keys in classes().values() for key in keys}, key=lambda key: "." not in key)
+        known = sorted({key for keys in classes().values() for key in keys}, key=lambda key: ("." not in key, key))
         by_name = {key.rpartition(".")[2]: key for key in known if key != name}
         return f"unknown key {match[1]!r}, the nearest is {by_name[nearest(name, by_name)]!r}"
     if match := re.search(r"given class_path '([^']+)'|dot import path string: (\S+)", line):

@@ -279,8 +279,10 @@ def test_a_refused_start_leaves_the_record_of_the_run(run, again, tmp_path):
     assert yaml.safe_load(files[0].read_text())["trainer"]["max_steps"] == 8
     assert len(json.loads(files[1].read_text())) == len(json.loads(before[1])) + 1
     # A run that is over records its start as well.
-    assert again("--trainer.max_steps", 8, "--model.policy.lr", 0.1).code == 0
-    assert yaml.safe_load(files[0].read_text())["model"]["init_args"]["policy"]["init_args"]["lr"] == 0.1
+    assert again("--trainer.max_steps", 8, "--model.policy.optimization.lr", 0.1).code == 0
+    assert (
+        yaml.safe_load(files[0].read_text())["model"]["init_args"]["policy"]["init_args"]["optimization"]["lr"] == 0.1
+    )
 
 
 def test_a_run_that_is_extended_logs_as_one_in_one_piece(run, again, tmp_path):

@@ -223,7 +223,7 @@ def test_a_controller_of_another_game_is_refused(evolve, tmp_path):
     for options in ({"Evolve": {"start": str(last)}}, {}):
         resume = () if options else ("--ckpt_path", last)
         outcome = evolve(*pong, *resume, folder=f"pong{len(options)}", **options)
-        words = ("of 18 actions", "this world has 6 actions", "action set") if options else ("data.game", "Pong")
+        words = ("has 18 actions", "this world has 6 actions", "action set") if options else ("data.game", "Pong")
         assert outcome.refused(*words)
 
 

@@ -25,7 +25,7 @@ class Resets(Callback):
         keep: share of the old weights in the encoder; 0 draws it anew, 1 keeps it.
     """
 
-    debug: ClassVar[dict[str, Any]] = {"every": 2}
+    debug: ClassVar[dict[str, Any]] = {"every": 1}
     runs_before = ("Collect",)
 
     def __init__(self, every: int, keep: float = 0.5) -> None:

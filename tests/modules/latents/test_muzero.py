@@ -371,7 +371,7 @@ def test_mistakes_get_one_line():
     bare = play(2).replace(extras={})
     assert "add search_policy to data.storage.extras" in refusal(lambda: make().loss(bare))
     bare = play(2).replace(extras={"search_policy": play(2).extras["search_policy"]})
-    assert "data.storage.extras must name root_value" in refusal(lambda: make(bootstrap="root_value").loss(bare))
+    assert "add root_value to data.storage.extras" in refusal(lambda: make(bootstrap="root_value").loss(bare))
     assert "model.targets.unroll must be at least 1" in refusal(lambda: make(unroll=0))
     assert "model.targets.discount must be from 0 to 1" in refusal(lambda: make(discount=1.1))
     assert "does not see vectors: expected one of vector" in refusal(lambda: make(VECTORS, size="tiny"))

@@ -136,10 +136,8 @@ def test_two_damaged_checkpoints_are_refused_and_left_alone(go_on):
 def test_what_the_ring_has_overwritten_does_not_come_back(go_on):
     kept = go_on.folder / "checkpoints"
     before = shutil.copy(kept / "last.ckpt", go_on.folder)
-    steps = [
-        "--trainer.callbacks.steps_per_update",
-        5000.0,
-    ]  # 2 environments of 100 rows and 2,048 spare ones: it comes round
+    # 2 environments of 100 rows and 2,048 spare ones: the ring comes round.
+    steps = ["--trainer.callbacks.steps_per_update", 200.0, "--trainer.max_steps", 30]
     assert go_on(*steps).code == 0
     shutil.move(before, kept / "previous.ckpt")
     (kept / "last.ckpt").unlink()
@@ -156,7 +154,7 @@ def test_what_the_ring_has_overwritten_does_not_come_back(go_on):
 @pytest.fixture
 def begin(run, agent, tmp_path):
     """Begin a run with the weights of the agent's, without learning anything."""
-    still = ["--model.world_model.optimization", "{lr: 0, weight_decay: 0}", "--model.policy.lr", 0]
+    still = ["--model.world_model.optimization", "{lr: 0, weight_decay: 0}", "--model.policy.optimization.lr", 0]
     command = ["fit", "--config", agent / "agent.yaml", "--trainer.default_root_dir", tmp_path / "new", *still]
     return lambda *arguments: run(*command, "--trainer.max_steps", 1, "--init_from", agent / "run" / LAST, *arguments)
 
