@@ -160,7 +160,7 @@ def test_it_goes_on_where_it_stopped():
 
 def test_a_model_without_a_policy_is_refused():
     with pytest.raises(UserError, match="PerfectModel has none"):
-        Evaluate().on_fit_start(SimpleNamespace(lightning_module=PerfectModel()), None)
+        Evaluate().on_fit_start(SimpleNamespace(lightning_module=PerfectModel(), datamodule=None), None)
 
 
 @pytest.mark.parametrize("options", [{"every": -1}, {"episodes": 0}, {"final_episodes": 0}], ids=str)
