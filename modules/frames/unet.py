@@ -334,9 +334,17 @@ class UNet(WorldModel):
         expected = self.outcomes.expected_reward(reward)
         return Step(self.append(state, action, frame), expected, continuation.sigmoid())
 
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return the signs of rewards, or the rewards if the loss is "real"."""
+        return self.outcomes.target(reward)
+
     def features(self, state: Tensor) -> Tensor:
-        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W)."""
-        return self.frames(state).float() / 255
+        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W), real frames in the levels of dreamed ones.
+        """
+        frames = self.frames(state)
+        if self.frame.loss == "categorical":
+            frames = self.palette[self.level_of(frames)]
+        return frames.float() / 255
 
     def decode(self, state: Tensor) -> Tensor:
         """Return the newest frames as float in [0, 1], (B, C, H, W)."""

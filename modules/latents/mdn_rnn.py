@@ -230,6 +230,10 @@ class MDNRNN(WorldModel):
         expected = self.memory.outcomes.expected_reward(reward)
         return Step(torch.cat([z, h.float(), c.float()], dim=1), expected, continuation.sigmoid())
 
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return the signs of rewards, or the rewards if the loss is "real"."""
+        return self.memory.outcomes.target(reward)
+
     def features(self, state: Tensor) -> Tensor:
         """Return z and h, (B, Z + H)."""
         return state[:, : self.latent_size + self.hidden_size]

@@ -47,6 +47,10 @@ class VectorOutcomes(nn.Module):
         """Return the losses (B,) of the continuation logits of `forward` for continuations (B,), 0 or 1."""
         return F.binary_cross_entropy_with_logits(logit, continuation, reduction="none")
 
+    def target(self, reward: Tensor) -> Tensor:
+        """Return raw rewards (...) as the head predicts them: their signs (categorical), or as they are (real)."""
+        return reward.sign() if self.reward_loss == "categorical" else reward
+
     def expected_reward(self, output: Tensor) -> Tensor:
         """Return the expected sign (categorical) or the predicted value (real) of the reward, (B,)."""
         return (output.softmax(dim=1) * self.signs).sum(dim=1) if self.reward_loss == "categorical" else output[:, 0]

@@ -109,7 +109,11 @@ def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
     assert reward_loss == "real" or (reward.abs() < 1).all()
     features, frame = model.features(state), model.decode(state)
     assert (features.shape, features.dtype) == ((3, *stack_shape), torch.float32)
-    assert torch.equal(features, batch.observation[:, 1] / 255)
+    seen = batch.observation[:, 1]
+    if frame_loss == "categorical":
+        seen = model.palette[nearest_level(model.palette)[seen.long()]]
+        assert torch.equal(model.features(after)[:, -channels:], model.decode(after)), "dreamed frames are as painted"
+    assert torch.equal(features, seen / 255), "a policy sees real frames in the levels of dreamed ones"
     assert torch.equal(frame, batch.observation[:, 1, -channels:] / 255)
     if frame_loss == "categorical":
         assert torch.isin(model.newest(after), model.palette).all()
