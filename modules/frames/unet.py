@@ -351,7 +351,7 @@ class UNet(WorldModel):
 
     def step(self, state: Tensor, action: Tensor) -> Step:
         """Predict one step; with the "categorical" loss, the reward is the expected sign."""
-        frame, reward, continuation = self.predict(state, action)
+        prediction = self.predict(state, action)
         expected = self.outcomes.expected_reward(prediction.reward)
         return Step(self.append(state, action, prediction.drawn), expected, prediction.continuation.sigmoid())
 
@@ -360,7 +360,9 @@ class UNet(WorldModel):
         return self.outcomes.target(reward)
 
     def features(self, state: Tensor) -> Tensor:
-        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W), real frames in the levels of dreamed ones.
+        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W).
+
+        Real frames are mapped to the palette of the drawn ones, so that a policy sees the same pictures in both.
         """
         frames = self.frames(state)
         if self.frame.loss == "categorical":
