@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class Foreseen:
     """(B, T) bool: True if the action really terminated the episode."""
     dreamed_termination: Tensor
     """(B, T): probability that the action terminates the episode."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Foreseen]) -> Foreseen:
+        """Return the outcomes of several sets of windows together."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 def foreseen(model: WorldModel, real: Batch, dreamed: Batch) -> Foreseen:

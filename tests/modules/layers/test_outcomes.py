@@ -4,7 +4,6 @@ import torch
 from modules.batch import Batch
 from modules.layers.outcomes import Outcomes
 
-
 CONDITION = torch.tensor([1.0, 0.0, 0.0])
 
 
