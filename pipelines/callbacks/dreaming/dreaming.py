@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -60,6 +60,9 @@ class Dreaming(Callback):
         starts: real rows that dreams start from.
         foresight: how well rewards must be foreseen before dreams are launched; None launches them always.
     """
+
+    debug: ClassVar[dict[str, Any]] = {"foresight": None}
+    """A debug run shows that dreams work, and its model foresees nothing."""
 
     def __init__(
         self,

@@ -29,8 +29,8 @@ class Mbpo(Dreaming):
         minibatches: number of minibatches into which the dreams of a launch are split.
         epochs: number of passes over the dreams of a launch before the next launch.
         starts: real rows that dreams start from.
-        foresight: how well the model must foresee rewards; until it does, the model learns in the policy's updates. Null
-            launches dreams from the first update on.
+        foresight: how well the model must foresee rewards; until it does, the model learns in the policy's updates.
+            Null launches dreams from the first update on.
     """
 
     def __init__(
