@@ -21,7 +21,7 @@ TABLE_HORIZONS = ("1", "5", "10", "25", "50")
 def table(games: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table: a row per game and horizon, dream | copy of the last frame."""
     lines = [
-        "| game | step | PSNR, dB | SSIM | MSE changed | MSE either | rewards | ends |",
+        "| game | step | PSNR, dB | SSIM | MSE changed | MSE either | AUC of rewards | AUC of ends |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for game, figures in games.items():
@@ -33,19 +33,14 @@ def table(games: dict[str, dict[str, Any]]) -> str:
                 f"{shown(row[name], digits)} / {shown(row[f'copy_{name}'], digits)}"
                 for name, digits in (("psnr", 1), ("ssim", 3), ("changed", 4), ("either", 4))
             ]
-            counts = [found(row, "rewards", "reward_recall"), found(row, "terminations", "termination_recall")]
-            lines.append(f"| {' | '.join([game, horizon, *pairs, *counts])} |")
-    return "\n".join([*lines, "", "dream / copy of the last frame; rewards and ends: found / that there were"])
+            ranks = [f"{shown(row[f'{event}_auc'], 3)} ({row[f'{event}s']})" for event in ("reward", "termination")]
+            lines.append(f"| {' | '.join([game, horizon, *pairs, *ranks])} |")
+    return "\n".join([*lines, "", "dream / copy of the last frame; AUC over all steps up to this one (events)"])
 
 
 def shown(value: float | None, digits: int) -> str:
     """Format a number."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def found(row: dict[str, Any], count: str, recall: str) -> str:
-    """Format a recall as how many were found of how many."""
-    return f"{row[count] * row[recall]:.0f} / {row[count]}" if row[count] else "-"
 
 
 def main() -> None:

@@ -25,12 +25,13 @@ from typing import Any
 import report
 import smoke
 
+from pipelines.dreams.foresight import FORESIGHT_COLUMNS
 from pipelines.runs import checkpoints
 
 HORIZONS = (*range(1, 11), 15, 25, 50)
 COLUMNS = (
     "psnr", "copy_psnr", "ssim", "copy_ssim", "changed", "copy_changed", "either", "copy_either",
-    "rewards", "reward_recall", "reward_precision", "terminations", "termination_recall",
+    *FORESIGHT_COLUMNS,
 )  # fmt: skip
 PICTURES = ("dream.gif", "dream.mp4", "dream.png", "predictions.png")
 LOOK_SECONDS = 0.5

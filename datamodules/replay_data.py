@@ -40,7 +40,7 @@ class Windows(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.num_batches is None:
             while True:
-                yield {"real": self.data.sample()}
+                yield {"real": self.data.sample(events=self.data.sampling.events)}
         generator = np.random.default_rng(run_seed())
         for _ in range(self.num_batches):
             yield {"real": self.data.sample(envs="validation", source=generator)}
@@ -276,9 +276,10 @@ class ReplayData(LightningDataModule, ABC):
         envs: Literal["training", "validation"] = "training",
         source: np.random.Generator | None = None,
         recent: int | None = None,
+        events: float = 0.0,
     ) -> Batch:
         """Draw windows by `Sampler.sample`."""
-        return self.sampler.sample(batch_size, sequence_length, envs, source, recent)
+        return self.sampler.sample(batch_size, sequence_length, envs, source, recent, events)
 
     def update_priorities(self, batch: Batch, priority: Tensor) -> None:
         """Set the priorities (B,) of the windows of a batch by `Sampler.update_priorities`."""

@@ -36,6 +36,8 @@ class Sampling:
         recent: number of newest rows per environment that training windows are drawn from; null draws from all rows.
             A value equal to `sequence_length` draws only the newest window, for on-policy learning.
         prioritised: settings of prioritised replay for training windows; null draws uniformly.
+        events: fraction of the training windows that are drawn around rare rows, those that bring a reward or end an
+            episode; their importance weights keep what is learned unbiased. 0 draws all windows alike.
         validation_batches: number of held-out batches per validation, which also limits the windows of pictures and
             reports.
     """
@@ -45,12 +47,18 @@ class Sampling:
     cross_episodes: bool = True
     recent: int | None = None
     prioritised: Prioritised | None = None
+    events: float = 0.0
     validation_batches: int = 16
 
     def __post_init__(self) -> None:
         check_range("data.sampling.batch_size", self.batch_size, 1)
         check_range("data.sampling.sequence_length", self.sequence_length, 2)
         check_range("data.sampling.validation_batches", self.validation_batches, 1)
+        if not 0 <= self.events < 1:
+            raise UserError(f"data.sampling.events must be at least 0 and less than 1: got {self.events}")
+        if self.events and (self.prioritised or not self.cross_episodes):
+            other = "prioritised" if self.prioritised else "cross_episodes: false"
+            raise UserError(f"data.sampling.events and data.sampling.{other} do not go together: set one of them")
         if self.recent is not None and self.recent < self.sequence_length:
             raise UserError(
                 f"data.sampling.recent must be at least data.sampling.sequence_length, {self.sequence_length} rows: "

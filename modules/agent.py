@@ -11,7 +11,7 @@ from modules.batch import Batch
 from modules.errors import UserError
 from modules.learner import Learner, Loss, Spec, prefixed
 from modules.policies.policy import Policy
-from modules.rounds import Rounds
+from modules.rounds import Rounds, Turn
 from modules.world_model import WorldModel
 
 Source = Literal["real", "dream", "both", "imagined"]
@@ -48,6 +48,17 @@ class Agent(Learner):
         self.policy = policy
         self.policy_learns_from = policy_learns_from
         self.rounds = rounds
+        self.without_dreams = False
+        """Set by a callback for an update without dreams: the policy learns from real rows alone, or waits for dreams
+        while the model learns."""
+
+    @property
+    def turn(self) -> Turn:
+        """Return the turn of the current update; only the model learns where the policy waits for dreams."""
+        turn = super().turn
+        if self.without_dreams and self.policy_learns_from == "dream":
+            return Turn(turn.number, model=True, policy=False)
+        return turn
 
     @property
     def trained_policy(self) -> Policy:
@@ -110,7 +121,7 @@ class Agent(Learner):
             UserError: the policy learns from dreams, but the batch has none.
         """
         source = self.policy_learns_from
-        if dream is None and source in ("dream", "both"):
+        if dream is None and source in ("dream", "both") and not self.without_dreams:
             raise UserError(
                 f"policy_learns_from is {source}, but no callback launches dreams: add one such as "
                 "pipelines.callbacks.dreaming.dyna.Dyna or pipelines.callbacks.dreaming.mbpo.Mbpo"

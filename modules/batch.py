@@ -38,6 +38,11 @@ class Batch:
     """Further outputs of the actor, stored with its actions: log_prob, value, search_policy, ..."""
 
     @property
+    def weight(self) -> Tensor:
+        """(B, T): importance weights of the rows of windows that were not drawn uniformly; otherwise ones."""
+        return self.extras.get("weight", torch.ones_like(self.reward))
+
+    @property
     def shape(self) -> torch.Size:
         """(B, T)."""
         return self.action.shape

@@ -95,6 +95,10 @@ class WorldModel(Learner):
         """Return the newest frame in [0, 1] or the observed vector, (B, *observation_shape)."""
         raise NotImplementedError
 
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return raw rewards (...) as `step` predicts them: their signs, clipped, or, by default, as they are."""
+        return reward
+
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Fit the parts that gradient descent does not train: normalisers, palettes, elites, processes, trees.
 

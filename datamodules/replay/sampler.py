@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.replay.events import Events
 from datamodules.replay.priorities import Priorities
 from datamodules.replay.store import ReplayStore
 from datamodules.settings import Sampling
@@ -37,6 +38,11 @@ class Sampler:
         settings = self.settings.prioritised
         return None if settings is None else Priorities(self.store, settings)
 
+    @cached_property
+    def events(self) -> Events:
+        """The rows that bring a reward or end an episode."""
+        return Events(self.store)
+
     def sample(
         self,
         batch_size: int | None = None,
@@ -44,11 +50,13 @@ class Sampler:
         envs: Literal["training", "validation"] = "training",
         source: np.random.Generator | None = None,
         recent: int | None = None,
+        events: float = 0.0,
     ) -> Batch:
         """Draw windows; arguments of None take the settings.
 
         Windows that are drawn by priority have further extras (B, T): `env` and `row` int64 locate a row in the store,
-        `age` is its age in real steps, and `weight` is the importance weight of the window.
+        `age` is its age in real steps, and `weight` is the importance weight of the window. Windows that are drawn
+        around events have a `weight` too.
 
         Args:
             batch_size: number of windows.
@@ -57,6 +65,7 @@ class Sampler:
             source: generator of the draws; None takes the sampler's generator.
             recent: number of last rows per environment to draw from; 0 draws from all rows. None takes the setting for
                 training environments, and all rows for validation environments.
+            events: fraction of the training windows that are drawn around events.
         """
         if recent is None and envs == "training":
             recent = self.settings.recent
@@ -65,6 +74,11 @@ class Sampler:
         sequence_length = sequence_length or self.settings.sequence_length
         if self.priorities is not None and envs == "training":
             return self._sample_prioritised(self.priorities, source, batch_size, sequence_length, recent)
+        if events and envs == "training":
+            env, start, weight = self.events.draw(source, batch_size, sequence_length, events, recent)
+            batch = self.store.gather(env, start, sequence_length, self.frame_stack)
+            weights = torch.from_numpy(weight)[:, None].expand(batch.shape)
+            return batch.replace(extras={**batch.extras, "weight": weights})
         return self.store.sample(
             source,
             batch_size,

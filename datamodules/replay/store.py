@@ -173,6 +173,11 @@ class ReplayStore:
         return self._head.read().oldest
 
     @property
+    def cuts(self) -> int:
+        """Number of times that the rows were cut back to a checkpoint's cursor."""
+        return self._head.read().cuts
+
+    @property
     def num_rows(self) -> int:
         """Number of valid rows of all environments together."""
         return (self.rows - self.oldest) * self.num_envs
@@ -317,6 +322,11 @@ class ReplayStore:
         raise UserError(
             f"rows {start.min()} to {stop} are not all in {self.path}, which has {head.oldest} to {head.rows}"
         )
+
+    def columns(self, rows: range, envs: np.ndarray) -> np.ndarray:
+        """Return all but the observations of valid rows, (len(envs), len(rows)) records with the fields of COLUMNS."""
+        records: np.ndarray = self._records[envs[:, None], np.asarray(rows, np.int64) % self._slots]
+        return records
 
     def windows(
         self, sequence_length: int, envs: str | np.ndarray = "training", cross_episodes: bool = True

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.frames.unet import FrameLoss, UNet
+from modules.frames.unet import FrameLoss, Prediction, UNet
 from modules.layers.bits import WORD, Posterior, Prior, binarize
 from modules.layers.unet import UNetSize
 
@@ -86,12 +86,12 @@ class StochasticUNet(UNet):
         """Return the weight of each loss in the total."""
         return {**super().loss_weights(), "prior": self.bits.prior_weight}
 
-    def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, state: Tensor, action: Tensor) -> Prediction:
         """Run the networks with bits that are drawn from the prior."""
         condition = self.condition(state, action)
         seen = self.encoder(self.standardized(self.frames(state)), condition)
         bits = self.prior.sample(seen[-1].flatten(1), self.temperature)
-        return self.paint(state, seen, torch.cat([condition, bits], dim=1))
+        return self.complete(state, condition, *self.decoder(seen, torch.cat([condition, bits], dim=1)))
 
     def transition_losses(self, state: Tensor, rows: Batch, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict one step with the posterior's bits, and predict these bits with the prior."""
@@ -107,8 +107,9 @@ class StochasticUNet(UNet):
         if not drawn.all():
             # The last frame of an episode is not the true one. Bits of it would reveal that the episode ends.
             bits = torch.where(drawn[:, None], bits, self.prior.sample(seen[-1].flatten(1)))
-        prediction = self.paint(state_seen, seen, torch.cat([condition, bits], dim=1))
-        return prediction[0], {**self.prediction_losses(prediction, state, rows), "prior": prior_losses}
+        painted = self.decoder(seen, torch.cat([condition, bits], dim=1))
+        prediction = self.complete(state_seen, condition, *painted)
+        return prediction.drawn, {**self.prediction_losses(prediction, state, rows), "prior": prior_losses}
 
     def disturbed(self, logits: Tensor) -> Tensor:
         """Return the posterior's bits (B, N); in training with noise, flips and dropout (all bits 0)."""

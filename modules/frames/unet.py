@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.batch import Batch
 from modules.errors import UserError, check_range
@@ -78,12 +78,27 @@ class Unroll:
         return min(1.0, updates / self.scheduled_sampling) if self.scheduled_sampling else 1.0
 
 
+class Prediction(NamedTuple):
+    """What the networks predict of a transition."""
+
+    frame: Tensor
+    """The next frame's logits (B, K, C, H, W), or its values (B, C, H, W) in [0, 1]."""
+    drawn: Tensor
+    """The next frame, (B, C, H, W) uint8."""
+    reward: Tensor
+    """The reward's logits (B, 3) or value (B, 1)."""
+    continuation: Tensor
+    """The continuation's logit (B,)."""
+
+
 class UNet(WorldModel):
     """A convolutional network that predicts frame, reward and continuation from a stack of frames and an action.
 
     The state is the stack and the action that led to it, (frame_stack * C * H * W + 1,) uint8. The previous action is
     needed because an action can take effect a step late, as the paddle of Pong does (docs/unet.md). `step` drops the
     oldest frame and appends the predicted one. The sign of the reward is predicted, unless `reward_loss` is "real".
+    Reward and continuation are predicted by a separate network, from the last frames, the drawn next frame and the
+    features that the next frame was decoded from.
 
     Args:
         size: size of the network: "debug", "tiny" (for frames of 42 x 42, a thousand a second on one thread), "small"
@@ -91,8 +106,6 @@ class UNet(WorldModel):
         frame: levels of a pixel, and loss of the predicted frame.
         reward_loss: loss of the reward: "categorical" classifies its sign as -1, 0 or 1 by a softmax, "real" is the
             squared error of its value.
-        outcome_weight: weight in the total loss of the reward's loss, and of the continuation's loss; the frame's loss,
-            a mean over pixels, has weight 1.
         unroll: how far the training loss unrolls the model on its own predictions.
         input_noise: fraction of input pixels that are replaced by the batch's median colour, in training.
         temperature: softmax temperature of the pixels that a step draws; 0 takes the most probable level.
@@ -109,7 +122,6 @@ class UNet(WorldModel):
         size: Literal["debug", "tiny", "small", "medium", "simple"] = "small",
         frame: FrameLoss = FrameLoss(),
         reward_loss: Literal["categorical", "real"] = "categorical",
-        outcome_weight: float = 0.03,
         unroll: Unroll = Unroll(),
         input_noise: float = 0.0,
         temperature: float = 0.0,
@@ -120,7 +132,6 @@ class UNet(WorldModel):
         self.size = size
         self.frame = frame
         self.reward_loss = reward_loss
-        self.outcome_weight = outcome_weight
         self.unroll = unroll
         self.input_noise = input_noise
         check_range(f"{type(self).__name__}.temperature", temperature, 0)
@@ -149,7 +160,14 @@ class UNet(WorldModel):
         outputs = self.channels * (self.frame.levels if self.frame.loss == "categorical" else 1)
         self.encoder = Encoder(self.feature_shape[0], height, width, conditions, size)
         self.decoder = Decoder(outputs, height, width, conditions + latents, size)
-        self.outcomes = Outcomes(*size.shapes(height, width)[0], self.reward_loss)
+        stacked = self.feature_shape[0] + self.channels
+        painted = size.shapes(height, width)[0]
+        self.outcomes = Outcomes(stacked, painted, size.patch, conditions, self.reward_loss)
+
+    def gradient_parts(self) -> list[nn.Module]:
+        """Return the network of the frames, and that of reward and continuation, whose gradient is much smaller."""
+        painting = [child for child in self.children() if child is not self.outcomes]
+        return [nn.ModuleList([*painting, nn.ParameterList(self._parameters.values())]), self.outcomes]
 
     def refit(self, batch: Batch, validation_windows: Batch | None = None) -> None:
         """Fit the levels to the game's pixels, and the initial biases of reward and continuation to their frequencies.
@@ -164,7 +182,7 @@ class UNet(WorldModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Return the weight of each loss in the total."""
-        return {"frame": 1.0, "reward": self.outcome_weight, "continuation": self.outcome_weight}
+        return {"frame": 1.0, "reward": 1.0, "continuation": 1.0}
 
     def loss(self, batch: Batch) -> Loss:
         """Unroll every segment of the windows from its first state, on the model's own predictions.
@@ -184,18 +202,20 @@ class UNet(WorldModel):
         # True where step t has a recorded successor: no episode ended and no run was cut up to it.
         reached = segments.has_successor().cumprod(dim=1).float()
         drawn = reached * segments.continuation[:, :-1]
-        masks = {"reward": reached, "continuation": reached}
+        judged = reached * segments.weight[:, :-1]
+        masks = {"reward": judged, "continuation": judged}
         weights = self.loss_weights()
         state = segments.state[:, 0]
         totals = dict.fromkeys(weights, torch.zeros((), device=state.device))
         for t in range(horizon):
-            frame, losses = self.transition_losses(state, segments[:, t : t + 2], drawn[:, t] > 0)
+            next_frame, losses = self.transition_losses(state, segments[:, t : t + 2], drawn[:, t] > 0)
             totals = {name: totals[name] + (masks.get(name, drawn)[:, t] * losses[name]).sum() for name in weights}
-            state = self.append(state, segments.action[:, t], frame.detach())
+            state = self.append(state, segments.action[:, t], next_frame)
             if self.training and self.unroll.scheduled_sampling:
                 own = torch.rand(len(state), 1, device=state.device) < self.unroll.own_predictions(self.updates)
                 state = torch.where(own, state, segments.state[:, t + 1])
-        parts = {name: total / masks.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
+        numbers = {"reward": reached, "continuation": reached}
+        parts = {name: total / numbers.get(name, drawn).sum().clamp(min=1) for name, total in totals.items()}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         logged = {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
         return Loss(loss, {**logged, "horizon": torch.tensor(float(horizon), device=loss.device)}, states)
@@ -209,32 +229,26 @@ class UNet(WorldModel):
             drawn: flags (B,) bool: the next row's frame is a true picture, not the last one of an episode.
 
         Returns:
-            The first value of `predict`, and the losses (B,) by the names in `loss_weights`.
+            The drawn next frame (B, C, H, W) uint8, and the losses (B,) by the names in `loss_weights`.
         """
         prediction = self.predict(self.add_noise(state), rows.action[:, 0])
-        return prediction[0], self.prediction_losses(prediction, state, rows)
+        return prediction.drawn, self.prediction_losses(prediction, state, rows)
 
-    def prediction_losses(
-        self, prediction: tuple[Tensor, Tensor, Tensor], state: Tensor, rows: Batch
-    ) -> dict[str, Tensor]:
-        """Return the losses (B,) of what `predict` returned, against recorded rows (B, 2)."""
-        frame, reward, continuation = prediction
+    def prediction_losses(self, prediction: Prediction, state: Tensor, rows: Batch) -> dict[str, Tensor]:
+        """Return the losses (B,) of a prediction against recorded rows (B, 2)."""
         assert rows.observation is not None
+        target = rows.observation[:, 1, -self.channels :]
         return {
-            "frame": self.frame_losses(frame, rows.observation[:, 1, -self.channels :], last=self.newest(state)),
-            "reward": self.outcomes.reward_losses(reward, rows.reward[:, 0]),
-            "continuation": self.outcomes.continuation_losses(continuation, rows.continuation[:, 0]),
+            "frame": self.frame_losses(prediction.frame, target, last=self.newest(state)),
+            "reward": self.outcomes.reward_losses(prediction.reward, rows.reward[:, 0]),
+            "continuation": self.outcomes.continuation_losses(prediction.continuation, rows.continuation[:, 0]),
         }
 
-    def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the networks.
-
-        Returns:
-            Logits (B, K, C, H, W) or values (B, C, H, W) in [0, 1] of the frame, logits (B, 3) or value (B, 1) of the
-            reward, and the logit (B,) of the continuation.
-        """
+    def predict(self, state: Tensor, action: Tensor) -> Prediction:
+        """Run the networks."""
         condition = self.condition(state, action)
-        return self.paint(state, self.encoder(self.standardized(self.frames(state)), condition), condition)
+        seen = self.encoder(self.standardized(self.frames(state)), condition)
+        return self.complete(state, condition, *self.decoder(seen, condition))
 
     def condition(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the weights of the action beside those of the previous action, (B, 2 A); an index becomes one-hot."""
@@ -248,10 +262,15 @@ class UNet(WorldModel):
         scale, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True)
         return (pixels - mean) / scale.clamp(min=1e-2)
 
-    def paint(self, state: Tensor, seen: list[Tensor], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode the encoder's features of a state into the three values of `predict`."""
-        frame, painted = self.decoder(seen, condition)
-        reward, continuation = self.outcomes(painted)
+    def complete(self, state: Tensor, condition: Tensor, frame: Tensor, painted: Tensor) -> Prediction:
+        """Draw the next frame, and predict the reward and the continuation of the drawn transition.
+
+        Args:
+            state: states (B, *state_shape).
+            condition: weights of the actions, (B, 2 A).
+            frame: output of the decoder, (B, K * C, H, W) or (B, C, H, W).
+            painted: the decoder's finest features, from which it computed the output.
+        """
         frame, last = frame.float(), self.newest(state)
         if self.frame.loss == "categorical":
             frame = frame.unflatten(1, (self.frame.levels, self.channels))
@@ -260,7 +279,9 @@ class UNet(WorldModel):
                 frame = frame.scatter_add_(1, level, self.stay.expand(level.shape))
         elif self.frame.copy_bias is not None:
             frame = frame + last.float() / 255
-        return frame, reward, continuation
+        drawn = self.draw(frame.detach())
+        pictures = torch.cat([self.features(state), drawn.float() / 255], dim=1)
+        return Prediction(frame, drawn, *self.outcomes(pictures, painted, condition))
 
     def frame_losses(self, frame: Tensor, target: Tensor, last: Tensor) -> Tensor:
         """Return the clipped loss (B,) of every frame: a mean over pixels, in which `motion_weight` weights changes."""
@@ -296,10 +317,10 @@ class UNet(WorldModel):
         """Return the states of stacks (..., frame_stack * C, H, W) and of the actions (...,) that led to them."""
         return torch.cat([frames.flatten(-3), action[..., None].to(torch.uint8)], dim=-1)
 
-    def append(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+    def append(self, state: Tensor, action: Tensor, drawn: Tensor) -> Tensor:
         """Return the next state: the stack without its oldest frame and with the predicted one, and the action."""
         action = action.argmax(dim=1) if action.is_floating_point() else action
-        return self.join(torch.cat([self.frames(state)[:, self.channels :], self.draw(frame)], dim=1), action)
+        return self.join(torch.cat([self.frames(state)[:, self.channels :], drawn], dim=1), action)
 
     def draw(self, frame: Tensor) -> Tensor:
         """Return the predicted frame (B, C, H, W) uint8: drawn, or the most probable one at temperature 0."""
@@ -330,13 +351,23 @@ class UNet(WorldModel):
 
     def step(self, state: Tensor, action: Tensor) -> Step:
         """Predict one step; with the "categorical" loss, the reward is the expected sign."""
-        frame, reward, continuation = self.predict(state, action)
-        expected = self.outcomes.expected_reward(reward)
-        return Step(self.append(state, action, frame), expected, continuation.sigmoid())
+        prediction = self.predict(state, action)
+        expected = self.outcomes.expected_reward(prediction.reward)
+        return Step(self.append(state, action, prediction.drawn), expected, prediction.continuation.sigmoid())
+
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return the signs of rewards, or the rewards if the loss is "real"."""
+        return self.outcomes.target(reward)
 
     def features(self, state: Tensor) -> Tensor:
-        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W)."""
-        return self.frames(state).float() / 255
+        """Return the frame stacks as float in [0, 1], (B, frame_stack * C, H, W).
+
+        Real frames are mapped to the palette of the drawn ones, so that a policy sees the same pictures in both.
+        """
+        frames = self.frames(state)
+        if self.frame.loss == "categorical":
+            frames = self.palette[self.level_of(frames)]
+        return frames.float() / 255
 
     def decode(self, state: Tensor) -> Tensor:
         """Return the newest frames as float in [0, 1], (B, C, H, W)."""

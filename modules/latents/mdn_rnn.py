@@ -116,8 +116,8 @@ class MDNRNN(WorldModel):
         self.memory = Memory(self.latent_size, self.num_actions, self.hidden_size, self.mixtures, self.reward_loss)
 
     def gradient_parts(self) -> list[nn.Module]:
-        """Return the VAE and the memory: each has a loss of its own."""
-        return [self.vae, self.memory]
+        """Return the VAE, the LSTM with the head of its density, and the head of rewards and ends."""
+        return [self.vae, nn.ModuleList([self.memory.lstm, self.memory.head]), self.memory.outcomes]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the VAE and of the memory."""
@@ -171,7 +171,7 @@ class MDNRNN(WorldModel):
         nll = -weighted_mean(density, has_successor * batch.continuation[:, :-1])
         outcomes = self.memory.outcomes
         reward, continuation = outcomes(h.flatten(0, 1))
-        weights = has_successor.flatten()
+        weights = (has_successor * batch.weight[:, :-1]).flatten()
         reward_loss = weighted_mean(outcomes.reward_losses(reward, batch.reward[:, :-1].flatten()), weights)
         goes_on = batch.continuation[:, :-1].flatten()
         continuation_loss = weighted_mean(outcomes.continuation_losses(continuation, goes_on), weights)
@@ -229,6 +229,10 @@ class MDNRNN(WorldModel):
         reward, continuation = self.memory.outcomes(h)
         expected = self.memory.outcomes.expected_reward(reward)
         return Step(torch.cat([z, h.float(), c.float()], dim=1), expected, continuation.sigmoid())
+
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return the signs of rewards, or the rewards if the loss is "real"."""
+        return self.memory.outcomes.target(reward)
 
     def features(self, state: Tensor) -> Tensor:
         """Return z and h, (B, Z + H)."""

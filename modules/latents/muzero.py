@@ -34,11 +34,14 @@ class LossWeights:
         consistency: weight of EfficientZero's consistency loss between unrolled latents and the latents of the
             observations at the same steps; 0 turns it off, 2 in the paper.
         entropy: weight of a bonus for the policy's entropy.
+        root: weight of the losses at a window's first row: "full" counts them once (MuZero), "share" 1/K, as the losses
+            of each of the K unrolled steps (EfficientZero).
     """
 
     value: float = 0.25
     consistency: float = 0.0
     entropy: float = 0.0
+    root: Literal["full", "share"] = "full"
 
 
 class MuZero(WorldModel):
@@ -156,6 +159,10 @@ class MuZero(WorldModel):
         """Apply g: return the next states and the expected rewards."""
         return self.networks.step(state, action)
 
+    def predicted_reward(self, reward: Tensor) -> Tensor:
+        """Return rewards as the targets have them, clipped to [-1, 1] or raw."""
+        return reward.clamp(-1, 1) if self.targets.clip_rewards else reward
+
     def features(self, state: Tensor) -> Tensor:
         """Return the latents (B, *feature_shape)."""
         return self.networks.features(state)
@@ -163,7 +170,8 @@ class MuZero(WorldModel):
     def loss(self, batch: Batch) -> Loss:
         """Unroll K steps from the first row of every window (Schrittwieser et al. 2020, equation 1 and appendix G).
 
-        With prioritised replay the loss also returns a priority (B,): the distance of the root's value from its target.
+        Windows count by their importance weights. With prioritised replay the loss also returns a priority (B,): the
+        distance of the root's value from its target.
         """
         self._check(batch)
         assert batch.observation is not None
@@ -184,7 +192,8 @@ class MuZero(WorldModel):
         support = self.policy.support
         # Each loss is (B, K + 1). The root has weight 1, and the K unrolled steps are averaged.
         share = torch.full_like(targets.value, 1 / self.targets.unroll)
-        share[:, 0] = 1
+        if self.weights.root == "full":
+            share[:, 0] = 1
         reward_losses = support.losses(torch.stack(outcomes, dim=1), targets.reward) * targets.reward_known
         losses = {
             "value": support.losses(values, targets.value) * targets.value_known,
@@ -209,7 +218,7 @@ class MuZero(WorldModel):
         parts |= {"loss": loss.detach(), "root_value": value.mean(), "target_value": targets.value[:, 0].mean()}
         parts["search_entropy"] = (share * floor * targets.alive).sum(dim=1).mean()
         priority = None
-        if importance is not None:
+        if "row" in batch.extras:
             priority = (value - targets.value[:, 0]).abs() * targets.value_known[:, 0]
         return Loss(loss, parts, priority=priority)
 
@@ -225,7 +234,7 @@ class MuZero(WorldModel):
             ends = self.bootstrap_rows(batch)
             values = torch.zeros(batch.shape, device=self.device)
             values[ends] = self.bootstrap_values(batch.observation[ends])
-        reward = batch.reward.clamp(-1, 1) if self.targets.clip_rewards else batch.reward
+        reward = self.predicted_reward(batch.reward)
         return make_targets(
             batch, reward, values, self.targets.unroll, self.n_step(batch), self.targets.discount, self.value_prefix
         )

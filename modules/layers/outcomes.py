@@ -1,8 +1,9 @@
-"""Reward and continuation heads on vectors and on decoder features."""
+"""Reward and continuation heads on vectors and on pictures."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -10,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.batch import Batch
+from modules.layers.unet import Injection
+
+GRID = 8
+"""Largest side of the grid that the head of `Outcomes` sees."""
 
 
 class VectorOutcomes(nn.Module):
@@ -47,6 +52,10 @@ class VectorOutcomes(nn.Module):
         """Return the losses (B,) of the continuation logits of `forward` for continuations (B,), 0 or 1."""
         return F.binary_cross_entropy_with_logits(logit, continuation, reduction="none")
 
+    def target(self, reward: Tensor) -> Tensor:
+        """Return raw rewards (...) as the head predicts them: their signs (categorical), or as they are (real)."""
+        return reward.sign() if self.reward_loss == "categorical" else reward
+
     def expected_reward(self, output: Tensor) -> Tensor:
         """Return the expected sign (categorical) or the predicted value (real) of the reward, (B,)."""
         return (output.softmax(dim=1) * self.signs).sum(dim=1) if self.reward_loss == "categorical" else output[:, 0]
@@ -70,32 +79,51 @@ class VectorOutcomes(nn.Module):
 
 
 class Outcomes(VectorOutcomes):
-    """The reward and continuation head on the features of a picture.
+    """A network that reads reward and continuation off a transition, from its pictures and from what painted the last.
 
-    The head sees the finest features, since a single pixel often decides. It pools them by maximum, so that one place
-    suffices, and by mean. A learned map encodes the position.
+    No gradient reaches the network that paints: that of rare rewards would be lost among that of all pixels. The first
+    layer sees squares of pixels of all pictures together, and so what moves between them. Beside them lie the features
+    that the squares of the last picture were painted from. Strided convolutions follow, down to a grid of at most GRID
+    x GRID places, none of which is pooled away: where something happens decides what it earns.
 
     Args:
-        channels: channels of the finest features.
-        height: height of the finest features.
-        width: width of the finest features.
+        channels: channels of all pictures together.
+        painted: shape (C, H', W') of the features; a square of pixels is that of one of the H' W' places.
+        patch: side of the squares.
+        conditions: length of a condition, such as the weights of actions.
         reward_loss: "categorical", a softmax over the signs -1, 0, 1, or "real", squared error.
-        looks: channels of the convolution before the pooling.
+        looks: channels of the first layer; the others have twice as many.
     """
 
     def __init__(
         self,
         channels: int,
-        height: int,
-        width: int,
+        painted: tuple[int, int, int],
+        patch: int,
+        conditions: int,
         reward_loss: Literal["categorical", "real"] = "categorical",
         looks: int = 32,
     ) -> None:
-        super().__init__(2 * looks, reward_loss)
-        self.look = nn.Conv2d(channels, looks, 3, stride=2, padding=1)
-        self.position = nn.Parameter(torch.zeros(looks, math.ceil(height / 2), math.ceil(width / 2)))
+        features, *sides = painted
+        halvings = max(1, math.ceil(math.log2(max(sides) / GRID)))
+        grid = [-(-side // 2**halvings) for side in sides]
+        super().__init__(2 * looks * math.prod(grid) + conditions, reward_loss)
+        self.patch, self.sides = patch, sides
+        self.stem = nn.Conv2d(channels, looks, patch, stride=patch)
+        self.injection = Injection(conditions, looks + features)
+        widths = [looks + features, *halvings * [2 * looks]]
+        self.halvings = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (B, C, H, W) to the reward's logits (B, 3) or value (B, 1) and the continuation's logit (B,)."""
-        seen = F.relu(self.look(features) + self.position)
-        return super().forward(torch.cat([seen.amax(dim=(2, 3)), seen.mean(dim=(2, 3))], dim=1))
+    def forward(self, pictures: Tensor, painted: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Map pictures (B, channels, H, W) in [0, 1], features (B, C, H', W') and conditions to what the head says.
+
+        Returns:
+            The reward's logits (B, 3) or value (B, 1), and the continuation's logit (B,).
+        """
+        height, width = pictures.shape[-2:]
+        rest = (self.sides[1] * self.patch - width, self.sides[0] * self.patch - height)
+        squares = F.relu(self.stem(F.pad(pictures, (0, rest[0], 0, rest[1]))))
+        x = self.injection(torch.cat([squares, painted.detach()], dim=1), condition)
+        for halving in self.halvings:
+            x = F.relu(halving(x))
+        return super().forward(torch.cat([x.flatten(1), condition], dim=1))

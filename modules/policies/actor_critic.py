@@ -117,7 +117,7 @@ class PPO(ActorCritic):
         returns = lambda_returns(
             self.rewards(batch), batch.continuation, has_successor, old_values, self.discount, self.lambda_
         )
-        weights = reach_weights(batch.continuation, has_successor)
+        weights = reach_weights(batch.continuation, has_successor) * batch.weight[:, :-1]
         advantage = normalised(returns - old_values[:, :-1], weights)
         actor, values = self.evaluate(batch, model)
         ratio = (actor.log_prob(batch.action) - old_log_prob)[:, :-1].exp()
@@ -150,7 +150,7 @@ class Reinforce(ActorCritic):
         returns = lambda_returns(
             self.rewards(batch), batch.continuation, has_successor, values.detach(), self.discount, self.lambda_
         )
-        weights = reach_weights(batch.continuation, has_successor)
+        weights = reach_weights(batch.continuation, has_successor) * batch.weight[:, :-1]
         advantage = normalised(returns - values[:, :-1].detach(), weights)
         gain = weighted_mean(actor.log_prob(batch.action)[:, :-1] * advantage, weights)
         value_loss = 0.5 * weighted_mean((values[:, :-1] - returns) ** 2, weights)

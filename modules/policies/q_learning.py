@@ -118,7 +118,8 @@ class QLearning(Policy):
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the loss of action values, and of predicted latents; rows count as likely as they are reached.
 
-        Windows that were drawn with an importance weight also have a priority: the loss of their action values.
+        Windows count by their importance weights. Those that were drawn by priority also have a new one: the loss of
+        their action values.
         """
         n_step, discount = self.targets.at(self.updates - self.reset_at)
         self._check(batch)
@@ -144,7 +145,7 @@ class QLearning(Policy):
             parts["self_prediction"] = weighted_mean(predicted, weights[:, 0]).detach()
             loss = loss + self.self_prediction.weight * weighted_mean(predicted, weights[:, 0])
         priority = None
-        if importance is not None:
+        if "row" in batch.extras:
             priority = (losses.detach() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-6)
         return Loss(loss, {"loss": loss.detach(), **parts}, priority=priority)
 

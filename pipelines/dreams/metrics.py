@@ -13,13 +13,14 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from modules.batch import Batch
 from modules.imagination import evaluating, imagine
 from modules.world_model import WorldModel
+from pipelines.dreams.foresight import FORESIGHT_COLUMNS, Foreseen, foreseen, judge
 
 CHANGED = 5 / 255
 """Smallest difference to the last frame before the dream by which a pixel counts as changed."""
 
 COLUMNS = (
     "horizon", "windows", "psnr", "copy_psnr", "ssim", "copy_ssim", "changed", "copy_changed", "either", "copy_either",
-    "rewards", "reward_recall", "reward_precision", "terminations", "termination_recall",
+    *FORESIGHT_COLUMNS,
 )  # fmt: skip
 
 
@@ -35,16 +36,8 @@ class Dreams:
     """(B, T, C, H, W): dreamed frames after the last observed one."""
     valid: Tensor
     """(B, T) bool: True if the real frame exists: no end and no cut up to it, and no termination at it."""
-    reached: Tensor
-    """(B, T) bool: True if the action was really taken, with no end and no cut before it."""
-    reward: Tensor
-    """(B, T): signs of the real rewards."""
-    dreamed_reward: Tensor
-    """(B, T): signs of the dreamed rewards, rounded."""
-    terminated: Tensor
-    """(B, T) bool: True if the action really terminated the episode."""
-    dreamed_terminated: Tensor
-    """(B, T) bool: True if the dreamed continuation is below one half."""
+    outcomes: Foreseen
+    """Rewards and ends, dreamed and real."""
 
 
 @torch.no_grad()
@@ -64,19 +57,14 @@ def dream(model: WorldModel, batch: Batch, context: int = 1) -> Dreams:
     assert dreamed.state is not None
     channels = model.spec.observation_shape[0] if model.spec else 1
     frames = batch.observation[:, context - 1 :, -channels:].float() / 255
-    reached = rest.has_successor().cumprod(dim=1).bool()
-    terminated = rest.continuation[:, :-1] == 0
+    outcomes = foreseen(model, rest, dreamed)
     frames_dreamed = torch.stack([model.decode(state) for state in dreamed.state.unbind(1)[1:]], dim=1)
     return Dreams(
         first=frames[:, 0],
         real=frames[:, 1:],
         dreamed=frames_dreamed,
-        valid=reached & ~terminated,
-        reached=reached,
-        reward=rest.reward[:, :-1].sign(),
-        dreamed_reward=dreamed.reward[:, :-1].clamp(-1, 1).round(),
-        terminated=terminated,
-        dreamed_terminated=dreamed.continuation[:, :-1] < 0.5,
+        valid=outcomes.reached & ~outcomes.terminated,
+        outcomes=outcomes,
     )
 
 
@@ -91,9 +79,8 @@ def per_horizon(dreams: Dreams, ssim_at: Collection[int] | None = None) -> list[
     Returns:
         A row per horizon 1 .. T with the keys of COLUMNS. "changed" is the mean squared error on pixels that changed in
         reality. "either" is the mean squared error on pixels that changed in reality or in the dream, so that it
-        includes artefacts. PSNR is computed from the mean squared error over all windows. Reward and termination counts
-        include all steps up to the horizon. Recall and precision are of rewards other than 0 and of terminations; they
-        are nan if there are none. Copying the last frame predicts neither, so its recall is 0.
+        includes artefacts. PSNR is computed from the mean squared error over all windows. What `judge` measures of
+        rewards and ends includes all steps up to the horizon.
     """
     return [_at(dreams, t, with_ssim=ssim_at is None or t + 1 in ssim_at) for t in range(dreams.real.shape[1])]
 
@@ -110,20 +97,7 @@ def _at(dreams: Dreams, t: int, with_ssim: bool) -> dict[str, float]:
         row[f"{prefix}ssim"] = _ssim(guess, real) if with_ssim else float("nan")
         row[f"{prefix}changed"] = float(error[changed].mean())
         row[f"{prefix}either"] = float(error[either].mean())
-    reached = dreams.reached[:, : t + 1]
-    real_reward, dreamed_reward = dreams.reward[:, : t + 1][reached], dreams.dreamed_reward[:, : t + 1][reached]
-    hits = ((real_reward != 0) & (real_reward == dreamed_reward)).sum()
-    row["rewards"] = int((real_reward != 0).sum())
-    row["reward_recall"] = _ratio(hits, (real_reward != 0).sum())
-    row["reward_precision"] = _ratio(hits, (dreamed_reward != 0).sum())
-    for true in (-1, 0, 1):
-        for predicted in (-1, 0, 1):
-            count = ((real_reward == true) & (dreamed_reward == predicted)).sum()
-            row[f"reward_{true:+d}_as_{predicted:+d}"] = int(count)
-    ends = dreams.terminated[:, : t + 1][reached]
-    row["terminations"] = int(ends.sum())
-    row["termination_recall"] = _ratio((ends & dreams.dreamed_terminated[:, : t + 1][reached]).sum(), ends.sum())
-    return row
+    return row | judge(dreams.outcomes, slice(t + 1))
 
 
 def _ssim(guess: Tensor, real: Tensor) -> float:
@@ -132,10 +106,6 @@ def _ssim(guess: Tensor, real: Tensor) -> float:
     similarity = structural_similarity_index_measure(guess, real, data_range=1.0)
     assert isinstance(similarity, Tensor)
     return float(similarity)
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    return float(part / whole) if whole else float("nan")
 
 
 def side_by_side(dreams: Dreams) -> Tensor:

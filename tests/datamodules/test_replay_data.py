@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.replay.priorities import Prioritised
 from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
 from datamodules.settings import Envs, Sampling, Storage
@@ -185,6 +186,27 @@ def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
             measure(Measured(), datamodule=data)
 
 
+def test_windows_around_events_have_weights_and_only_training_batches_hold_them(begin):
+    data = begin(60, validation=1, events=0.5)
+    batch = next(iter(data.train_dataloader()))["real"]
+    weight = batch.extras["weight"]
+    assert weight.shape == batch.shape == (6, 4)
+    assert torch.equal(weight, weight[:, :1].expand(6, 4))
+    eventful = ((batch.reward != 0) | (batch.continuation == 0))[:, :-1].any(dim=1)
+    assert eventful[:3].all(), "half of the batch"
+    assert torch.equal(weight[:, 0] < 2, eventful), "a window without one is drawn by the other half alone"
+    assert data.sample().extras == data.sample(envs="validation", events=0.5).extras == {}
+
+
+def test_draws_without_events_are_what_they_were(begin):
+    data = begin(40)
+    copy = np.random.default_rng()
+    copy.bit_generator.state = data.sampler.generator.bit_generator.state
+    batch = next(iter(data.train_dataloader()))["real"]
+    assert batch.extras == {}
+    assert torch.equal(batch.observation, data.store.sample(copy, 6, 4).observation)
+
+
 # No open store.
 
 
@@ -207,17 +229,19 @@ def test_a_copy_in_another_process_has_no_open_store(begin):
 # What a checkpoint keeps.
 
 
-def test_sampling_goes_on_where_it_stopped(begin, tmp_path):
+@pytest.mark.parametrize("events", [0.0, 0.5])
+def test_sampling_goes_on_where_it_stopped(begin, tmp_path, events):
     data = begin(30)
+    data.sample(events=events)
     state = data.state_dict()
-    expected = [data.sample().observation for _ in range(3)]
+    expected = [data.sample(events=events).observation for _ in range(3)]
     data.collector.step(RandomActor(4, np.random.default_rng(0)))
     data.teardown("fit")
     again = begin(0)
     assert again.env_steps == 3 * 31
     again.load_state_dict(state)
     assert again.env_steps == 3 * 30
-    assert all(torch.equal(again.sample().observation, observation) for observation in expected)
+    assert all(torch.equal(again.sample(events=events).observation, observation) for observation in expected)
 
 
 # Mistakes.
@@ -232,6 +256,12 @@ def test_sampling_goes_on_where_it_stopped(begin, tmp_path):
         ({"frame_stack": 0}, "data.frame_stack must be at least 1"),
         ({"validation": -1}, "data.envs.validation must be at least 0: got -1"),
         ({"sequence_length": 1}, "data.sampling.sequence_length must be at least 2"),
+        ({"events": 1.0}, "data.sampling.events must be at least 0 and less than 1: got 1.0"),
+        (
+            {"events": 0.5, "cross_episodes": False},
+            "data.sampling.events and data.sampling.cross_episodes: false do not",
+        ),
+        ({"events": 0.5, "prioritised": Prioritised()}, "data.sampling.events and data.sampling.prioritised do not"),
         ({"recent": 3}, "data.sampling.recent must be at least data.sampling.sequence_length, 4 rows: got 3"),
     ],
     ids=str,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -14,6 +15,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.imagination import imagine
+from pipelines.callbacks.dreaming.foresight import Foresight, Gate
 from pipelines.callbacks.run import Run
 from pipelines.dreams.starts import Starts
 
@@ -56,7 +58,11 @@ class Dreaming(Callback):
         num_dreams: number of dreams that are launched at a time.
         capacity: number of dreams that are kept.
         starts: real rows that dreams start from.
+        foresight: how well rewards must be foreseen before dreams are launched; None launches them always.
     """
+
+    debug: ClassVar[dict[str, Any]] = {"foresight": None}
+    """A debug run shows that dreams work, and its model foresees nothing."""
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class Dreaming(Callback):
         num_dreams: int,
         capacity: int,
         starts: Starts,
+        foresight: Foresight | None = None,
     ) -> None:
         check_range(f"{type(self).__name__}.num_dreams", num_dreams, 1)
         check_range(f"{type(self).__name__}.capacity", capacity, 1)
@@ -71,6 +78,7 @@ class Dreaming(Callback):
         self.horizon = horizon
         self.num_dreams = num_dreams
         self.starts = starts
+        self.gate = None if foresight is None else Gate(foresight, type(self).__name__)
         self.store = DreamStore(capacity)
         self.figures: dict[str, float] = {}
         self.counts = {"dreamed_steps": 0, "model_updates": 0, "policy_updates": 0}
@@ -105,20 +113,35 @@ class Dreaming(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Batch], batch_idx: int
     ) -> None:
-        """Add dreams to the batch if the policy learns in this update."""
+        """Add dreams to the batch if the policy learns in this update, and if the model foresees rewards."""
         assert isinstance(pl_module, Agent)
-        run, turn = Run(trainer), pl_module.turn
+        run = Run(trainer)
+        pl_module.without_dreams = False
+        if self.gate is not None and pl_module.turn.policy:
+            pl_module.without_dreams = not self.gate.is_open(run, pl_module.world_model)
+        turn = pl_module.turn
         self.counts["model_updates"] += turn.model
-        if not turn.policy:
-            return
-        self.counts["policy_updates"] += 1
-        if self.launch_due(run.updates):
-            with run.precision():
-                self.launch(run, pl_module)
-        batch["dream"] = self.choose(batch["real"])
-        if run.logs_after(run.updates + 1):
+        self.counts["policy_updates"] += turn.policy
+        if pl_module.without_dreams:
+            self.forget()
+        elif turn.policy:
+            if self.launch_due(run.updates):
+                with run.precision():
+                    self.launch(run, pl_module)
+            batch["dream"] = self.choose(batch["real"])
+        if (turn.policy or pl_module.without_dreams) and run.logs_after(run.updates + 1):
             counts = {name: float(value) for name, value in self.counts.items()}
-            pl_module.log_dict(self.figures | counts, batch_size=1)
+            pl_module.log_dict(self.figures | self.foresight_figures() | counts, batch_size=1)
+
+    def forget(self) -> None:
+        """Drop dreams that were launched before the model's foresight got worse."""
+        self.store.drop(self.counts["model_updates"] + 1)
+
+    def foresight_figures(self) -> dict[str, float]:
+        """Return the last area under the ROC curve of rewards, if it is measured and known."""
+        if self.gate is None or math.isnan(self.gate.auc):
+            return {}
+        return {"dream/foresight_auc": self.gate.auc}
 
     def launch(self, run: Run, agent: Agent) -> None:
         """Dream from replayed states, and store the dreams."""
@@ -144,6 +167,7 @@ class Dreaming(Callback):
             "counts": dict(self.counts),
             "generators": self.rank_generator.state_dict(),
             "dreams": gather(self.store.state_dict()),
+            **({} if self.gate is None else {"foresight": self.gate.state_dict()}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -151,3 +175,5 @@ class Dreaming(Callback):
         self.counts = state_dict["counts"]
         self.restored = state_dict["dreams"]
         self.rank_generator.load_state_dict(state_dict["generators"])
+        if self.gate is not None and "foresight" in state_dict:
+            self.gate.load_state_dict(state_dict["foresight"])

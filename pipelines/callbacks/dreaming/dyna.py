@@ -5,6 +5,7 @@ from __future__ import annotations
 from modules.batch import Batch
 from modules.errors import UserError
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
+from pipelines.callbacks.dreaming.foresight import Foresight
 from pipelines.dreams.starts import Starts
 
 
@@ -21,6 +22,8 @@ class Dyna(Dreaming):
         capacity: number of dreams that are kept; new dreams replace the oldest.
         max_age: number of model updates after which a dream is dropped.
         starts: real rows that dreams start from.
+        foresight: how well the model must foresee rewards; until it does, the policy learns from real rows alone. Null
+            launches dreams from the first update on.
     """
 
     def __init__(
@@ -32,8 +35,9 @@ class Dyna(Dreaming):
         capacity: int = 1024,
         max_age: int = 1000,
         starts: Starts = Starts(),
+        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(horizon, num_dreams, capacity, starts)
+        super().__init__(horizon, num_dreams, capacity, starts, foresight)
         if ratio <= 0 or every < 1 or max_age < 0:
             raise UserError(
                 f"dyna needs ratio > 0, every of at least 1 and max_age of at least 0: got {ratio}, {every}, {max_age}"

@@ -12,6 +12,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
+from pipelines.callbacks.dreaming.foresight import Foresight
 from pipelines.dreams.starts import Starts
 
 
@@ -28,6 +29,8 @@ class Mbpo(Dreaming):
         minibatches: number of minibatches into which the dreams of a launch are split.
         epochs: number of passes over the dreams of a launch before the next launch.
         starts: real rows that dreams start from.
+        foresight: how well the model must foresee rewards; until it does, the model learns in the policy's updates.
+            Null launches dreams from the first update on.
     """
 
     def __init__(
@@ -37,8 +40,9 @@ class Mbpo(Dreaming):
         minibatches: int = 1,
         epochs: int = 1,
         starts: Starts = Starts(),
+        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(horizon, num_dreams, num_dreams, starts)
+        super().__init__(horizon, num_dreams, num_dreams, starts, foresight)
         if epochs < 1 or not 1 <= minibatches <= num_dreams:
             raise UserError(
                 f"mbpo needs epochs of at least 1 and minibatches from 1 to num_dreams: got {epochs} and {minibatches}"
@@ -84,6 +88,11 @@ class Mbpo(Dreaming):
         if turn.number != self.round and not pl_module.rounds.together:
             self.round, self.pending = turn.number, []
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def forget(self) -> None:
+        """Drop the unused minibatches as well."""
+        super().forget()
+        self.pending = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the base class, the round, and the unused minibatches of every rank."""

@@ -19,6 +19,8 @@ from pipelines.dreams.metrics import COLUMNS, dream, per_horizon
 class PredictionReport(Callback):
     """Dreams held-out windows and compares them with reality; the baseline copies the last frame.
 
+    Rewards and ends are judged by the probabilities that were dreamed for them, over all steps up to the horizon.
+
     The callback runs after every validation and at the end of `validate` and `test`. It writes predictions.csv and
     predictions.png to the run's folder. It logs the horizons, and prints them when the run ends.
 
@@ -90,6 +92,7 @@ class PredictionReport(Callback):
             logger.log_table("predictions", columns=list(self.rows[0]), data=[list(r.values()) for r in self.rows])
         console = Console()
         console.print(self.table())
+        console.print(self.foresight_table())
         console.print(f"every horizon: {folder / 'predictions.csv'}, {folder / 'predictions.png'}", soft_wrap=True)
 
     def table(self) -> Table:
@@ -100,7 +103,7 @@ class PredictionReport(Callback):
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
-        for title in ("step", "PSNR dB", "SSIM", "changed", "either", "rewards", "ends"):
+        for title in ("step", "PSNR dB", "SSIM", "changed", "either"):
             table.add_column(title, justify="right", no_wrap=True)
         for row in self.rows:
             if row["horizon"] in self.horizons:
@@ -115,26 +118,66 @@ class PredictionReport(Callback):
                             ("either", 1e3, 1),
                         )
                     ),
-                    f"{row['reward_recall'] * row['rewards']:.0f}/{row['rewards']}" if row["rewards"] else "-",
-                    f"{row['termination_recall'] * row['terminations']:.0f}/{row['terminations']}"
-                    if row["terminations"]
-                    else "-",
                 )
         return table
 
+    def foresight_table(self) -> Table:
+        """Return the table of rewards and ends at `horizons`."""
+        table = Table(
+            title="rewards and ends foreseen, over all steps up to the horizon",
+            caption="AP: average precision|frequency of events, which is that of chance; P: mean probability at "
+            "events|elsewhere; ECE: expected calibration error; sum: of dreamed|real rewards",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for title in ("step", "event", "number", "AUC", "AP", "P", "ECE", "sum"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.rows:
+            if row["horizon"] in self.horizons:
+                sums = f"{row['reward_sum']:.1f}|{row['reward_real_sum']:.1f}"
+                for event, total in (("reward", sums), ("termination", "")):
+                    auc, ap, base, p_event, p_other, ece = (
+                        shown(row[f"{event}_{name}"]) for name in ("auc", "ap", "base", "p_event", "p_other", "ece")
+                    )
+                    pairs = (auc, f"{ap}|{base}", f"{p_event}|{p_other}", ece)
+                    number = f"{row[f'{event}s']:.0f}"
+                    label = "reward" if event == "reward" else "end"
+                    table.add_row(str(row["horizon"]) if label == "reward" else "", label, number, *pairs, total)
+        return table
+
+
+def shown(value: float) -> str:
+    """Format a number between 0 and 1."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    """Plot error and likeness against the horizon."""
+    """Plot errors, likeness, and how well rewards and ends are foreseen, against the horizon."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = {"changed": "MSE where reality changed", "either": "MSE where either changed", "psnr": "PSNR, dB"}
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    (changed, either, psnr), (ranks, probabilities, sums) = figure.subplots(2, 3)
     horizons = [row["horizon"] for row in rows]
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    panels = ((changed, "changed", "MSE where reality changed"), (either, "either", "MSE where either changed"))
+    for axes, name, title in (*panels, (psnr, "psnr", "PSNR, dB")):
         axes.plot(horizons, [row[name] for row in rows], label="dream")
         axes.plot(horizons, [row[f"copy_{name}"] for row in rows], "--", label="copy of the last frame")
-        axes.set(title=title, xlabel="steps ahead")
+        axes.set(title=title)
         axes.set_ylim(bottom=None if name == "psnr" else 0)
+    for event, label, color in (("reward", "rewards", "C0"), ("termination", "ends", "C1")):
+        ranks.plot(horizons, [row[f"{event}_auc"] for row in rows], color=color, label=label)
+        for name, style, where in (("p_event", "-", "at"), ("p_other", ":", "without")):
+            values = [row[f"{event}_{name}"] for row in rows]
+            probabilities.plot(horizons, values, style, color=color, label=f"{where} {label}")
+    ranks.axhline(0.5, color="grey", linestyle="--", label="chance")
+    ranks.set(title="AUC of rewards and ends", ylim=(0, 1.02))
+    probabilities.set(title="mean probability", ylim=(0, 1.02))
+    sums.plot(horizons, [row["reward_sum"] for row in rows], label="dreamed")
+    sums.plot(horizons, [row["reward_real_sum"] for row in rows], "--", label="real")
+    sums.set(title="sum of rewards")
+    for axes in figure.axes:
+        axes.set_xlabel("steps ahead")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend()
+    for axes in (changed, ranks, probabilities, sums):
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

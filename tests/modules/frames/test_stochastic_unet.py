@@ -76,7 +76,7 @@ def dreams(model: UNet, number: int, steps: int) -> tuple[torch.Tensor, Batch]:
 
 @pytest.mark.slow
 def test_dreams_show_each_future_about_as_often_as_it_comes_and_one_at_a_time():
-    model = train(make(outcome_weight=0.01), 300)
+    model = train(make(), 300)
     frames, dream = dreams(model, 600, 4)
     crisp = (frames == DOT).flatten(2).sum(dim=2) == 1
     assert crisp[:, 0].float().mean() > 0.9
@@ -102,7 +102,7 @@ def test_the_posterior_the_prior_and_the_rest_all_learn():
     total, parts, *_ = model.loss(jumps(8, 4))
     total.backward()
     assert {"frame", "reward", "continuation", "prior", "loss", "horizon"} == parts.keys()
-    expected = parts["frame"] + model.outcome_weight * (parts["reward"] + parts["continuation"])
+    expected = parts["frame"] + parts["reward"] + parts["continuation"]
     torch.testing.assert_close(total.detach(), expected + model.bits.prior_weight * parts["prior"])
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

@@ -109,7 +109,11 @@ def test_every_method_keeps_the_contract(spec, levels, frame_loss, reward_loss):
     assert reward_loss == "real" or (reward.abs() < 1).all()
     features, frame = model.features(state), model.decode(state)
     assert (features.shape, features.dtype) == ((3, *stack_shape), torch.float32)
-    assert torch.equal(features, batch.observation[:, 1] / 255)
+    seen = batch.observation[:, 1]
+    if frame_loss == "categorical":
+        seen = model.palette[nearest_level(model.palette)[seen.long()]]
+        assert torch.equal(model.features(after)[:, -channels:], model.decode(after)), "dreamed frames are as painted"
+    assert torch.equal(features, seen / 255), "a policy sees real frames in the levels of dreamed ones"
     assert torch.equal(frame, batch.observation[:, 1, -channels:] / 255)
     if frame_loss == "categorical":
         assert torch.isin(model.newest(after), model.palette).all()
@@ -131,10 +135,10 @@ def test_the_mode_is_taken_at_temperature_0_and_the_softmax_sampled_above():
     action = torch.zeros(number, dtype=torch.int64)
     frame = logits[None, :, None, None, None].expand(number, -1, 1, 1, 1)
     state = model.initial(number)
-    assert (model.newest(model.append(state, action, frame)) == model.palette[2]).all()
+    assert (model.newest(model.append(state, action, model.draw(frame))) == model.palette[2]).all()
     for temperature in (0.5, 1.0, 3.0):
         model.temperature = temperature
-        newest = model.newest(model.append(state, action, frame)).flatten()
+        newest = model.newest(model.append(state, action, model.draw(frame))).flatten()
         probability = (logits / temperature).softmax(dim=0)
         frequency = torch.stack([(newest == level).float().mean() for level in model.palette])
         assert ((frequency - probability).abs() < 5 * (probability / number).sqrt()).all()
@@ -144,7 +148,7 @@ def test_sampled_pixels_stay_where_their_logits_are():
     model = make(levels=4, temperature=1.0)
     wanted = torch.randint(4, (2, 1, 12, 12))
     frame = 50.0 * F.one_hot(wanted, 4).movedim(-1, 1).float()
-    after = model.append(model.initial(2), torch.zeros(2, dtype=torch.int64), frame)
+    after = model.append(model.initial(2), torch.zeros(2, dtype=torch.int64), model.draw(frame))
     assert torch.equal(model.newest(after), model.palette[wanted])
 
 
@@ -220,7 +224,7 @@ def test_the_frame_after_a_termination_is_never_a_target(windows, unroll):
 @pytest.mark.parametrize("kind", ["terminated", "truncated", "cut"])
 @pytest.mark.parametrize("end", [1, 2, 3])
 def test_nothing_after_an_end_or_a_cut_teaches_anything(kind, end):
-    model, batch = make(unroll=5, outcome_weight=0.5), random_rows(length=6)
+    model, batch = make(unroll=5), random_rows(length=6)
     b = 1
     if kind == "cut":
         batch.is_first[b, end + 1] = True
@@ -251,7 +255,10 @@ def test_a_batch_without_a_single_step_has_a_finite_loss():
 
 @pytest.mark.parametrize("unroll", [1, 2, 3, 5, 9])
 def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll):
-    model = make(unroll=unroll, motion_weight=3.0, outcome_weight=0.2, levels=6)
+    """Rewards and ends count by the weights of their windows, frames all alike."""
+    model = make(unroll=unroll, motion_weight=3.0, levels=6)
+    weight = torch.rand(40)
+    windows = windows.replace(extras={"weight": weight[:, None].expand(windows.shape)})
     horizon = min(unroll, 5)
     sums, counts = {"frame": 0.0, "reward": 0.0, "continuation": 0.0}, {"drawn": 0, "reached": 0}
     nearest = nearest_level(model.palette)
@@ -262,15 +269,16 @@ def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll)
             for t in range(start, start + horizon):
                 if row.is_last[0, t] or row.is_first[0, t + 1]:
                     break
-                frame, reward, continuation = model.predict(state, row.action[:, t])
+                frame, drawn, reward, continuation = model.predict(state, row.action[:, t])
+                assert torch.equal(drawn, model.draw(frame))
                 goes_on = row.continuation[:, t]
                 if goes_on == 1:
                     target, last = (nearest[p.long()] for p in (row.observation[:, t + 1, LAST], model.newest(state)))
                     losses = (F.cross_entropy(frame, target, reduction="none") - model.frame.clip).clamp(min=0)
                     sums["frame"] += (losses * torch.where(target != last, 3.0, 1.0)).mean()
                     counts["drawn"] += 1
-                sums["reward"] += F.cross_entropy(reward, row.reward[:, t].sign().long() + 1)
-                sums["continuation"] += F.binary_cross_entropy_with_logits(continuation, goes_on)
+                sums["reward"] += weight[window] * F.cross_entropy(reward, row.reward[:, t].sign().long() + 1)
+                sums["continuation"] += weight[window] * F.binary_cross_entropy_with_logits(continuation, goes_on)
                 counts["reached"] += 1
                 state = model.step(state, row.action[:, t]).state
     expected = {
@@ -282,7 +290,7 @@ def test_the_loss_is_that_of_a_loop_that_feeds_predictions_back(windows, unroll)
     for name, value in expected.items():
         torch.testing.assert_close(parts[name], value.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        total, expected["frame"] + 0.2 * (expected["reward"] + expected["continuation"]), rtol=1e-4, atol=1e-5
+        total, expected["frame"] + expected["reward"] + expected["continuation"], rtol=1e-4, atol=1e-5
     )
     assert parts["horizon"] == horizon
     assert 40 < counts["drawn"] < counts["reached"]
@@ -377,6 +385,20 @@ def test_the_action_before_matters_and_that_of_the_first_row_is_all_that_counts_
     assert same(model, batch, repainted)
     repainted.action[:, 0] = (repainted.action[:, 0] + 1) % 4
     assert not same(model, batch, repainted)
+
+
+def test_what_paints_and_what_foresees_rewards_are_clipped_apart_and_teach_each_other_nothing():
+    model, batch = make(unroll=2), random_rows()
+    painting, outcomes = ({id(p) for p in part.parameters()} for part in model.gradient_parts())
+    assert painting | outcomes == {id(parameter) for parameter in model.parameters()}
+    assert not painting & outcomes
+    _, gradient = learn(model, batch)
+    batch.reward.neg_()
+    batch.continuation.zero_()
+    batch.continuation[:, 1:3] = 1
+    _, other = learn(model, batch)
+    for parameter, a, b in zip(model.parameters(), gradient, other, strict=True):
+        assert id(parameter) in outcomes or torch.equal(a, b)
 
 
 def test_windows_of_two_rows_are_refused():

@@ -29,7 +29,7 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
     env, start = store.windows(4, "validation")
     validation_windows = store.gather(env[::2], start[::2], 4, frame_stack=4)
     generator = np.random.default_rng(0)
-    model = make(size="small", unroll=1, outcome_weight=0.1)
+    model = make(size="small", unroll=1)
     model.refit(store.sample(generator, 64, 2, frame_stack=4))
     before = per_horizon(dream(model.eval(), validation_windows, context=2))[0]
     updates = 450
@@ -40,7 +40,8 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
         loss = model.loss(store.sample(generator, 64, 3, frame_stack=4)).total
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in model.gradient_parts():
+            torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         model.updated()
@@ -50,8 +51,9 @@ def test_a_few_hundred_updates_learn_a_tiny_world(tmp_path):
         assert row["changed"] < tolerance * row["copy_changed"]
         assert row["either"] < tolerance * row["copy_either"]
         assert row["rewards"] == row["terminations"] > 15
-        for name in ("reward_recall", "reward_precision", "termination_recall"):
-            assert row[name] > 0.85, name
+        for name in ("reward", "termination"):
+            assert row[f"{name}_auc"] > 0.95, name
+            assert row[f"{name}_p_event"] > 0.7, name
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_bfloat16_is_close_to_float32(windows, frame_loss):
     state, action = model.encode(windows)[:, 1], windows.action[:, 1]
     exact, exact_step = learn(model, windows), model.step(state, action)
     with torch.autocast("cpu", torch.bfloat16):
-        frame, reward, continuation = model.predict(state, action)
+        frame, _, reward, continuation = model.predict(state, action)
         rough, rough_step = learn(model, windows), model.step(state, action)
     assert frame.dtype == reward.dtype == continuation.dtype == rough["loss"].dtype == torch.float32
     torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=1e-3)

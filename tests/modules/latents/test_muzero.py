@@ -137,17 +137,19 @@ def test_gradients_are_scaled_exactly():
     assert torch.equal(torch.autograd.grad(y.square().sum(), x)[0], x.detach())
 
 
-def test_the_loss_by_hand():
+@pytest.mark.parametrize("root", ["full", "share"])
+def test_the_loss_by_hand(root):
     """Every head, step by step; each unrolled step counts 1/K, and half the gradient passes a step."""
-    model = wake(make(value_weight=0.3, bootstrap="root_value", entropy_weight=0.01)).eval()
+    model = wake(make(value_weight=0.3, bootstrap="root_value", entropy_weight=0.01, root_weight=root)).eval()
     batch = play(40)
-    batch = batch.replace(extras=batch.extras | {"weight": torch.rand(40, 1).expand(40, 6)})
+    drawn = {"weight": torch.rand(40, 1).expand(40, 6), "row": torch.zeros(40, 6, dtype=torch.int64)}
+    batch = batch.replace(extras=batch.extras | drawn)
     batch.is_first[::7, 2] = batch.is_last[::5, 0] = True  # runs that were cut, windows that teach nothing
     targets, support = model.compute_targets(batch), model.policy.support
     assert not targets.reward_known.all()
     state, total = model.networks.represent(batch.observation[:, 0]), torch.zeros(40)
     for k in range(4):
-        share = 1 / 3 if k else 1
+        share = 1 / 3 if k or root == "share" else 1
         if k:
             state, reward, _ = model.networks.advance(scale_gradient(state, 0.5), batch.action[:, k - 1])
             known = targets.reward_known[:, k - 1]
@@ -160,6 +162,8 @@ def test_the_loss_by_hand():
         total = total + share * alive * (F.cross_entropy(logits, policy, reduction="none") - 0.01 * entropy)
     expected = (total * batch.extras["weight"][:, 0]).mean()
     loss, _, _, priority = model.loss(batch)
+    del batch.extras["row"]
+    assert model.loss(batch).priority is None, "windows that were not drawn by priority need none"
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.networks.parameters())
     for mine, other in zip(*(torch.autograd.grad(x, parameters) for x in (loss, expected)), strict=True):

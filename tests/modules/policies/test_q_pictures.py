@@ -122,8 +122,11 @@ def test_prioritised_windows_count_by_their_weight_and_are_told_their_loss(rows)
     policy, world = built(targets=Targets(2, 0.9, rows, double=False)), model()
     plain = batch()
     assert policy.loss(plain, world).priority is None
-    weighed = {"weight": torch.full((5, ROWS), 0.25)}
+    weighed = {"weight": torch.full((5, ROWS), 0.25), "row": torch.zeros(5, ROWS, dtype=torch.int64)}
+    around_events = policy.loss(plain.replace(extras={"weight": weighed["weight"]}), world)
+    assert around_events.priority is None
     weighted = policy.loss(plain.replace(extras=weighed), world)
+    assert torch.equal(weighted.total, around_events.total)
     assert weighted.total.item() == pytest.approx(0.25 * policy.loss(plain, world).total.item(), rel=1e-5)
     assert weighted.priority.shape == (5,)
     alone = [policy.loss(plain[i : i + 1], world).total for i in (0, 3)]

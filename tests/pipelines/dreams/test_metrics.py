@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from modules.world_model import Step
+from pipelines.dreams.foresight import Foreseen, judge
 from pipelines.dreams.metrics import COLUMNS, Dreams, dream, per_horizon, side_by_side, strip
 from tests.fakes import PerfectModel, play
 
@@ -41,17 +43,14 @@ def made_up(seed=0, batch_size=7, horizon=4, shape=(1, 13, 12)) -> Dreams:
     first, real, dreamed = frames(batch_size), frames(batch_size, horizon), frames(batch_size, horizon)
     still, imagined_still = (torch.from_numpy(generator.random(real.shape) < 0.6) for _ in range(2))
     reached = flags(0.8).cumprod(dim=1).bool()
-    signs = torch.from_numpy(generator.integers(-1, 2, (2, batch_size, horizon))).float()
+    signs = torch.from_numpy(generator.integers(-1, 2, (batch_size, horizon))).float()
+    answers = torch.from_numpy(generator.random((2, batch_size, horizon)))
     return Dreams(
         first=first,
         real=torch.where(still, first[:, None] + 0.01, real),
         dreamed=torch.where(imagined_still, first[:, None] - 0.01, dreamed),
         valid=reached & flags(0.9),
-        reached=reached,
-        reward=signs[0],
-        dreamed_reward=signs[1],
-        terminated=flags(0.4),
-        dreamed_terminated=flags(0.5),
+        outcomes=Foreseen(reached, signs, 2 * answers[0] - 1, flags(0.4), answers[1]),
     )
 
 
@@ -89,7 +88,10 @@ def test_a_perfect_model_makes_no_mistake_at_any_horizon(windows, context):
         assert row["ssim"] > row["copy_ssim"]
     assert rows[-1]["rewards"] == rows[-1]["terminations"] > 5
     for row in rows[5:]:
-        assert row["reward_recall"] == row["reward_precision"] == row["termination_recall"] == 1
+        for name in ("reward", "termination"):
+            assert row[f"{name}_auc"] == row[f"{name}_ap"] == row[f"{name}_p_event"] == 1
+            assert row[f"{name}_p_other"] == row[f"{name}_ece"] == 0
+        assert row["reward_sum"] == row["reward_real_sum"] != 0
 
 
 def test_copying_scores_as_copying_and_predicts_no_reward_and_no_end(windows):
@@ -97,9 +99,11 @@ def test_copying_scores_as_copying_and_predicts_no_reward_and_no_end(windows):
     for row in rows:
         for name in ("psnr", "ssim", "changed", "either"):
             assert row[name] == row[f"copy_{name}"], name
-        assert math.isnan(row["reward_precision"])
-    assert rows[-1]["reward_recall"] == rows[-1]["termination_recall"] == 0
-    assert rows[-1]["reward_-1_as_+0"] + rows[-1]["reward_+1_as_+0"] == rows[-1]["rewards"]
+        assert row["reward_sum"] == 0
+    for name in ("reward", "termination"):
+        assert rows[-1][f"{name}_auc"] == 0.5
+        assert rows[-1][f"{name}_ap"] == pytest.approx(rows[-1][f"{name}_base"])
+        assert rows[-1][f"{name}_ece"] == pytest.approx(rows[-1][f"{name}_base"])
 
 
 def test_a_window_counts_up_to_its_first_end_or_cut(windows):
@@ -112,28 +116,26 @@ def test_a_window_counts_up_to_its_first_end_or_cut(windows):
         for t in range(T):
             alive = alive and not windows.is_last[b, t] and not windows.is_first[b, t + 1]
             ended = bool(windows.continuation[b, t] == 0)
-            assert bool(dreams.reached[b, t]) == alive
+            assert bool(dreams.outcomes.reached[b, t]) == alive
             assert bool(dreams.valid[b, t]) == (alive and not ended), "a closing frame of a terminated episode"
-            assert bool(dreams.terminated[b, t]) == ended
+            assert bool(dreams.outcomes.terminated[b, t]) == ended
     assert torch.equal(dreams.first, windows.observation[:, 0, -1:] / 255)
     assert torch.equal(dreams.real, windows.observation[:, 1:, -1:] / 255)
 
 
 def test_what_comes_after_an_end_changes_no_number():
     dreams = made_up()
-    dead = ~dreams.reached
+    dead = ~dreams.outcomes.reached
     assert dead.sum() > 5
     noise = made_up(seed=9)
+    pairs = {name: (value, getattr(noise.outcomes, name)) for name, value in vars(dreams.outcomes).items()}
+    outcomes = {name: torch.where(dead, other, value) for name, (value, other) in pairs.items()}
     scrambled = Dreams(
         first=dreams.first,
         real=torch.where(dreams.valid[..., None, None, None], dreams.real, noise.real),
         dreamed=torch.where(dreams.valid[..., None, None, None], dreams.dreamed, noise.dreamed),
         valid=dreams.valid,
-        reached=dreams.reached,
-        reward=torch.where(dead, noise.reward, dreams.reward),
-        dreamed_reward=torch.where(dead, noise.dreamed_reward, dreams.dreamed_reward),
-        terminated=torch.where(dead, ~dreams.terminated, dreams.terminated),
-        dreamed_terminated=torch.where(dead, ~dreams.dreamed_terminated, dreams.dreamed_terminated),
+        outcomes=Foreseen(**outcomes | {"reached": dreams.outcomes.reached}),
     )
     assert per_horizon(scrambled) == per_horizon(dreams)
 
@@ -142,7 +144,7 @@ def test_what_comes_after_an_end_changes_no_number():
 def test_every_number_is_its_formula(seed, shape):
     dreams = made_up(seed, shape=shape)
     rows = per_horizon(dreams)
-    array = {name: value.numpy() for name, value in vars(dreams).items()}
+    array = {name: value.numpy() for name, value in vars(dreams).items() if name != "outcomes"}
     for t, row in enumerate(rows):
         assert set(COLUMNS) <= row.keys()
         valid = array["valid"][:, t]
@@ -157,32 +159,17 @@ def test_every_number_is_its_formula(seed, shape):
             assert row[f"{prefix}changed"] == pytest.approx(error[moved].mean(), rel=1e-4)
             assert row[f"{prefix}either"] == pytest.approx(error[either].mean(), rel=1e-4)
             assert row[f"{prefix}ssim"] == pytest.approx(ssim(guess, real), abs=2e-4)
-        hits = rewards = guesses = ends = found = 0
-        confusion = np.zeros((3, 3), int)
-        for b in range(len(valid)):
-            for step in range(t + 1):
-                if array["reached"][b, step]:
-                    true, guess = int(array["reward"][b, step]), int(array["dreamed_reward"][b, step])
-                    confusion[true + 1, guess + 1] += 1
-                    rewards, guesses = rewards + (true != 0), guesses + (guess != 0)
-                    hits += true != 0 and guess == true
-                    ends += array["terminated"][b, step]
-                    found += array["terminated"][b, step] and array["dreamed_terminated"][b, step]
-        assert (row["rewards"], row["terminations"]) == (rewards, ends)
-        assert row["reward_recall"] == pytest.approx(hits / rewards)
-        assert row["reward_precision"] == pytest.approx(hits / guesses)
-        assert row["termination_recall"] == pytest.approx(found / ends)
-        for true in (-1, 0, 1):
-            for guess in (-1, 0, 1):
-                assert row[f"reward_{true:+d}_as_{guess:+d}"] == confusion[true + 1, guess + 1]
+        judged = judge(dreams.outcomes, slice(t + 1))
+        assert all(row[name] == value or math.isnan(value) for name, value in judged.items()), "all steps up to it"
 
 
 def test_a_horizon_that_no_window_reaches_is_empty_and_not_an_error():
     dreams = made_up()
-    empty = Dreams(**{**vars(dreams), "valid": dreams.valid & False, "reached": dreams.reached & False})
+    outcomes = replace(dreams.outcomes, reached=dreams.outcomes.reached & False)
+    empty = replace(dreams, valid=dreams.valid & False, outcomes=outcomes)
     for row in per_horizon(empty):
         assert (row["windows"], row["rewards"], row["terminations"]) == (0, 0, 0)
-        for name in ("psnr", "ssim", "changed", "copy_either", "reward_recall", "termination_recall"):
+        for name in ("psnr", "ssim", "changed", "copy_either", "reward_auc", "termination_ece"):
             assert math.isnan(row[name])
 
 
