@@ -1,4 +1,4 @@
-"""The completed share of a run, which schedules follow."""
+"""The completed share of a run, which schedules follow, and its last update."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ def share_done(trainer: Trainer, updates: int) -> Fraction:
         trainer: the Trainer of the run.
         updates: number of updates; a number in the future is allowed, but the elapsed time is always the present one.
     """
-    shares = [Fraction(0)]
-    if trainer.max_steps > 0:
-        shares.append(Fraction(updates, trainer.max_steps))
-    epochs, batches = trainer.max_epochs, trainer.limit_train_batches
-    if epochs is not None and epochs > 0 and isinstance(batches, int) and batches > 0:
-        per_epoch = -(-batches // trainer.accumulate_grad_batches)  # the last batch of an epoch always makes an update
-        shares.append(Fraction(updates, epochs * per_epoch))
+    last = last_update(trainer)
+    shares = [Fraction(0) if last is None else Fraction(updates, last)]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and (remaining := callback.time_remaining()) is not None:
             elapsed = callback.time_elapsed()
             shares.append(Fraction(elapsed / max(elapsed + remaining, 1e-9)))
     return min(max(shares), Fraction(1))
+
+
+def last_update(trainer: Trainer) -> int | None:
+    """Return the number of updates at which trainer.max_steps or trainer.max_epochs ends a run; None without either."""
+    ends = [trainer.max_steps] if trainer.max_steps > 0 else []
+    epochs, batches = trainer.max_epochs, trainer.limit_train_batches
+    if epochs is not None and epochs > 0 and isinstance(batches, int) and batches > 0:
+        per_epoch = -(-batches // trainer.accumulate_grad_batches)  # the last batch of an epoch always makes an update
+        ends.append(epochs * per_epoch)
+    return min(ends, default=None)

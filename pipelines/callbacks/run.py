@@ -15,6 +15,7 @@ from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
 from modules.learner import Learner
 from modules.world_model import WorldModel
+from pipelines.callbacks.progress import last_update
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has made its last update."""
-        return self.updates == self.trainer.max_steps
+        """Whether no update follows: the run has made its last one, or time or EarlyStopping ends it here."""
+        stopped = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
+        return stopped or self.updates == last_update(self.trainer)
 
     @property
     def real_steps(self) -> int:

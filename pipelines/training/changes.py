@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_only
 
 from modules.errors import UserError
@@ -84,13 +85,20 @@ class Resumed(Callback):
             if epochs["processed"] == epochs["started"] and not whole:
                 epochs["processed"] = epochs["completed"] = epochs["started"] - 1
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set every patience to the configuration's; a run that EarlyStopping ended goes on if its settings changed."""
+        for callback, patience in self.patience.items():
+            callback.patience = patience
+            if "EarlyStopping" in self.said:
+                callback.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            elif callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+                trainer.should_stop = True
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set learning rates, weight decays and patience to the configuration's, and correct the number of epochs."""
+        """Set learning rates and weight decays to the configuration's, and correct the number of epochs."""
         self.resumed = trainer.ckpt_path is not None
         if not self.resumed:
             return
-        for callback, patience in self.patience.items():
-            callback.patience = patience
         if self.said:
             rank_zero_only(print)(f"dreamcade: changed since the checkpoint: {self.said}", file=sys.stderr)
         epochs: Any = trainer.fit_loop.epoch_progress

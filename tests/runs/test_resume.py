@@ -108,11 +108,31 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run, tmp_
     assert ReplayStore.open(killed / "replay" / "rank0").rows == ReplayStore.open(straight / "replay" / "rank0").rows
 
 
-def test_a_run_that_was_killed_in_its_last_evaluation_evaluates(run, tmp_path):
+STOP = (
+    *("--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.mode", "max"),
+    *("--trainer.callbacks.monitor", "evaluate/return", "--trainer.callbacks.stopping_threshold", 0),
+    *("--callbacks.Evaluate.every", 4),
+)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ["--trainer.max_steps", 3],
+        ["--trainer.max_steps", -1, "--trainer.max_epochs", 1],
+        ["--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:01"],
+        ["--trainer.max_steps", -1, *STOP],
+    ],
+    ids=["max_steps", "max_epochs", "max_time", "EarlyStopping"],
+)
+def test_a_run_that_was_killed_in_its_last_evaluation_evaluates(run, tmp_path, end):
     folder = tmp_path / "run"
-    arguments = [*experiment("dqn_cartpole"), "--trainer.max_steps", 3, "--trainer.default_root_dir", folder]
+    arguments = [*experiment("dqn_cartpole"), *end, "--trainer.default_root_dir", folder]
     assert run(*arguments).code == 0
     whole = results.read(folder)
+    assert [each.final for each in whole].count(True) == 1
+    updates = checkpoints.read(folder / LAST)["global_step"]
+    assert (whole[-1].final, whole[-1].updates) == (True, updates)
     path = folder / results.FILE
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     for _ in range(2):
@@ -120,3 +140,4 @@ def test_a_run_that_was_killed_in_its_last_evaluation_evaluates(run, tmp_path):
         again = results.read(folder)
         assert [each.final for each in again] == [each.final for each in whole]
         assert [list(each.returns) for each in again] == [list(each.returns) for each in whole]
+        assert checkpoints.read(folder / LAST)["global_step"] == updates

@@ -17,7 +17,7 @@ from modules.learner import Learner
 from pipelines.acting.play import Play, RandomPlay, Stage, usual
 from pipelines.acting.players import CollectChunk, LocalPlayers, Players
 from pipelines.callbacks.acting.ray_actors import RayActors
-from pipelines.callbacks.progress import share_done
+from pipelines.callbacks.progress import last_update, share_done
 from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 
@@ -164,12 +164,12 @@ class Collect(Callback):
 
     def _collect(self, run: Run, show: bool = False) -> None:
         data, store, trainer = run.data, run.store, run.trainer
-        num_envs = data.envs.training
+        num_envs, last = data.envs.training, last_update(trainer)
         assert self.players is not None
 
         def plan(updates: int) -> list[CollectChunk]:
             """Return the chunks that fill the store up to the rows that are due after `updates` updates."""
-            if 0 < trainer.max_steps <= updates and updates > run.updates:
+            if last is not None and last <= updates and updates > run.updates:
                 return []
             target = self._target(updates, run.learner)
             rows, due = store.rows, math.ceil(target / num_envs)

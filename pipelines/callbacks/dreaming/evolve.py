@@ -17,6 +17,7 @@ from datamodules.ranks import RankGenerator, gather, generator
 from modules.agent import Agent
 from modules.errors import UserError, check_range
 from modules.policies.linear import LinearController
+from pipelines.callbacks.progress import last_update
 from pipelines.callbacks.run import Run
 from pipelines.display.progress import counter
 from pipelines.dreams.evolution import (
@@ -163,7 +164,7 @@ class Evolve(Callback):
     def _evolve_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Agent)
         run = Run(trainer)
-        last = pl_module.rounds.ends(run.updates + 1) or run.updates + 1 == trainer.max_steps
+        last = pl_module.rounds.ends(run.updates + 1) or run.updates + 1 == last_update(trainer)
         if last and not run.is_over and run.updates != self.evolved_at:
             with run.precision():
                 self.evolve(run, pl_module)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules.ranks import generator, run_seed
 from modules.errors import UserError, check_range
 from pipelines.acting.play import Play, PolicyPlay
+from pipelines.callbacks.measuring.monitors import Monitors
 from pipelines.callbacks.run import Run
 from pipelines.evaluation.episodes import evaluate, tell
 from pipelines.evaluation.results import FILE, Evaluation, append, human_normalized, read
@@ -19,7 +19,8 @@ class Evaluate(Callback):
     """Plays whole episodes under the evaluation variant of the protocol, and keeps every return with its seed.
 
     The callback evaluates at the end of a round. It records the real steps that the policy has learned from. It
-    writes the results to the run's evaluations.jsonl, which `dreamcade report` reads.
+    writes the results to the run's evaluations.jsonl, which `dreamcade report` reads. EarlyStopping and ModelCheckpoint
+    callbacks that monitor a figure of it look after every evaluation but the final one.
 
     Args:
         every: real steps of all ranks together between evaluations; 0 evaluates only at the end.
@@ -56,19 +57,22 @@ class Evaluate(Callback):
         self.greedy = greedy
         self.max_steps = max_steps
         self.evaluated_at = 0
-        self.figures: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the actor fits the learner and the world: a policy to evaluate, a model to search in."""
+        """Check that the actor fits the learner and the world, and that what monitors the score can see it."""
         run = Run(trainer)
         (self.actor or PolicyPlay()).check(run.learner, run.data)
+        self.monitors = Monitors(trainer, self.names(run))
+        if self.every == 0 and (following := self.monitors.callbacks):
+            raise UserError(
+                f"{type(following[0]).__name__} monitors {following[0].monitor}, which is measured only at the end: "
+                f"set every of {type(self).__name__}"
+            )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last score of a resumed run to callbacks that monitor it."""
-        run = Run(trainer)
-        if run.updates and (run.folder / FILE).exists() and (played := read(run.folder)):
-            self.figures = {"evaluate/return": played[-1].score}
-        self._show(trainer)
+    def names(self, run: Run) -> list[str]:
+        """Return the names of the figures that callbacks can monitor."""
+        known = human_normalized(run.data.name, 0.0) is not None
+        return ["evaluate/return", *(["evaluate/human_normalized"] if known else [])]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Play evaluation episodes if a round ended and `every` real steps have passed since the last evaluation."""
@@ -76,13 +80,7 @@ class Evaluate(Callback):
         over = run.learner.rounds.ends(run.updates)
         if self.every and over and run.real_steps // self.every > self.evaluated_at // self.every:
             self.evaluated_at = run.real_steps
-            self.evaluate(run, self.episodes)
-            self._show(trainer)
-
-    def _show(self, trainer: Trainer) -> None:
-        """Let callbacks of every rank, such as ModelCheckpoint, monitor the last score."""
-        self.figures = trainer.strategy.broadcast(self.figures)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.figures.items()})
+            self.monitors.show(trainer, trainer.strategy.broadcast(self.evaluate(run, self.episodes)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Play the final evaluation."""
@@ -92,23 +90,22 @@ class Evaluate(Callback):
         """Play the final evaluation of a run that was killed during it: such a run has no update left."""
         run = Run(trainer)
         played = read(run.folder) if (run.folder / FILE).exists() else []
-        done = any(found.final and found.updates == run.updates for found in played)
-        if run.is_over and not done:
+        if not any(found.final and found.updates == run.updates for found in played):
             self.evaluate(run, self.final_episodes, final=True)
 
-    def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
-        """Play the episodes, and write and log the evaluation."""
+    def evaluate(self, run: Run, episodes: int, final: bool = False) -> dict[str, float]:
+        """Play the episodes, write and log the evaluation, and return its figures; other ranks than the first wait."""
         if not run.is_first:
-            return
+            return {}
         evaluation = self.play(run, episodes, final, actor=self.actor)
         normalized = human_normalized(evaluation.game, evaluation.score)
         figures = {"evaluate/return": evaluation.score}
         if normalized is not None:
             figures["evaluate/human_normalized"] = normalized
         run.log(figures)
-        self.figures = figures
         if final:
             tell(evaluation, run.folder)
+        return figures
 
     def play(self, run: Run, episodes: int, final: bool, **options: Any) -> Evaluation:
         """Play episodes and write them to evaluations.jsonl; at one moment of the run all actors get the same seed.

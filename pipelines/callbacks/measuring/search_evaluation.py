@@ -20,6 +20,9 @@ from pipelines.search.picture import draw_line, draw_tree, frames_of
 from pipelines.search.search import Result, Search
 
 TREE, LINE = "search_tree.png", "search_line.png"
+FIGURES = ("simulations", "depth", "entropy", "value_gain", "divergence", "changed_moves")
+"""What is measured of every move."""
+RATE = "simulations_per_second"
 
 
 class SearchEvaluation(Evaluate):
@@ -49,18 +52,22 @@ class SearchEvaluation(Evaluate):
     ) -> None:
         super().__init__(every, episodes, final_episodes, SearchPlay(search), greedy, max_steps)
 
-    def evaluate(self, run: Run, episodes: int, final: bool = False) -> None:
+    def names(self, run: Run) -> list[str]:
+        """Return the names of the figures that callbacks can monitor."""
+        return [f"search/{name}" for name in ("return", "raw_return", "return_gain", *FIGURES, RATE)]
+
+    def evaluate(self, run: Run, episodes: int, final: bool = False) -> dict[str, float]:
         """Play twice, write the evaluations and pictures, and log both returns and the results of the searches."""
         if not run.is_first:
-            return
+            return {}
         assert self.actor is not None
         raw = self.play(run, episodes, final)
         findings = Findings()
         planned = self.play(run, episodes, final, actor=self.actor, watch=findings.add)
         figures = findings.figures()
         shown = {"return": planned.score, "raw_return": raw.score, "return_gain": planned.score - raw.score} | figures
-        self.figures = {f"search/{name}": float(value) for name, value in shown.items()}
-        run.log(self.figures)
+        logged = {f"search/{name}": float(value) for name, value in shown.items()}
+        run.log(logged)
         data, folder = run.data, run.folder
         meanings = data.description.get("action_meanings") or [str(action) for action in range(data.spec.num_actions)]
         with run.precision():
@@ -73,6 +80,7 @@ class SearchEvaluation(Evaluate):
             console.print(f"{raw.policy} policy | {planned.policy}", soft_wrap=True)
             console.print(table(raw, planned, figures))
             console.print(f"a tree and its principal line: {folder / TREE}, {folder / LINE}", soft_wrap=True)
+        return logged
 
 
 class Findings:
@@ -80,7 +88,7 @@ class Findings:
 
     def __init__(self) -> None:
         self.moves: list[np.ndarray] = []
-        """One array (unfinished episodes, 6) per move; its columns are the first six figures."""
+        """One array (unfinished episodes, 6) per move; its columns are FIGURES."""
         self.rates: list[float] = []
         self.most = -1.0
         self.found: Result | None = None
@@ -112,9 +120,8 @@ class Findings:
 
         The time includes observing and both networks.
         """
-        names = ("simulations", "depth", "entropy", "value_gain", "divergence", "changed_moves")
         means = np.concatenate(self.moves).mean(axis=0).tolist()
-        return dict(zip(names, means, strict=True)) | {"simulations_per_second": float(np.median(self.rates))}
+        return dict(zip(FIGURES, means, strict=True)) | {RATE: float(np.median(self.rates))}
 
     def draw(self, folder: Path, model: WorldModel, meanings: Sequence[str], title: str) -> None:
         """Draw the search that changed the policy most."""
