@@ -8,17 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.errors import UserError
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
-def nature(shape: tuple[int, ...], channels: Sequence[int], activation: str = "relu") -> nn.Sequential:
+def nature(
+    shape: tuple[int, ...], channels: Sequence[int], activation: str = "relu", stride: int | None = None
+) -> nn.Sequential:
     """Return the three convolutions of Mnih et al. 2015, from pictures (B, C, H, W) to latents (B, C', H', W').
 
-    The stride of the first convolution scales with the picture, so that the output has about the size that it has for
-    84 pixels.
+    Unless it is given, the stride of the first convolution scales with the picture, so that the output has about the
+    size that it has for 84 pixels.
+
+    Raises:
+        UserError: the picture is too small for the stride.
     """
     layers: list[nn.Module] = []
-    stride = max(1, round(min(shape[1:]) / 21))
+    stride = stride or max(1, round(min(shape[1:]) / 21))
+    if min(shape[1:]) < 9 * stride:
+        raise UserError(
+            f"three convolutions, the first of stride {stride}, see pictures of at least {9 * stride} pixels: got "
+            f"{shape[1]} x {shape[2]}"
+        )
     before = shape[0]
     for after, (kernel, step) in zip(channels, ((2 * stride, stride), (4, 2), (3, 1)), strict=True):
         layers += [nn.Conv2d(before, after, kernel, step), ACTIVATIONS[activation]()]
@@ -54,9 +66,6 @@ def impala(shape: tuple[int, ...], channels: Sequence[int], activation: str = "r
         before = after
     encoder = nn.Sequential(*layers, ACTIVATIONS[activation]())
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-ENCODERS = {"nature": nature, "impala": impala}
 
 
 def fully_connected(width: int, hidden: Sequence[int], activation: str, layer_norm: bool) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.errors import UserError, check_range
-from modules.layers.networks import ENCODERS, fully_connected, minmax, output_shape
+from modules.layers.networks import fully_connected, impala, minmax, nature, output_shape
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Network:
             (Espeholt et al. 2018). Vectors have none.
         channels: channels of the encoder's three stages; the papers have [32, 64, 64] and [16, 32, 32].
         width: factor by which all channels are multiplied.
+        stride: stride of the first of the three convolutions, whose kernel is twice as wide; null takes a 21st of the
+            picture's side, which is 4 for 84 pixels. IMPALA has none.
         normalise: scale the encoder's output to [0, 1] for each picture (Schwarzer et al. 2023).
         hidden: widths of the fully connected layers.
         activation: "relu", "silu" or "tanh".
@@ -32,6 +34,7 @@ class Network:
     encoder: Literal["nature", "impala"] = "nature"
     channels: tuple[int, ...] = (32, 64, 64)
     width: int = 1
+    stride: int | None = None
     normalise: bool = False
     hidden: tuple[int, ...] = (128, 128)
     activation: Literal["relu", "silu", "tanh"] = "relu"
@@ -40,6 +43,7 @@ class Network:
 
     def __post_init__(self) -> None:
         check_range("network.width", self.width, 1)
+        check_range("network.stride", self.stride, 1)
         if len(self.channels) != 3 or min(*self.channels, *self.hidden) < 1:
             raise UserError(
                 "network needs channels of three stages and layers of at least 1 unit: "
@@ -63,7 +67,10 @@ class QNetwork(nn.Module):
         encoder: nn.Module = nn.Identity()
         if len(shape) == 3:
             channels = [settings.width * each for each in settings.channels]
-            encoder = ENCODERS[settings.encoder](shape, channels, settings.activation)
+            if settings.encoder == "impala":
+                encoder = impala(shape, channels, settings.activation)
+            else:
+                encoder = nature(shape, channels, settings.activation, settings.stride)
         self.encoder = encoder
         self.latent_shape = output_shape(encoder, shape)
         width = math.prod(self.latent_shape)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from modules.layers.networks import body, impala, minmax, output_shape
+from modules.errors import UserError
+from modules.layers.networks import body, impala, minmax, nature, output_shape
 
 
 def test_pictures_of_84_pixels_are_seen_as_by_mnih_et_al():
@@ -24,6 +25,17 @@ def test_pictures_of_other_sizes_leave_about_as_much(size):
     seen = network[:-1](torch.rand(2, 3, *size))
     assert 6 <= min(seen.shape[2:]) <= 8
     assert network(torch.rand(2, 3, *size)).shape == (2, width)
+
+
+@pytest.mark.parametrize(("size", "stride", "left"), [(42, 3, 3), (84, 8, 1), (27, 3, 1), (42, None, 7)])
+def test_a_larger_stride_leaves_less(size, stride, left):
+    assert output_shape(nature((4, size, size), (2, 3, 5), stride=stride), (4, size, size)) == (5, left, left)
+
+
+def test_a_stride_that_is_too_large_for_the_picture():
+    with pytest.raises(UserError, match="at least 45 pixels: got 60 x 44") as raised:
+        nature((4, 60, 44), (2, 3, 5), stride=5)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("silu", nn.SiLU), ("tanh", nn.Tanh)])
