@@ -60,7 +60,8 @@ def test_every_experiment_runs(run, tmp_path, config):
 
 def test_a_run_leaves_pictures_and_a_table(fit, tmp_path):
     outcome = fit("--trainer.default_root_dir", tmp_path / "run")
-    assert "where reality changed" in outcome.out
+    assert "dream|copy of the last frame" in outcome.out
+    assert "foreseen" in outcome.out
     with (tmp_path / "run" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["horizon"]) for row in rows] == list(range(1, 51))
@@ -165,7 +166,8 @@ def test_validate_and_test_measure_the_run(run, trained):
             *(command, "--config", trained / "config.yaml", "--ckpt_path", trained / LAST),
         )
         assert outcome.code == 0, outcome.err
-        assert "where reality changed" in outcome.out
+        assert "dream|copy of the last frame" in outcome.out
+        assert "foreseen" in outcome.out
         assert (trained / command / "predictions.csv").exists()
         assert (trained / command / "dream.gif").exists()
 

@@ -142,7 +142,7 @@ def test_what_is_wrong_with_a_part_is_said_of_the_part(agent, tmp_path):
         (lambda c: c["config"]["model"]["init_args"].update(colour=3), "colour"),
         (lambda c: c["config"]["model"]["init_args"].update(size="smal"), "the nearest is small"),
         (lambda c: c["config"]["model"]["init_args"].update(size="small"), "do not fit UNet: .{1,160}$"),
-        (lambda c: c["state_dict"].popitem(), r"do not fit UNet: .* is missing, expected \(32,\)"),
+        (lambda c: c["state_dict"].popitem(), r"do not fit UNet: .* is missing, expected \(64,\)"),
         (lambda c: c.pop("state_dict"), "keeps no state_dict"),
     ],
 )
