@@ -12,6 +12,7 @@ from modules.agent import Agent, Rounds
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.q_learning import QLearning
+from modules.policies.q_network import Network
 from pipelines.callbacks.acting.collect import Collect
 from pipelines.callbacks.measuring.evaluate import Evaluate
 from pipelines.runs import checkpoint_files
@@ -43,7 +44,7 @@ def fit(folder: Path, *callbacks: lightning.Callback, evaluate: Evaluate | None 
         callbacks=[evaluate or Scored(), *callbacks, Collect(prefill=20, steps_per_update=1)],
     )
     data = ControlReplay(id="CartPole-v1", sampling=Sampling(8, 2), storage=Storage(100), seed=5)
-    trainer.fit(Agent(IdentityModel(), QLearning(hidden=[8]), "real", Rounds()), datamodule=data)
+    trainer.fit(Agent(IdentityModel(), QLearning(Network(hidden=(8,))), "real", Rounds()), datamodule=data)
     return trainer
 
 
