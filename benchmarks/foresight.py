@@ -4,8 +4,9 @@
 
 Each model trains on one thread, and then dreams from every row of as many held-out steps, under the actions that were
 really taken, after 4 observed rows. Rewards and ends are judged at single steps ahead, and the sums of rewards over the
-first 5 steps. Play is uniformly random; in Freeway, where that never earns anything, it holds its actions. A model and
-game that the result file holds are skipped; the file is written after each.
+first 5 steps. Play is uniformly random; in Freeway, where that never earns anything, it holds its actions. "clocked" is
+the share of rewards that come a multiple of 16 steps after the one before, as if a hidden clock gave them; 1/16 is
+chance. A model and game that the result file holds are skipped; the file is written after each.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ CONTEXT = 4
 HORIZONS = (1, 2, 3, 5)
 LAST = max(HORIZONS)
 RANDOM = "pipelines.acting.play.RandomPlay"
+CLOCK = 16
+"""Steps of the period that "clocked" looks for."""
 PERSISTENCE = {"freeway": 1.5}
 """Exponent of how long random play holds an action, by game; other games draw a new action at every step."""
 
@@ -88,6 +91,19 @@ def dreamed(model: WorldModel, store: ReplayStore, frame_stack: int) -> Foreseen
     return Foreseen.concatenate(parts)
 
 
+def clocked(store: ReplayStore) -> float:
+    """Return the share of held-out rewards that come a multiple of CLOCK steps after the one before in their episode."""
+    rows = range(store.oldest, store.rows)
+    columns = store.columns(rows, store.select("validation"))
+    on, total = 0, 0
+    for reward, is_first in zip(columns["reward"], columns["is_first"], strict=True):
+        episode = is_first.cumsum()
+        (row,) = reward.nonzero()
+        gaps = np.diff(row)[np.diff(episode[row]) == 0]
+        on, total = on + int((gaps % CLOCK == 0).sum()), total + len(gaps)
+    return on / total if total else math.nan
+
+
 def measure(name: str, game: str, options: Any, folder: Path) -> dict[str, Any]:
     """Train and judge a model on a game."""
     minutes = train(name, game, options, folder)
@@ -98,6 +114,7 @@ def measure(name: str, game: str, options: Any, folder: Path) -> dict[str, Any]:
     found = dreamed(learner.world_model, store, learner.spec.frame_stack)
     horizons = {str(h): rounded(judge(found, slice(h - 1, h))) for h in HORIZONS}
     sums = judge(found, slice(LAST))
+    clock = clocked(store)
     store.close()
     first, last = horizons["1"], horizons[str(LAST)]
     ratio = sums["reward_sum"] / sums["reward_real_sum"] if sums["reward_real_sum"] else math.nan
@@ -114,6 +131,7 @@ def measure(name: str, game: str, options: Any, folder: Path) -> dict[str, Any]:
         "persistence": PERSISTENCE.get(game),
         "bars": bars,
         f"sum_over_{LAST}": number(ratio),
+        "clocked": number(clock),
         "horizons": horizons,
         "commit": report.provenance()["commit"],
     }

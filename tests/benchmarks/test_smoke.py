@@ -19,7 +19,10 @@ OTHER_KEYS = {
     "hostile_files": ("outcomes", "kinds"),  # counts by verdict
 }
 """Parts of a result whose keys are measured themselves."""
-OLDER = {"replay": "its result is of before memcpy stood beside torchrl, and waits for a quiet machine"}
+OLDER = {
+    "replay": "its result is of before memcpy stood beside torchrl, and waits for a quiet machine",
+    **dict.fromkeys(("quickstart", "frames"), "its result is of before rewards were judged by rank"),
+}
 """Results that are to be measured anew, and why."""
 PEERS = {"search": ("vs_lightzero", "tree_vs_lightzero", "vs_mctx")}
 """Figures of a result that need a peer which is installed apart."""
