@@ -3,7 +3,7 @@
     python benchmarks/foresight.py [--models unet,stochastic_unet] [--games Freeway,Krull] [--folder runs/foresight]
 
 Each model trains on one thread, and then dreams from every row of as many held-out steps, under the actions that were
-really taken, after 4 observed rows. Rewards and ends are judged at single steps ahead, and the sums of rewards over the
+really taken, after a few observed rows. Rewards and ends are judged at single steps ahead, and the sums of rewards over the
 first 5 steps. Play is uniformly random; in Freeway, where that never earns anything, it holds its actions. "clocked" is
 the share of rewards that come a multiple of 16 steps after the one before, as if a hidden clock gave them; 1/16 is
 chance. A model and game that the result file holds are skipped; the file is written after each.
@@ -30,8 +30,6 @@ from pipelines.dreams.foresight import Foreseen, foresee, judge
 from pipelines.runs import checkpoints
 
 GAMES = "Freeway,KungFuMaster,UpNDown,Krull"
-CONTEXT = 4
-"""Rows that a model observes before it dreams."""
 HORIZONS = (1, 2, 3, 5)
 LAST = max(HORIZONS)
 RANDOM = "pipelines.acting.play.RandomPlay"
@@ -48,12 +46,23 @@ class Model(NamedTuple):
     """Its configuration."""
     settings: tuple[str, ...] = ()
     """KEY=VALUE arguments of `dreamcade fit`."""
+    context: int = 4
+    """Rows that it observes before it dreams."""
 
 
+ALONE = tuple(f"callbacks.{name}=null" for name in ("Evolve", "Evaluate", "LatentPictures"))
 MODELS = {
     "unet": Model("unet_small"),
     "stochastic_unet": Model(
         "unet_small", ("model=modules.frames.stochastic_unet.StochasticUNet", "model.bits.number=32")
+    ),
+    "mdn_rnn": Model(
+        "world_models__evolution_small",
+        (
+            *ALONE, "model.world_model.vae_updates=2000", "model.rounds.model_updates=4000", "trainer.max_steps=4000",
+            "trainer.limit_train_batches=4000", "callbacks.Collect.prefill=8000", "callbacks.Collect.steps_per_round=0",
+        ),
+        context=16,
     ),
 }
 DATA = ("data.envs.training=8", "data.envs.validation=8")
@@ -81,13 +90,13 @@ def train(name: str, game: str, options: Any, folder: Path) -> float:
     return float((folder / "minutes.txt").read_text())
 
 
-def dreamed(model: WorldModel, store: ReplayStore, frame_stack: int) -> Foreseen:
+def dreamed(model: WorldModel, store: ReplayStore, frame_stack: int, context: int) -> Foreseen:
     """Dream from every held-out row."""
-    env, start = store.windows(min(CONTEXT + LAST, store.rows), "validation")
+    env, start = store.windows(context + LAST, "validation")
     parts = []
     for some in np.array_split(np.arange(len(env)), max(1, len(env) // 256)):
-        windows = store.gather(env[some], start[some], min(CONTEXT + LAST, store.rows), frame_stack)
-        parts.append(foresee(model, windows[~windows.is_last[:, CONTEXT - 1]], CONTEXT))
+        windows = store.gather(env[some], start[some], context + LAST, frame_stack)
+        parts.append(foresee(model, windows[~windows.is_last[:, context - 1]], context))
     return Foreseen.concatenate(parts)
 
 
@@ -111,7 +120,7 @@ def measure(name: str, game: str, options: Any, folder: Path) -> dict[str, Any]:
     store = ReplayStore.open(folder / "replay" / "rank0", verify=False)
     real = store.rows * (store.num_envs - store.num_validation_envs)
     assert learner.spec is not None
-    found = dreamed(learner.world_model, store, learner.spec.frame_stack)
+    found = dreamed(learner.world_model, store, learner.spec.frame_stack, MODELS[name].context)
     horizons = {str(h): rounded(judge(found, slice(h - 1, h))) for h in HORIZONS}
     sums = judge(found, slice(LAST))
     clock = clocked(store)

@@ -67,8 +67,13 @@ def test_encode_is_a_scan_over_observe(batch):
 
 
 def test_the_loss_compares_each_row_with_the_next(batch):
-    """With the mean for a draw; nothing is learned across ends, of the closing frames no density is asked."""
+    """With the mean for a draw; nothing is learned across ends, of the closing frames no density is asked.
+
+    Rewards and ends count by the weights of their windows.
+    """
     model = mdn_rnn(hidden_size=10).eval()
+    weight = torch.rand(batch.shape[0])
+    batch = batch.replace(extras={"weight": weight[:, None].expand(batch.shape)})
     model.vae.infer = lambda frames: (VAE.infer(model.vae, frames)[0], torch.full((len(frames), 6), -50.0))
     _, parts, states, _ = model.loss(batch)
     assert states is None
@@ -87,12 +92,20 @@ def test_the_loss_compares_each_row_with_the_next(batch):
                 ]
             )
         )
-    reward, continuation = torch.stack(outcomes).mean(dim=0)
+    share = weight[batch.has_successor().nonzero()[:, 0], None]
+    reward, continuation = (share * torch.stack(outcomes)).sum(dim=0) / share.sum()
     torch.testing.assert_close(parts["nll"], -torch.stack(densities).mean())
     torch.testing.assert_close(parts["reward"], reward)
     torch.testing.assert_close(parts["continuation"], continuation)
     expected = parts["vae_loss"] + parts["nll"] + reward + continuation
     torch.testing.assert_close(parts["loss"], expected)
+
+
+def test_every_parameter_is_clipped_with_one_part():
+    model = mdn_rnn(hidden_size=10)
+    parts = [id(parameter) for part in model.gradient_parts() for parameter in part.parameters()]
+    assert len(model.gradient_parts()) == 3, "the VAE, the LSTM and its density, rewards and ends"
+    assert sorted(parts) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def test_z_is_drawn_anew_each_time(batch):
