@@ -101,7 +101,7 @@ def dreamed(model: WorldModel, store: ReplayStore, frame_stack: int, context: in
 
 
 def clocked(store: ReplayStore) -> float:
-    """Return the share of held-out rewards that come a multiple of CLOCK steps after the one before in their episode."""
+    """Return the share of held-out rewards that come a multiple of CLOCK steps after the last one of their episode."""
     rows = range(store.oldest, store.rows)
     columns = store.columns(rows, store.select("validation"))
     on, total = 0, 0
