@@ -3,7 +3,7 @@
     python benchmarks/foresight.py [--models unet,stochastic_unet] [--games Freeway,Krull] [--folder runs/foresight]
 
 Each model trains on one thread, and then dreams from every row of as many held-out steps, under the actions that were
-really taken, after a few observed rows. Rewards and ends are judged at single steps ahead, and the sums of rewards over the
+really taken, after a few observed rows. Rewards and ends are judged at single steps ahead, and sums of rewards over the
 first 5 steps. Play is uniformly random; in Freeway, where that never earns anything, it holds its actions. "clocked" is
 the share of rewards that come a multiple of 16 steps after the one before, as if a hidden clock gave them; 1/16 is
 chance. A model and game that the result file holds are skipped; the file is written after each.
@@ -59,8 +59,13 @@ MODELS = {
     "mdn_rnn": Model(
         "world_models__evolution_small",
         (
-            *ALONE, "model.world_model.vae_updates=2000", "model.rounds.model_updates=4000", "trainer.max_steps=4000",
-            "trainer.limit_train_batches=4000", "callbacks.Collect.prefill=8000", "callbacks.Collect.steps_per_round=0",
+            *ALONE,
+            "model.world_model.vae_updates=2000",
+            "model.rounds.model_updates=4000",
+            "trainer.max_steps=4000",
+            "trainer.limit_train_batches=4000",
+            "callbacks.Collect.prefill=8000",
+            "callbacks.Collect.steps_per_round=0",
         ),
         context=16,
     ),
