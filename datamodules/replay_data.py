@@ -99,7 +99,7 @@ class ReplayData(LightningDataModule, ABC):
         check_range("data.frame_stack", frame_stack, 1)
         check_range("data.seed", seed, 0)
 
-    # Which world.
+    # The world.
 
     @property
     @abstractmethod
@@ -126,7 +126,7 @@ class ReplayData(LightningDataModule, ABC):
         Raises:
             UserError: the world cannot be cloned.
         """
-        raise UserError(f"{self.name} cannot be cloned, and nobody can plan in its true rules: play an Atari game")
+        raise UserError(f"{self.name} cannot be cloned, so a search cannot plan in its true rules: use an Atari game")
 
     def playing_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Make the training environments that the run's actors play, which can be cloned if an actor wants clones."""
@@ -139,7 +139,7 @@ class ReplayData(LightningDataModule, ABC):
         """The store's description of its world, or `described` while no store is open."""
         return self.described if self._store is None else self._store.description
 
-    # Where experience is kept.
+    # The store.
 
     @property
     def store(self) -> ReplayStore:
@@ -262,7 +262,7 @@ class ReplayData(LightningDataModule, ABC):
         """Count real steps of this rank that the run learned from without storing them."""
         self.unstored_steps += steps
 
-    # What is drawn.
+    # Sampling.
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -332,7 +332,7 @@ class ReplayData(LightningDataModule, ABC):
         opened = ("environment", "collector", "sampler", "trainer", "running")
         return {name: value for name, value in self.__dict__.items() if name not in opened} | {"_store": None}
 
-    # What a checkpoint keeps.
+    # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursors, generators, priorities and running episodes of all ranks; rows stay on disk."""

@@ -81,7 +81,7 @@ class Learner(lightning.LightningModule):
         """
         if self.policy is None:
             raise UserError(
-                "a policy is needed, an Agent's or a world model's own such as MuZero's: "
+                "a policy is needed, that of an Agent or of a world model such as MuZero: "
                 f"{type(self).__name__} has none"
             )
         return self.policy

@@ -25,7 +25,7 @@ class Optimization:
         optimizer: "adamw", or "sgd" with a momentum of 0.9.
         eps: constant that AdamW adds to the root of the second moment; a larger one makes smaller steps where gradients
             are tiny.
-        fused: step AdamW by one kernel per parameter, which is faster and rounds otherwise.
+        fused: step AdamW by one kernel per parameter, which is faster and rounds differently.
     """
 
     lr: float = 1e-3

@@ -1,4 +1,4 @@
-"""What is drawn from a replay store: training windows, first rows of episodes, and held-out windows."""
+"""Sampling from a replay store: training windows, windows at episode starts, and validation windows."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ class Sampler:
     def require_validation(self) -> None:
         """Raise a UserError if the store has no validation environments."""
         if self.store.num_validation_envs == 0:
-            raise UserError(f"{self.store.path} holds out nothing: set data.envs.validation to 1 or more in a new run")
+            raise UserError(
+                f"{self.store.path} has no validation environments: set data.envs.validation to at least 1 in a new run"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the generator and of the priorities."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Atoms(nn.Module):
-    """Evenly spaced returns, from `low` to `high`, that a distribution gives probabilities to.
+    """Evenly spaced returns from `low` to `high`, the support of a categorical distribution.
 
     Args:
         number: number of atoms.

@@ -39,9 +39,9 @@ class Residual(nn.Module):
 
 
 def mix(before: int, after: int, picture: bool, stride: int = 1) -> nn.Module:
-    """Return a convolution of kernel 3, or a linear layer for vectors, which normalisation follows.
+    """Return a convolution of kernel 3, or a linear layer for vectors. A normalisation follows it.
 
-    The linear layer has a bias: without it, layer normalisation would map a vector and its double to the same output.
+    The linear layer has a bias: without it, layer normalisation would map x and 2 x to the same output.
     """
     if picture:
         return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

@@ -30,7 +30,7 @@ class ActorCritic(Policy):
         lambda_: lambda of the returns, from bootstrapping after one step (0) to only at the end of the window (1).
         entropy_coefficient: coefficient of the entropy bonus.
         value_coefficient: coefficient of the critic's loss.
-        optimization: learning rate, its schedule and weight decay of the policy; `optimizer` is the world model's.
+        optimization: learning rate, schedule and weight decay of the policy; its `optimizer` must be the world model's.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
         clip_rewards: learn from rewards clipped to [-1, 1].
     """

@@ -18,7 +18,7 @@ class Policy(nn.Module):
     """Chooses actions from the features of a world model's states, and learns from rows with states.
 
     Args:
-        optimization: learning rate, its schedule and weight decay of the policy; `optimizer` is the world model's.
+        optimization: learning rate, schedule and weight decay of the policy; its `optimizer` must be the world model's.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
         clip_rewards: learn from rewards clipped to [-1, 1] (Mnih et al. 2015).
     """

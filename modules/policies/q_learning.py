@@ -1,4 +1,4 @@
-"""Q-learning: DQN (Mnih et al. 2015) with what made it sound and sample-efficient since, up to BBF."""
+"""Q-learning: DQN (Mnih et al. 2015) with later improvements, up to BBF (Schwarzer et al. 2023)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from modules.world_model import Loss, WorldModel
 
 
 class QLearning(Policy):
-    """Acts epsilon-greedily and learns action values from whatever rows it is given. On an IdentityModel it is DQN.
+    """Learns action values from real or dreamed rows, and acts epsilon-greedily. On an IdentityModel it is DQN.
 
     Args:
         network: layers between features and action values.
-        targets: targets that action values are moved towards.
+        targets: settings of the targets that action values learn.
         target_network: delayed copy of the network that bootstraps.
         epsilon: probability of a random action.
         distribution: distribution of returns that is learned for each action; null learns expected returns alone.
-        augmentation: random changes of the pictures that are learned from; null changes nothing.
+        augmentation: random changes of the pictures in a loss; null changes nothing.
         self_prediction: auxiliary loss by which a latent model predicts the encoder's outputs; null leaves it out.
-        optimization: learning rate, its schedule and weight decay of the policy; `optimizer` is the world model's.
+        optimization: learning rate, schedule and weight decay of the policy; its `optimizer` must be the world model's.
         gradient_clip_val: largest norm of the policy's gradient; null does not clip it.
         clip_rewards: learn from rewards clipped to [-1, 1].
     """
@@ -64,7 +64,7 @@ class QLearning(Policy):
         """Number of updates at the last reset."""
 
     def build(self, feature_shape: tuple[int, ...], num_actions: int) -> None:
-        """Make the online and the target network, and the predictor of latents."""
+        """Create the online and the target network, and the predictor of latents."""
         if self.augmentation is not None and len(feature_shape) != 3:
             raise UserError("augmentation changes pictures: set it to null for vectors")
         self.shape, self.num_actions = feature_shape, num_actions
@@ -82,12 +82,12 @@ class QLearning(Policy):
 
     @property
     def discount(self) -> float:
-        """The discount factor, at last if it is annealed; a search takes it."""
+        """Discount factor, the last one if it is annealed. Searches use it."""
         return self.targets.discount
 
     @property
     def exploration(self) -> float:
-        """The probability of a random action, by now."""
+        """Present probability of a random action."""
         return self.epsilon.at(self.real_steps)
 
     def values(self, outputs: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class QLearning(Policy):
         values = self.values((self.target if self.target_network.acts else self.online)(features))
         best, greedy = values.max(dim=1)
         epsilon, num_actions = self.exploration, values.shape[1]
-        # A greedy policy stays a little open, so that every logit is finite.
+        # A greedy policy gives every action a tiny probability, so that every logit is finite.
         random = max(epsilon, 1e-6) / num_actions
         logits = torch.full_like(values, math.log(random))
         logits.scatter_(1, greedy[:, None], math.log(1 - epsilon + random))
@@ -108,7 +108,7 @@ class QLearning(Policy):
     # Learning.
 
     def transitions(self, batch: Batch) -> Tensor:
-        """Return the number () of transitions that the loss is a mean of."""
+        """Return the number () of transitions over which the loss is a mean."""
         return self._weights(batch).sum()
 
     def _weights(self, batch: Batch) -> Tensor:
@@ -116,10 +116,10 @@ class QLearning(Policy):
         return weights if self.targets.rows == "all" else weights[:, :1]
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
-        """Return the loss of action values, and of predicted latents; rows count as likely as they are reached.
+        """Return the sum of the losses of action values and of predicted latents.
 
-        Windows count by their importance weights. Those that were drawn by priority also have a new one: the loss of
-        their action values.
+        Windows are weighted by their importance, and dreamed rows by the probability that they are reached. Windows
+        that were drawn by priority also get a new priority (B,): the loss of their action values.
         """
         n_step, discount = self.targets.at(self.updates - self.reset_at)
         self._check(batch)
@@ -188,7 +188,7 @@ class QLearning(Policy):
         return latent.unflatten(0, batch.shape)[:, 0], outputs[:, :-1], targets
 
     def _moved(self, logits: Tensor, sums: Tensor, factors: Tensor) -> Tensor:
-        """Return the probabilities (B, R, atoms) of sum + factor * return, given the logits of the returns."""
+        """Return probabilities (B, R, atoms) of the targets sum + factor * return, from logits of the return."""
         assert self.atoms is not None
         returns = sums[..., None] + factors[..., None] * self.atoms.returns
         return self.atoms.project(logits.softmax(dim=2), returns)
@@ -196,7 +196,7 @@ class QLearning(Policy):
     def _prediction_losses(self, batch: Batch, model: WorldModel, latent: Tensor) -> Tensor:
         """Return the loss (B,) of the latents that are predicted from the windows' first rows (Schwarzer et al. 2021).
 
-        The target network sees what is to be predicted.
+        The target network encodes the observations that are predicted.
         """
         assert batch.state is not None
         assert self.self_prediction is not None
@@ -237,12 +237,12 @@ class QLearning(Policy):
     # Resets.
 
     def _kept(self) -> list[torch.nn.Parameter]:
-        """Return the parameters of the encoder and of the transition model, which a reset changes by a share."""
+        """Return the parameters of the encoder and of the transition model, of which a reset keeps a share."""
         transition = [] if self.predictor is None else self.predictor.transition.parameters()
         return [*self.online.encoder.parameters(), *transition]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups; `renewed` ones begin anew at a reset."""
+        """Return the optimizer's parameter groups; a reset replaces the weights of the `renewed` ones."""
         kept = self._kept()
         renewed = [p for p in self.parameters() if not any(p is other for other in kept)]
         return [
@@ -252,10 +252,10 @@ class QLearning(Policy):
 
     @torch.no_grad()
     def reset(self, keep: float) -> None:
-        """Draw fresh weights: encoder and transition keep a share `keep` of theirs, all that follows begins anew.
+        """Draw new weights. Encoder and transition model mix them with the share `keep` of their old weights.
 
         This is shrink and perturb (Ash and Adams 2020) as in Schwarzer et al. 2023, section 4. Both networks get the
-        same fresh weights. Annealing begins again.
+        same new weights. Annealing begins again.
         """
         online, predictor = self._fresh()
         for held, fresh in ((self.online, online), (self.target, online), (self.predictor, predictor)):

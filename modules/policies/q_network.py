@@ -26,8 +26,9 @@ class Network:
             picture's side, which is 4 for 84 pixels. IMPALA has none.
         normalise: scale the encoder's output to [0, 1] for each picture (Schwarzer et al. 2023).
         hidden: widths of the fully connected layers.
-        activation: "relu", "silu" or "tanh".
-        layer_norm: use layer normalisation in the fully connected layers; steadies many updates per real step.
+        activation: activation function: "relu", "silu" or "tanh".
+        layer_norm: apply layer normalisation in the fully connected layers, which makes many updates per real step more
+            stable.
         dueling: estimate a value and an advantage for each action (Wang et al. 2016).
     """
 
@@ -91,10 +92,10 @@ class QNetwork(nn.Module):
     def head(self, latent: Tensor) -> Tensor:
         """Map latents to action values (B, A), or to logits (B, A, atoms).
 
-        Dueling ones are a value and advantages of mean 0 (Wang et al. 2016, equation 9).
+        Dueling heads add a value and advantages of mean 0 (Wang et al. 2016, equation 9).
         """
         x = self.hidden(latent.flatten(1))
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 cannot tell a value of 100 from one of 100.4
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 cannot distinguish a value of 100 from 100.4
             advantage = self.advantage(x.float())
             value = None if self.value is None else self.value(x.float())
         if self.atoms is not None:

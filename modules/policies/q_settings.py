@@ -11,14 +11,15 @@ from modules.errors import UserError, check_range
 
 @dataclass(frozen=True)
 class Anneal:
-    """First values of a target's horizon, which change exponentially to the last ones after the start and each reset.
+    """Initial n-step and discount of targets, which change exponentially to their final values.
 
-    BBF begins with many steps and a low discount, which learn fast and with bias (Schwarzer et al. 2023, section 4).
+    The change begins at the start of training and at each reset. BBF begins with many steps and a low discount, which
+    learn fast but with bias (Schwarzer et al. 2023, section 4).
 
     Args:
-        n_step: first number of rewards that a target sums.
-        discount: first discount factor.
-        updates: number of policy updates until the last values.
+        n_step: initial number of rewards that a target sums.
+        discount: initial discount factor.
+        updates: number of policy updates until the final values are reached.
     """
 
     n_step: int = 10
@@ -33,7 +34,7 @@ class Anneal:
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets that action values are moved towards.
+    """Settings of the targets that action values learn.
 
     Args:
         n_step: number of rewards that a target sums before it bootstraps.
@@ -41,7 +42,7 @@ class Targets:
         rows: rows of a window that are learned from: "all", whose targets sum fewer rewards near the end of the window,
             or "first", whose target always sums n_step rewards of its episode, so that each window is one transition.
         double: choose the next action by the online network (van Hasselt et al. 2016).
-        anneal: first values of n_step and discount, which are annealed; null keeps both constant.
+        anneal: initial values of n_step and discount, which change to the values above; null keeps both constant.
     """
 
     n_step: int = 1
@@ -83,7 +84,7 @@ class TargetNetwork:
 
     Args:
         rate: fraction by which the target network moves to the online one; 1 copies it.
-        every: number of updates between two such moves.
+        every: number of updates between two moves of the target network.
         acts: choose actions by the target network, which is an average over many updates and acts more steadily
             (Schwarzer et al. 2023, section 4); false chooses them by the online network.
     """
@@ -102,8 +103,8 @@ class Epsilon:
     """The probability of a random action, which falls linearly with the real steps that are played.
 
     Args:
-        start: probability during the prefill.
-        end: probability at last.
+        start: probability of a random action during the prefill.
+        end: probability of a random action after `steps` real steps.
         steps: number of real steps after the prefill, of all ranks together, over which the probability falls.
     """
 
@@ -127,9 +128,9 @@ class Distribution:
     """A categorical distribution of returns for each action (C51: Bellemare et al. 2017).
 
     Args:
-        atoms: number of returns that have a probability.
-        low: lowest return.
-        high: highest return.
+        atoms: number of atoms, evenly spaced returns that have a probability each; 51 in the paper.
+        low: return of the lowest atom.
+        high: return of the highest atom.
     """
 
     atoms: int = 51
@@ -144,11 +145,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the pictures that are learned from (Kostrikov et al. 2021; Schwarzer et al. 2021).
+    """Random changes of the pictures in a loss (Kostrikov et al. 2021; Schwarzer et al. 2021).
 
     Args:
-        shift: largest shift in pixels each way; 4 for pictures of 84 pixels.
-        intensity: scale of the random factor on all pixels of an observation.
+        shift: largest shift in pixels in each direction; 4 for pictures of 84 pixels.
+        intensity: scale of the random factor by which all pixels of an observation are multiplied.
     """
 
     shift: int = 4

@@ -49,9 +49,9 @@ class SelfPredictor(nn.Module):
     def __init__(self, network: QNetwork, blocks: int) -> None:
         super().__init__()
         if len(network.latent_shape) != 3:
-            raise UserError("self_prediction predicts what an encoder sees in pictures: set it to null for vectors")
+            raise UserError("self_prediction needs an encoder of pictures: set it to null for vectors")
         if not len(network.hidden):
-            raise UserError("self_prediction projects by a fully connected layer: network.hidden needs at least one")
+            raise UserError("self_prediction needs a fully connected layer: set network.hidden to at least one width")
         self.num_actions, self.normalise = network.num_actions, network.normalise
         self.transition = Transition(network.latent_shape, network.num_actions, blocks, norm="layer")
         width = network.hidden[0].out_features
@@ -59,7 +59,7 @@ class SelfPredictor(nn.Module):
         self.predictor = nn.Linear(width, width)
 
     def forward(self, network: QNetwork, latent: Tensor, actions: Tensor) -> Tensor:
-        """Unroll latents (B, *latent_shape) under actions (B, K) int64, and predict the projections (B, K, P) then."""
+        """Unroll latents (B, *latent_shape) under actions (B, K) int64, and predict projections (B, K, P)."""
         latents = []
         for action in F.one_hot(actions, self.num_actions).float().unbind(1):
             latent = self.transition(latent, action)
@@ -74,7 +74,7 @@ def prediction_losses(predicted: Tensor, seen: Tensor, has_successor: Tensor) ->
 
     Args:
         predicted: (B, K, P) predicted projections.
-        seen: (B, K, P) projections of what was observed, without gradient.
+        seen: (B, K, P) projections of the observed latents, without gradient.
         has_successor: (B, K) bool: the step stays in its episode.
     """
     distances = 2 - 2 * F.cosine_similarity(predicted.float(), seen.float(), dim=2)

@@ -74,7 +74,7 @@ class Explorer:
     def hold(
         self, chosen: np.ndarray, drawn: np.ndarray, begins: np.ndarray, legal_actions: np.ndarray | None
     ) -> np.ndarray:
-        """Play drawn actions where they begin, go on with held ones, and play the chosen actions elsewhere.
+        """Return drawn actions where they begin, the held ones where they continue, and the chosen ones elsewhere.
 
         Args:
             chosen: actions (N,) without exploration.

@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 
 
 class Play(ABC):
-    """A way of playing. A configuration names a subclass of your own in the same way."""
+    """A way of playing, which makes actors. A configuration names it, or your own subclass, by its class_path."""
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Extra columns that the actors leave in their rows."""
@@ -208,7 +208,7 @@ def usual(policy: Policy | None) -> Play:
 def _parts(stage: Stage) -> tuple[WorldModel, Policy]:
     if stage.model is None or stage.policy is None:
         name = "nothing that is trained" if stage.model is None else type(stage.model).__name__
-        raise UserError(f"a policy is needed, an Agent's or a world model's own such as MuZero's: {name} has none")
+        raise UserError(f"a policy is needed, that of an Agent or of a world model such as MuZero: {name} has none")
     return stage.model, stage.policy
 
 

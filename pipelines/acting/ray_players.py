@@ -96,7 +96,7 @@ class Player:
         self.collector = Collector(spec.data.playing_environment(spec.num_envs, spec.seed), self, running)
 
     def load(self, weights: dict[str, Any]) -> None:
-        """Use other weights from now on."""
+        """Replace the weights of the actors."""
         self.module.load_state_dict(weights)
 
     def play(self, chunk: CollectChunk, rows: int) -> Segment:
@@ -218,7 +218,7 @@ class RayPlayers:
 
     def _replace(self, number: int) -> None:
         """Start a new player, and let it play the chunks that the dead player has not sent."""
-        print(f"dreamcade: Ray actor {number} died; another one goes on in its place", flush=True)
+        print(f"dreamcade: Ray actor {number} died; another one continues in its place", flush=True)
         self._players[number] = player = self._player(number)
         loaded = None
         for asked in self._asked:

@@ -28,7 +28,7 @@ def parse(
     Args:
         parser: parser of the command.
         arguments: words of the command line.
-        replaced: options of earlier versions, and what to write instead.
+        replaced: options of earlier versions, and their replacements.
         searches: skip actors of the run that do not search.
         default: {class_path, init_args} of the actor where the run names none.
 
@@ -38,7 +38,7 @@ def parse(
     for word in arguments:
         option = word.partition("=")[0]
         if option in replaced:
-            fail(f"there is no option {option} any more: write {replaced[option]}")
+            fail(f"the option {option} was removed: use {replaced[option]}")
     parser.add_argument("-c", "--config", action="config", help="YAML file with options of this command")
     words = find_configs(arguments)
     if _changes_actor(words) and (path := _checkpoint(words)) is not None:

@@ -1,4 +1,4 @@
-"""Plans one move and draws its search tree: `dreamcade search runs/muzero__cartpole/0/checkpoints/last.ckpt`."""
+"""Searches one move and draws the tree: `dreamcade search runs/muzero__cartpole/0/checkpoints/last.ckpt`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEFAULT = {
         "search": {"class_path": "pipelines.search.search.Search", "init_args": {"stop": {"simulations": 50}}}
     },
 }
-"""The actor of a run that names no search: PUCT with 50 simulations."""
+"""Actor for runs that have no search: PUCT with 50 simulations."""
 
 
 def search(
@@ -76,17 +76,17 @@ def search(
     environment = actor.environment(data, 1, seed)
     planner = actor.actor(Stage(environment, lambda purpose: generator(0, purpose, seed), model, policy, greedy=True))
     if not isinstance(planner, SearchActor | RulesActor):
-        raise UserError(f"{type(actor).__name__} does not search: --actor is SearchPlay or RulesPlay")
+        raise UserError(f"{type(actor).__name__} does not search: expected --actor SearchPlay or RulesPlay")
     walker = PolicyActor(model, policy, generator(0, "actor", seed), greedy=True)
     moment = walk(environment, walker, steps).moment(planner)
     if isinstance(planner, SearchActor):
         assert walker.state is not None
-        frames, alone = frames_of(model), "the network alone says"
+        frames, alone = frames_of(model), "the network's estimate"
         think = partial(planner.choose, walker.state, moment.legal_actions)
     else:
         assert isinstance(environment, AtariEmulators)
         planner.dynamics.look = True
-        frames, alone = screens_of(environment), "a game played at random says"
+        frames, alone = screens_of(environment), "the estimate by random play"
         think = partial(planner.act, moment._replace(is_first=np.ones(1, bool)))  # every call grows a new tree
     with torch.no_grad(), evaluating(model, policy):
         think()  # the first call loads compiled code, which takes longer than a search
@@ -115,7 +115,7 @@ def search(
 
 
 def walk(environment: VectorEnvironment, actor: Actor, steps: int) -> Playing:
-    """Play that many steps in one environment, and further steps while the episode is over.
+    """Play a number of steps in one environment, and further steps while the episode is over.
 
     Returns:
         The running episode. The actor has observed its present moment, and its next action is not played.

@@ -19,9 +19,9 @@ def check_persistence(persistence: float | None) -> None:
 
 
 def durations(persistence: float, generator: np.random.Generator, size: int) -> np.ndarray:
-    """Draw for how many steps (size,) int64 actions are held: n with a probability of n^-persistence / zeta.
+    """Draw numbers of steps (size,) int64 for which actions are held: n has the probability n^-persistence / zeta.
 
-    Dabney et al. 2021, section 3 (epsilon-z-greedy).
+    The law is that of epsilon-z-greedy exploration (Dabney et al. 2021, section 3).
     """
     return generator.zipf(persistence, size=size)
 

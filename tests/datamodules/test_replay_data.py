@@ -167,7 +167,7 @@ class Measured(Nothing):
 
 def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     data = begin(20)
-    with pytest.raises(UserError, match=r"holds out nothing: set data\.envs\.validation"):
+    with pytest.raises(UserError, match=r"has no validation environments: set data\.envs\.validation"):
         data.validation_windows(4, 2)
     trainer = lightning.Trainer(
         default_root_dir=tmp_path,
@@ -182,7 +182,7 @@ def test_a_run_without_validation_rows_validates_nothing(begin, tmp_path):
     trainer.fit(Nothing(), datamodule=data)
     assert trainer.current_epoch == 2
     for measure in (trainer.validate, trainer.test, trainer.predict):
-        with pytest.raises(UserError, match="holds out nothing"):
+        with pytest.raises(UserError, match="has no validation environments"):
             measure(Measured(), datamodule=data)
 
 

@@ -208,7 +208,7 @@ def test_an_environment_that_fails_at_once(run, tmp_path):
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_nothing_is_held_out(run, short, command):
     outcome = run(command, *DQN[1:], "--ckpt_path", short / LAST)
-    assert outcome.refused("holds out nothing", "data.envs.validation")
+    assert outcome.refused("has no validation environments", "data.envs.validation")
 
 
 # What follows the return.

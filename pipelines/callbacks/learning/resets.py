@@ -14,15 +14,15 @@ from pipelines.callbacks.run import Run
 
 
 class Resets(Callback):
-    """Draws fresh weights every `every` updates of the policy: shrink and perturb (D'Oro et al. 2023).
+    """Draws new weights of the policy every `every` updates: shrink and perturb (D'Oro et al. 2023).
 
-    The encoder keeps a share of its weights. What follows it begins anew, and the optimizer forgets it (Schwarzer et
-    al. 2023, section 4). The replay keeps everything, so the policy soon recovers. The last reset has a whole period
-    after it, in which to recover.
+    The encoder keeps a share of its weights. The layers after it get new weights, and the optimizer's state of them is
+    removed (Schwarzer et al. 2023, section 4). The replay store keeps its rows, so the policy soon recovers. The last
+    reset is at least `every` updates before the end, so that the policy has time to recover.
 
     Args:
         every: number of policy updates between two resets; at most half of the run's policy updates.
-        keep: share of the old weights in the encoder; 0 draws it anew, 1 keeps it.
+        keep: fraction of the encoder's old weights in its weights after a reset; 0 draws new weights, 1 keeps the old.
     """
 
     debug: ClassVar[dict[str, Any]] = {"every": 1}
@@ -38,14 +38,14 @@ class Resets(Callback):
         learner = Run(trainer).learner
         policy, total = learner.require_policy(), trainer.estimated_stepping_batches
         if not policy.can_reset:
-            raise UserError(f"Resets reset a policy such as QLearning: {type(policy).__name__} has no resets")
+            raise UserError(f"Resets needs a policy that can be reset, such as QLearning: got {type(policy).__name__}")
         if math.isinf(total):
-            raise UserError("Resets must know when a run ends: set trainer.max_steps or trainer.max_epochs")
+            raise UserError("Resets needs the run's length: set trainer.max_steps or trainer.max_epochs")
         self.total = sum(learner.rounds.at(update).policy for update in range(int(total)))
         if 2 * self.every > self.total:
             raise UserError(
-                f"Resets.every is {self.every}, but the run has {self.total} policy updates: a reset needs as many "
-                "before it and after it"
+                f"Resets.every is {self.every}, but the run has {self.total} policy updates: expected at most half of "
+                "them"
             )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -54,7 +54,7 @@ class Resets(Callback):
         policy = run.learner.require_policy()
         if policy.updates - policy.reset_at < self.every or self.total - policy.updates < self.every:
             return
-        # A seed of its own: every rank draws the same weights, and a resumed run too.
+        # A fixed seed per reset, so that all ranks and resumed runs draw the same weights.
         seed = int(generator(0, f"reset {policy.updates}").integers(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -63,7 +63,7 @@ class Resets(Callback):
 
     @staticmethod
     def forget(optimizer: torch.optim.Optimizer) -> None:
-        """Remove an optimizer's states of the parameters that begin anew."""
+        """Remove the optimizer's state of the parameters that got new weights."""
         for group in optimizer.param_groups:
             if group.get("renewed"):
                 for parameter in group["params"]:

@@ -225,8 +225,8 @@ def test_latents_become_predictable():
 @pytest.mark.parametrize(
     ("network", "shape", "words"),
     [
-        (SMALL, (5,), "self_prediction predicts what an encoder sees in pictures"),
-        (Network(channels=(4, 4, 4), hidden=()), (2, SIZE, SIZE), "network.hidden needs at least one"),
+        (SMALL, (5,), "self_prediction needs an encoder of pictures"),
+        (Network(channels=(4, 4, 4), hidden=()), (2, SIZE, SIZE), "network.hidden to at least one width"),
     ],
 )
 def test_where_nothing_can_be_predicted(network, shape, words):

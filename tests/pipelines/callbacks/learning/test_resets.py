@@ -102,7 +102,7 @@ def test_the_optimizer_keeps_the_encoder():
         (lambda: Resets(3, keep=1.5), 9, None, r"Resets\.keep must be from 0 to 1: got 1\.5"),
         (lambda: Resets(5), 9, None, r"Resets\.every is 5, but the run has 9 policy updates"),
         (lambda: Resets(3), -1, None, r"set trainer\.max_steps or trainer\.max_epochs"),
-        (lambda: Resets(3), 9, Reinforce(hidden=[4]), "Reinforce has no resets"),
+        (lambda: Resets(3), 9, Reinforce(hidden=[4]), "such as QLearning: got Reinforce"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, make, updates, policy, words):
