@@ -58,7 +58,7 @@ class Sampling:
             raise UserError(f"data.sampling.events must be at least 0 and less than 1: got {self.events}")
         if self.events and (self.prioritised or not self.cross_episodes):
             other = "prioritised" if self.prioritised else "cross_episodes: false"
-            raise UserError(f"data.sampling.events and data.sampling.{other} do not go together: set one of them")
+            raise UserError(f"data.sampling.events and data.sampling.{other} cannot be combined: set one of them")
         if self.recent is not None and self.recent < self.sequence_length:
             raise UserError(
                 f"data.sampling.recent must be at least data.sampling.sequence_length, {self.sequence_length} rows: "

@@ -26,9 +26,9 @@ class Foresight:
 
     Args:
         auc: smallest area under the ROC curve of rewards; 0.5 is chance, 1 is perfect.
-        horizon: number of steps ahead at which rewards are judged.
-        context: number of rows that the model observes before.
-        windows: largest number of windows that are judged; up to half of them end in a reward.
+        horizon: number of steps ahead at which predicted rewards are evaluated.
+        context: number of rows that the model observes before it predicts.
+        windows: largest number of windows that are evaluated; up to half of them end in a reward.
         recent: number of newest rows per environment that windows are taken from.
         every: number of updates between two measurements.
     """

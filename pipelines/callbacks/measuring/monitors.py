@@ -37,7 +37,7 @@ class Monitors:
         for each in self.callbacks:
             if each.monitor not in names:
                 raise UserError(
-                    f"{type(each).__name__} monitors {each.monitor}, which nobody measures: the nearest is "
+                    f"{type(each).__name__} monitors {each.monitor}, which no callback measures: the nearest is "
                     f"{nearest(str(each.monitor), names)}"
                 )
             for hook in ("on_train_batch_end", "on_train_epoch_end", "on_validation_end"):
