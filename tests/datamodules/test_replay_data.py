@@ -259,9 +259,9 @@ def test_sampling_goes_on_where_it_stopped(begin, tmp_path, events):
         ({"events": 1.0}, "data.sampling.events must be at least 0 and less than 1: got 1.0"),
         (
             {"events": 0.5, "cross_episodes": False},
-            "data.sampling.events and data.sampling.cross_episodes: false do not",
+            "data.sampling.events and data.sampling.cross_episodes: false cannot",
         ),
-        ({"events": 0.5, "prioritised": Prioritised()}, "data.sampling.events and data.sampling.prioritised do not"),
+        ({"events": 0.5, "prioritised": Prioritised()}, "data.sampling.events and data.sampling.prioritised cannot"),
         ({"recent": 3}, "data.sampling.recent must be at least data.sampling.sequence_length, 4 rows: got 3"),
     ],
     ids=str,
