@@ -20,7 +20,6 @@ OTHER_KEYS = {
 }
 """Parts of a result whose keys are measured themselves."""
 OLDER = {
-    "replay": "its result is of before memcpy stood beside torchrl, and waits for a quiet machine",
     **dict.fromkeys(("quickstart", "frames"), "its result is of before rewards were judged by rank"),
 }
 """Results that are to be measured anew, and why."""
