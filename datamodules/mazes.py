@@ -91,6 +91,5 @@ class MazeReplay(ReplayData):
 
     def train_dataloader(self) -> DataLoader:
         """Return endless batches {"real": (num_envs, 2)} of the newest rows, or windows of an existing store."""
-        if not self.store.writable:
-            return super().train_dataloader()
-        return DataLoader(Newest(self), batch_size=None, num_workers=0)
+        windows = super().train_dataloader()
+        return DataLoader(Newest(self), batch_size=None, num_workers=0) if self.store.writable else windows

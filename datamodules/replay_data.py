@@ -305,6 +305,10 @@ class ReplayData(LightningDataModule, ABC):
             raise UserError(
                 "data.sampling.recent needs a whole number for trainer.limit_train_batches: Lightning draws ahead"
             )
+        if self.store.rows == 0:
+            raise UserError(
+                f"{self.store.path} holds no rows yet: the callback Collect plays them, or data.path reads them"
+            )
         return DataLoader(Windows(self), batch_size=None, num_workers=0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 fail(str(cause))
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 fail(f"no space left on disk: {cause}; everything that was written before is intact")
+            if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+                fail(f"not enough memory: {cause}; `dreamcade doctor` lists what needs it")
         raise
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -66,8 +67,14 @@ def check_folder(name: str, folder: Path | None) -> None:
     if not there.is_dir():
         which = "is" if there == folder.absolute() else f"cannot be made: {there} is"
         raise UserError(f"{name} {folder} {which} a file or a broken link: expected a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{name} {folder} cannot be written to: you may not write in {there}, choose another folder")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there))  # permissions alone do not tell: /proc takes no folders even from root
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise UserError(
+            f"{name} {folder} cannot be written to: {there} takes no files ({error.strerror}), choose another folder"
+        ) from None
 
 
 def check_seed(name: str, seed: int | None) -> None:

@@ -61,15 +61,22 @@ def explain(message: str, keys: Iterable[str]) -> str:
         group = match[1].partition(".")[0]
         fields = {key for keys in classes().values() for key in keys if key.startswith(f"{group}.")}
         return f"unknown option --{match[1]}, the nearest is --{nearest(match[1], fields or keys)}"
+    if match := re.search(r"Group '(?:[\w.]+\.)?(\w+)' does not accept option '([^']+)'", line):
+        group, wrong = match[1], f"{match[1]}.{match[2]}"
+        if fields := {key for known in classes().values() for key in known if key.startswith(f"{group}.")}:
+            return f"unknown key {wrong}, the nearest is {nearest(wrong, fields)}"
     if match := re.search(r"does not accept option '([^']+)'", line):
         return f"unknown key {match[1]}, the nearest is {nearest(match[1], keys)}"
     if match := re.search(r"Option '([\w.]+)' is not accepted", line):
         *_, name = match[1].split(".")
         # Compare the last words of keys. A parameter takes precedence over a field, except the parameter of the given
-        # name: there the user left out the group of a field.
-        known = sorted({key for keys in classes().values() for key in keys}, key=lambda key: ("." not in key, key))
-        by_name = {key.rpartition(".")[2]: key for key in known if key != name}
-        return f"unknown key {match[1]!r}, the nearest is {by_name[nearest(name, by_name)]!r}"
+        # name: there the user left out the group of a field. Of fields in several groups the group is not known.
+        by_name: dict[str, set[str]] = {}
+        for key in {key for keys in classes().values() for key in keys} - {name}:
+            by_name.setdefault(key.rpartition(".")[2], set()).add(key)
+        close = nearest(name, by_name)
+        fits = by_name[close]
+        return f"unknown key {match[1]!r}, the nearest is {(close if close in fits or len(fits) > 1 else min(fits))!r}"
     if match := re.search(r"given class_path '([^']+)'|dot import path string: (\S+)", line):
         path = match[1] or match[2]
         return f"there is no class {path}, the nearest is {_nearest_class(path)}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.errors import UserError
+from modules.errors import UserError, check_range
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -72,6 +72,7 @@ def fully_connected(width: int, hidden: Sequence[int], activation: str, layer_no
     """Return fully connected layers after a vector of `width` numbers, with an activation after each."""
     layers: list[nn.Module] = []
     for after in hidden:
+        check_range("every width in hidden", after, 1)
         layers.append(nn.Linear(width, after))
         if layer_norm:
             layers.append(nn.LayerNorm(after))

@@ -89,6 +89,7 @@ class MLPEnsemble(WorldModel):
             raise UserError(f"model.num_elites must be between 1 and num_members, {num_members}: got {num_elites}")
         if num_layers < 1:
             raise UserError(f"model.num_layers must be at least 1: got {num_layers}")
+        check_range("MLPEnsemble.hidden_size", hidden_size, 1)
         self.num_members = num_members
         self.num_elites = num_elites
         self.hidden_size = hidden_size

@@ -29,6 +29,11 @@ def as_changes(arguments: Sequence[str]) -> list[str]:
         if match := WORD.fullmatch(word):
             keys, value = match.groups()
             change: Any = yaml.safe_load((rest.pop(0) if rest else "") if value is None else value)
+            if "." not in keys and change is not None and not isinstance(change, dict):
+                raise UserError(
+                    f"callbacks.{keys} is {change}: expected arguments, as in --callbacks.{keys}.KEY VALUE, or null, "
+                    "which leaves it out"
+                )
             for key in reversed(keys.split(".")):
                 change = {key: change}
             word = f"--callbacks+={json.dumps(change)}"

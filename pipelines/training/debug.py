@@ -36,6 +36,8 @@ def shrink(config: Any) -> None:
 
 
 def _limit(arguments: Any, limits: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    if arguments is None:
+        return  # a null where none may be, which is refused later
     for name, limit in limits.items():
         given = arguments[name] if name in arguments else defaults.get(name)
         if isinstance(limit, Mapping):

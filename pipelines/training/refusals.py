@@ -70,6 +70,10 @@ def check(trainer: Trainer) -> None:
     check_range("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
     check_range("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
     check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, 0)
+    check_range("trainer.limit_train_batches", trainer.limit_train_batches, 1)
+    check_range("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1)
+    if isinstance(trainer.val_check_interval, int | float):
+        check_range("trainer.val_check_interval", trainer.val_check_interval, 0, above=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for kind, reason in UNSUITED.items():
             if isinstance(callback, kind):

@@ -88,6 +88,20 @@ def again(run, short, tmp_path):
         (["--trainer.val_check_interval", 100], ["trainer.val_check_interval", "100", "limit_train_batches"]),
         (["--trainer.accumulate_grad_batches", 0], ["trainer.accumulate_grad_batches", "at least 1", "0"]),
         (["--trainer.log_every_n_steps", 0], ["trainer.log_every_n_steps", "at least 1", "0"]),
+        (["--trainer.limit_train_batches", 0], ["trainer.limit_train_batches", "at least 1", "0"]),
+        (["--trainer.limit_train_batches", 0.5], ["trainer.limit_train_batches", "at least 1", "0.5"]),
+        (["--trainer.check_val_every_n_epoch", 0], ["trainer.check_val_every_n_epoch", "at least 1", "0"]),
+        (["--trainer.val_check_interval", 0], ["trainer.val_check_interval", "more than 0", "0"]),
+        (["--callbacks.Collect.limit", -5], ["Collect.limit", "at least 1", "-5"]),
+        (["--callbacks.Evaluate", 3], ["callbacks.Evaluate is 3", "--callbacks.Evaluate.KEY"]),
+        (["--data.sampling", "{batch_sise: 3}"], ["unknown key sampling.batch_sise", "sampling.batch_size"]),
+        (["--data.sampling", "{prioritised: {alfa: 1}}"], ["unknown key 'alfa'", "'alpha'"]),
+        (["--model.rounds", "{model_update: 3}"], ["unknown key rounds.model_update", "rounds.model_updates"]),
+        (["--model.rounds", "null"], ["model.rounds is null", "Rounds"]),
+        (
+            ["--trainer.default_root_dir", "/proc/run"],
+            ["trainer.default_root_dir", "/proc/run", "cannot be written to"],
+        ),
         ([f"{CALLBACK}LearningRateFinder"], ["LearningRateFinder", "lr"]),
         ([f"{CALLBACK}BatchSizeFinder"], ["BatchSizeFinder", "batch size"]),
         ([f"{CALLBACK}EMAWeightAveraging"], ["EMAWeightAveraging", "averaged weights"]),
@@ -102,6 +116,21 @@ def test_a_setting_that_cannot_be(run, tmp_path, arguments, words):
     folder = tmp_path / "run"
     assert run(*DQN, "--trainer.default_root_dir", folder, *arguments).refused(*words)
     assert not (folder / "replay").exists(), "something was played"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data.storage.capacity", 3], ["data.storage.capacity of 3 steps", "rows are 4"]),
+        (["--callbacks.Collect.limit", 3], ["Collect.limit of 3 steps", "rows are 4"]),
+        (["--callbacks.Collect", "null"], ["holds no rows", "Collect", "data.path"]),
+        (["--model.policy.hidden", "[16, -3]"], ["every width in hidden", "at least 1", "-3"]),
+        (["--data.sampling.batch_size", 10**15, "--debug", "false"], ["not enough memory", "doctor"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_what_does_not_fit_together(run, tmp_path, arguments, words):
+    assert run(*DQN, "--trainer.default_root_dir", tmp_path / "run", *arguments).refused(*words)
 
 
 @pytest.mark.parametrize("size", ["[5,5]", "[84,10]", "[0,84]"])

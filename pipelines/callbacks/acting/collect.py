@@ -56,6 +56,7 @@ class Collect(Callback):
         check_range("Collect.prefill", prefill, 1)
         check_range("Collect.steps_per_update", steps_per_update, 0)
         check_range("Collect.steps_per_round", steps_per_round, 0)
+        check_range("Collect.limit", limit, 1)
         self.prefill = prefill
         self.steps_per_update = steps_per_update
         self.steps_per_round = steps_per_round
@@ -85,11 +86,17 @@ class Collect(Callback):
             )
         num_envs, length = data.envs.training, data.sampling.sequence_length
         needed = num_envs * length
-        if self.start < needed:
-            raise UserError(
-                f"a prefill of {self.start} steps is fewer than a window needs: {num_envs} environments times {length} "
-                f"rows are {needed}"
-            )
+        limits = {
+            "a prefill": self.prefill,
+            "data.storage.capacity": data.storage.capacity,
+            "Collect.limit": self.limit,
+        }
+        for name, steps in limits.items():
+            if steps is not None and steps < needed:
+                raise UserError(
+                    f"{name} of {steps} steps is fewer than a window needs: {num_envs} environments times {length} "
+                    f"rows are {needed}"
+                )
         away = next((callback for callback in trainer.callbacks if isinstance(callback, RayActors)), None)  # type: ignore[attr-defined]
         parts = 1 if away is None else away.num_actors
         learner = run.learner if away is None else away.copy(run.learner)
