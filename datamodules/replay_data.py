@@ -40,10 +40,10 @@ class Windows(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.num_batches is None:
             while True:
-                yield {"real": self.data.sample(events=self.data.sampling.events)}
-        generator = np.random.default_rng(run_seed())
+                yield self.data.training_batch()
+        generator, windows = np.random.default_rng(run_seed()), self.data.sampling.of_model
         for _ in range(self.num_batches):
-            yield {"real": self.data.sample(envs="validation", source=generator)}
+            yield {"real": self.data.sample(windows.batch_size, windows.sequence_length, "validation", generator)}
 
 
 class Running(Protocol):
@@ -268,6 +268,13 @@ class ReplayData(LightningDataModule, ABC):
     def sampler(self) -> Sampler:
         """The sampler that draws windows of the open store."""
         return Sampler(self.store, self.sampling, self.frame_stack, generator(self.rank, "replay", self.seed))
+
+    def training_batch(self) -> dict[str, Batch]:
+        """Draw {"real": (B, T)}, and {"model": (B', T')} if the world model has windows of its own."""
+        batch = {"real": self.sample(events=self.sampling.events)}
+        if self.sampling.world_model is not None:
+            batch["model"] = self.sampler.sample_for_model(self.sampling.world_model)
+        return batch
 
     def sample(
         self,

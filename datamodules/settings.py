@@ -26,6 +26,28 @@ class Envs:
 
 
 @dataclass(frozen=True)
+class ModelSampling:
+    """Settings of the windows that only the world model learns from.
+
+    Args:
+        batch_size: number of windows in a batch of the world model, per rank.
+        sequence_length: number of rows of a window of the world model, at least 2.
+        events: fraction of the world model's windows that are drawn around rare rows, those that bring a reward or end
+            an episode; their importance weights keep what is learned unbiased. 0 draws all windows alike.
+    """
+
+    batch_size: int = 16
+    sequence_length: int = 16
+    events: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("data.sampling.world_model.batch_size", self.batch_size, 1)
+        check_range("data.sampling.world_model.sequence_length", self.sequence_length, 2)
+        if not 0 <= self.events < 1:
+            raise UserError(f"data.sampling.world_model.events must be at least 0 and less than 1: got {self.events}")
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Settings of the windows of rows that batches consist of.
 
@@ -40,6 +62,8 @@ class Sampling:
             episode; their importance weights keep what is learned unbiased. 0 draws all windows alike.
         validation_batches: number of held-out batches per validation, which also limits the windows of pictures and
             reports.
+        world_model: settings of further windows, which the world model learns from while the policy learns from those
+            above; null lets both learn from the same windows.
     """
 
     batch_size: int = 16
@@ -49,6 +73,7 @@ class Sampling:
     prioritised: Prioritised | None = None
     events: float = 0.0
     validation_batches: int = 16
+    world_model: ModelSampling | None = None
 
     def __post_init__(self) -> None:
         check_range("data.sampling.batch_size", self.batch_size, 1)
@@ -64,6 +89,16 @@ class Sampling:
                 f"data.sampling.recent must be at least data.sampling.sequence_length, {self.sequence_length} rows: "
                 f"got {self.recent}"
             )
+
+    @property
+    def of_model(self) -> ModelSampling:
+        """The windows that the world model learns from, which validation takes too."""
+        return self.world_model or ModelSampling(self.batch_size, self.sequence_length, self.events)
+
+    @property
+    def longest(self) -> int:
+        """The largest number of rows of a window."""
+        return max(self.sequence_length, self.of_model.sequence_length)
 
 
 @dataclass(frozen=True)

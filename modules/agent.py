@@ -20,8 +20,9 @@ Source = Literal["real", "dream", "both", "imagined"]
 class Agent(Learner):
     """Trains any world model and any policy with one summed loss and one optimizer with groups per part.
 
-    A training batch is {"real": Batch, "dream": Batch}; either may be absent. The model learns from real rows. The
-    algorithms differ in the rows that the policy learns from. No gradient passes between the parts. The gradient of
+    A training batch is {"real": Batch, "dream": Batch}; either may be absent. The model learns from real rows: from
+    those under "model" if there are any, so that both parts may learn from windows of their own kind. The algorithms
+    differ in the rows that the policy learns from. No gradient passes between the parts. The gradient of
     each part is clipped by its own norm. A part does not change outside its turn in the round.
 
     Args:
@@ -99,10 +100,11 @@ class Agent(Learner):
         """Return the sum of the losses of the parts whose turn it is."""
         real, turn = batch.get("real"), self.turn
         model = policy = Loss(None, {})
-        if turn.model and real is not None:
-            model = self.world_model.loss(real)
+        rows = batch.get("model", real)
+        if turn.model and rows is not None:
+            model = self.world_model.loss(rows)
         if turn.policy:
-            policy = self.policy_loss(real, batch.get("dream"), model.states)
+            policy = self.policy_loss(real, batch.get("dream"), model.states if rows is real else None)
         totals = [loss.total for loss in (model, policy) if loss.total is not None]
         total = torch.stack(totals).sum() if totals else None
         logs = prefixed("train", model.logs) | prefixed("policy", policy.logs)

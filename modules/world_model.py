@@ -167,8 +167,8 @@ class WorldModel(Learner):
         self.spec = spec
 
     def learn(self, batch: dict[str, Batch]) -> Loss:
-        """Learn from real rows."""
-        loss = self.loss(batch["real"])
+        """Learn from real rows: from those under "model" if there are any."""
+        loss = self.loss(batch.get("model", batch["real"]))
         return loss._replace(logs=prefixed("train", loss.logs))
 
     def parameter_groups(self) -> list[dict[str, Any]]:

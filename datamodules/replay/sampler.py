@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.replay.events import Events
 from datamodules.replay.priorities import Priorities
 from datamodules.replay.store import ReplayStore
-from datamodules.settings import Sampling
+from datamodules.settings import ModelSampling, Sampling
 from modules.batch import Batch
 from modules.errors import UserError
 
@@ -75,10 +75,7 @@ class Sampler:
         if self.priorities is not None and envs == "training":
             return self._sample_prioritised(self.priorities, source, batch_size, sequence_length, recent)
         if events and envs == "training":
-            env, start, weight = self.events.draw(source, batch_size, sequence_length, events, recent)
-            batch = self.store.gather(env, start, sequence_length, self.frame_stack)
-            weights = torch.from_numpy(weight)[:, None].expand(batch.shape)
-            return batch.replace(extras={**batch.extras, "weight": weights})
+            return self._sample_around_events(source, batch_size, sequence_length, events, recent)
         return self.store.sample(
             source,
             batch_size,
@@ -88,6 +85,19 @@ class Sampler:
             cross_episodes=self.settings.cross_episodes,
             recent=recent,
         )
+
+    def sample_for_model(self, windows: ModelSampling) -> Batch:
+        """Draw training windows that only the world model learns from, never by priority."""
+        size, length = windows.batch_size, windows.sequence_length
+        return self._sample_around_events(self.generator, size, length, windows.events, self.settings.recent)
+
+    def _sample_around_events(
+        self, source: np.random.Generator, batch_size: int, length: int, events: float, recent: int | None
+    ) -> Batch:
+        env, start, weight = self.events.draw(source, batch_size, length, events, recent)
+        batch = self.store.gather(env, start, length, self.frame_stack)
+        weights = torch.from_numpy(weight)[:, None].expand(batch.shape)
+        return batch.replace(extras={**batch.extras, "weight": weights})
 
     def _sample_prioritised(
         self, priorities: Priorities, source: np.random.Generator, batch_size: int, length: int, recent: int | None
@@ -133,7 +143,7 @@ class Sampler:
         self.require_validation()
         sequence_length = min(sequence_length, self.store.rows - self.store.oldest)
         env, start = self.store.windows(sequence_length, "validation")
-        num_windows = min(num_windows, self.settings.validation_batches * self.settings.batch_size)
+        num_windows = min(num_windows, self.settings.validation_batches * self.settings.of_model.batch_size)
         pick = np.linspace(0, len(env) - 1, min(2 * num_windows, len(env))).round().astype(np.int64)
         batch = self.store.gather(env[pick], start[pick], sequence_length, self.frame_stack)
         opens = (~batch.is_last[:, 0]).nonzero()[:, 0]

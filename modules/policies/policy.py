@@ -69,6 +69,10 @@ class Policy(nn.Module):
         """Return the number () of transitions that the loss on a batch is a mean of."""
         return reach_weights(batch.continuation, batch.has_successor()).sum()
 
+    def learned_rows(self, sequence_length: int) -> int:
+        """Return the number of transitions that the policy learns from in a real window of so many rows."""
+        return sequence_length - 1
+
     def reset(self, keep: float) -> None:
         """Draw fresh weights: the encoder keeps a share `keep` of its old ones, all that follows it begins anew.
 

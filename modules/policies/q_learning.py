@@ -111,9 +111,17 @@ class QLearning(Policy):
         """Return the number () of transitions over which the loss is a mean."""
         return self._weights(batch).sum()
 
+    def learned_rows(self, sequence_length: int) -> int:
+        """Return the number of transitions that the policy learns from in a real window of so many rows."""
+        return 1 if self.targets.rows == "first" else sequence_length - 1
+
+    def _first_alone(self, batch: Batch) -> bool:
+        """Return whether only the first row is learned from. Of a dream, each row is: all are states never seen."""
+        return self.targets.rows == "first" and batch.observation is not None
+
     def _weights(self, batch: Batch) -> Tensor:
         weights = reach_weights(batch.continuation, batch.has_successor())
-        return weights if self.targets.rows == "all" else weights[:, :1]
+        return weights[:, :1] if self._first_alone(batch) else weights
 
     def loss(self, batch: Batch, model: WorldModel) -> Loss:
         """Return the sum of the losses of action values and of predicted latents.
@@ -123,7 +131,7 @@ class QLearning(Policy):
         """
         n_step, discount = self.targets.at(self.updates - self.reset_at)
         self._check(batch)
-        learn = self._every_row if self.targets.rows == "all" else self._first_row
+        learn = self._first_row if self._first_alone(batch) else self._every_row
         latent, outputs, targets = learn(batch, model, n_step, discount)
         weights = self._weights(batch)
         chosen = _of_action(outputs, batch.action[:, : weights.shape[1]])

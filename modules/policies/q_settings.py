@@ -41,6 +41,7 @@ class Targets:
         discount: discount factor gamma.
         rows: rows of a window that are learned from: "all", whose targets sum fewer rewards near the end of the window,
             or "first", whose target always sums n_step rewards of its episode, so that each window is one transition.
+            Of dreams, which are short, all rows are learned from.
         double: choose the next action by the online network (van Hasselt et al. 2016).
         anneal: initial values of n_step and discount, which change to the values above; null keeps both constant.
     """

@@ -11,7 +11,7 @@ import torch
 from datamodules.replay.priorities import Prioritised
 from datamodules.replay.store import ReplayStore
 from datamodules.replay_data import ReplayData
-from datamodules.settings import Envs, Sampling, Storage
+from datamodules.settings import Envs, ModelSampling, Sampling, Storage
 from modules.errors import UserError
 from pipelines.acting.actors import RandomActor
 from pipelines.callbacks.measuring.prediction_report import PredictionReport
@@ -207,6 +207,20 @@ def test_draws_without_events_are_what_they_were(begin):
     assert torch.equal(batch.observation, data.store.sample(copy, 6, 4).observation)
 
 
+def test_the_world_model_may_learn_from_windows_of_its_own(begin):
+    """They are drawn uniformly or around events, whatever the policy's are drawn by."""
+    windows = ModelSampling(batch_size=40, sequence_length=3, events=0.5)
+    data = begin(60, validation=1, prioritised=Prioritised(), world_model=windows)
+    batch = next(iter(data.train_dataloader()))
+    assert {name: rows.shape for name, rows in batch.items()} == {"real": (6, 4), "model": (40, 3)}
+    assert "row" in batch["real"].extras
+    assert batch["model"].extras.keys() == {"weight"}
+    eventful = ((batch["model"].reward != 0) | (batch["model"].continuation == 0))[:, :-1].any(dim=1)
+    assert eventful[:20].all(), "half of the batch"
+    assert [rows["real"].shape for rows in data.val_dataloader()] == [(40, 3)] * 2, "validation measures the model"
+    assert (data.sampler.sample_for_model(ModelSampling(8, 3)).extras["weight"] == 1).all()
+
+
 # No open store.
 
 
@@ -269,4 +283,19 @@ def test_sampling_goes_on_where_it_stopped(begin, tmp_path, events):
 def test_mistakes_get_one_line(options, words):
     with pytest.raises(UserError, match=words) as raised:
         DotReplay(**options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "data.sampling.world_model.batch_size must be at least 1: got 0"),
+        ({"sequence_length": 1}, "data.sampling.world_model.sequence_length must be at least 2: got 1"),
+        ({"events": -0.1}, "data.sampling.world_model.events must be at least 0 and less than 1: got -0.1"),
+    ],
+    ids=str,
+)
+def test_windows_of_the_model_that_cannot_be_get_one_line(options, words):
+    with pytest.raises(UserError, match=words) as raised:
+        ModelSampling(**options)
     assert "\n" not in str(raised.value)

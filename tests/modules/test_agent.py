@@ -215,6 +215,19 @@ def test_every_transition_that_is_reached_counts_alike():
     assert parts["real_loss"] != parts["dream_loss"]
 
 
+def test_the_model_learns_from_windows_of_its_own_if_there_are_any():
+    """Both parts learn what each of them learns alone from its own rows, to the bit."""
+    own, both = [real(9), real(8)], agent(rounds=Rounds(1, 1), policy_learns_from="real")
+    train(both, [{"real": real(number), "model": rows} for number, rows in enumerate(own)])
+    model = agent(rounds=Rounds(1, 0), policy_learns_from="real")
+    train(model, [{"real": rows} for rows in own])
+    assert equal(both.world_model.parameters(), model.world_model.parameters())
+    other = agent(rounds=Rounds(1, 1), policy_learns_from="real")
+    train(other, [{"real": real(number + 2), "model": rows} for number, rows in enumerate(own)])
+    assert equal(both.world_model.parameters(), other.world_model.parameters())
+    assert not equal(both.policy.parameters(), other.policy.parameters())
+
+
 def test_real_rows_do_not_reach_a_policy_that_learns_from_dreams():
     module = agent(policy_learns_from="dream")
     poisoned = real(0).map(lambda tensor: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor)

@@ -84,7 +84,7 @@ class Collect(Callback):
                 f"Collect.steps_per_update is {self.steps_per_update:g}, but the store keeps "
                 f"{data.storage.capacity} rows: most would be gone before an update"
             )
-        num_envs, length = data.envs.training, data.sampling.sequence_length
+        num_envs, length = data.envs.training, data.sampling.longest
         needed = num_envs * length
         limits = {
             "a prefill": self.prefill,

@@ -15,6 +15,7 @@ from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError, check_range
 from modules.imagination import imagine
+from modules.policies.policy import Policy
 from pipelines.callbacks.dreaming.foresight import Foresight, Gate
 from pipelines.callbacks.run import Run
 from pipelines.dreams.starts import Starts
@@ -89,8 +90,8 @@ class Dreaming(Callback):
         """Return whether dreams are launched before this update of the policy."""
         raise NotImplementedError
 
-    def choose(self, real: Batch) -> Batch:
-        """Return the dreams that this update of the policy learns from."""
+    def choose(self, real: Batch, policy: Policy) -> Batch:
+        """Return the dreams that the policy learns from in this update, besides a real batch."""
         raise NotImplementedError
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +129,7 @@ class Dreaming(Callback):
             if self.launch_due(run.updates):
                 with run.precision():
                     self.launch(run, pl_module)
-            batch["dream"] = self.choose(batch["real"])
+            batch["dream"] = self.choose(batch["real"], pl_module.policy)
         if (turn.policy or pl_module.without_dreams) and run.logs_after(run.updates + 1):
             counts = {name: float(value) for name, value in self.counts.items()}
             pl_module.log_dict(self.figures | self.foresight_figures() | counts, batch_size=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modules.batch import Batch
 from modules.errors import UserError
+from modules.policies.policy import Policy
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
 from pipelines.callbacks.dreaming.foresight import Foresight
 from pipelines.dreams.starts import Starts
@@ -51,7 +52,7 @@ class Dyna(Dreaming):
         self.store.drop(self.counts["model_updates"] - self.max_age)
         return len(self.store) == 0 or (self.counts["policy_updates"] - 1) % self.every == 0
 
-    def choose(self, real: Batch) -> Batch:
+    def choose(self, real: Batch, policy: Policy) -> Batch:
         """Draw dreams with replacement, as many as `ratio` asks for."""
-        transitions = self.ratio * real.shape[0] * (real.shape[1] - 1)
+        transitions = self.ratio * real.shape[0] * policy.learned_rows(real.shape[1])
         return self.store.sample(self.generator, max(1, round(transitions / self.store.steps)))

@@ -11,6 +11,7 @@ from datamodules.ranks import gather, of_rank
 from modules.agent import Agent
 from modules.batch import Batch
 from modules.errors import UserError
+from modules.policies.policy import Policy
 from pipelines.callbacks.dreaming.dreaming import Dreaming, Horizon
 from pipelines.callbacks.dreaming.foresight import Foresight
 from pipelines.dreams.starts import Starts
@@ -71,7 +72,7 @@ class Mbpo(Dreaming):
         """Return True when all minibatches are used up."""
         return not self.pending
 
-    def choose(self, real: Batch) -> Batch:
+    def choose(self, real: Batch, policy: Policy) -> Batch:
         """Return the next minibatch."""
         if not self.pending:
             for _ in range(self.epochs):

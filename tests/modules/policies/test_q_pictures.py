@@ -117,6 +117,16 @@ def test_first_rows_need_windows_that_hold_their_target():
         built(self_prediction=SelfPrediction(6)).loss(batch(), model())
 
 
+def test_all_rows_of_a_dream_are_learned_from():
+    """A policy that learns from first rows alone treats a dream as one that learns from all rows does."""
+    dream = batch().replace(observation=None)
+    first, every = (built(targets=Targets(2, 0.9, rows)) for rows in ("first", "all"))
+    every.load_state_dict(first.state_dict())
+    assert first.loss(dream, model()).total == every.loss(dream, model()).total
+    assert first.transitions(dream) == every.transitions(dream) > first.transitions(batch())
+    assert (first.learned_rows(ROWS), every.learned_rows(ROWS)) == (1, ROWS - 1)
+
+
 @pytest.mark.parametrize("rows", ["all", "first"])
 def test_prioritised_windows_count_by_their_weight_and_are_told_their_loss(rows):
     policy, world = built(targets=Targets(2, 0.9, rows, double=False)), model()

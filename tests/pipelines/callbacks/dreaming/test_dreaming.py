@@ -9,6 +9,9 @@ from modules.agent import Agent
 from modules.errors import UserError
 from modules.identity import IdentityModel
 from modules.policies.actor_critic import Reinforce
+from modules.policies.q_learning import QLearning
+from modules.policies.q_network import Network
+from modules.policies.q_settings import Targets
 from modules.rounds import Rounds
 from pipelines.callbacks.dreaming.dreaming import Horizon
 from pipelines.callbacks.dreaming.dyna import Dyna
@@ -20,6 +23,7 @@ from tests.pipelines.callbacks.dreaming.dreams import (
     ROWS,
     DebugLimits,
     Known,
+    Notes,
     Numbered,
     agent,
     dream,
@@ -131,6 +135,15 @@ def test_dreams_are_mixed_in_at_the_ratio(record, ratio, num):
     notes, _ = dream(record(), 3, Dyna(FIXED, ratio=ratio, num_dreams=5, capacity=40))
     assert [batch.shape for batch in notes.dreams] == [(num, 4)] * 3
     assert all(batch.state.shape == (num, 4, 4, 12, 12) for batch in notes.dreams)
+
+
+def test_the_ratio_counts_the_real_transitions_that_are_learned_from(record):
+    """8 windows of which a policy learns from the first row alone, and dreams of 3 steps: 24 of 8 transitions."""
+    policy = QLearning(Network(channels=(4, 4, 4), hidden=(8,)), Targets(rows="first"))
+    dyna = Dyna(FIXED, ratio=3.0, num_dreams=5, capacity=40)
+    notes = Notes(dyna)
+    fit(Agent(Known(), policy, "both"), record(), 2, dyna, notes)
+    assert [batch.shape for batch in notes.dreams] == [(8, 4)] * 2
 
 
 def test_dreams_are_launched_every_so_many_policy_updates(record):
