@@ -97,6 +97,10 @@ class AtariReplay(ReplayData):
         protocol = self.protocol or "atari100k"
         return AtariEmulators(self.game, num_envs, protocol, variant, self.size, self.color, seed)
 
+    def screened_environment(self, num_envs: int, seed: int) -> AtariEmulators:
+        """Make emulators for evaluation, which show their screens in colour."""
+        return self.clonable_environment(num_envs, seed, "evaluation")
+
     def _described(self) -> dict[str, Any]:
         """Return the arguments of environments of the store's game, protocol and frames."""
         description = self.description

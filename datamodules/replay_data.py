@@ -128,6 +128,10 @@ class ReplayData(LightningDataModule, ABC):
         """
         raise UserError(f"{self.name} cannot be cloned, so a search cannot plan in its true rules: use an Atari game")
 
+    def screened_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
+        """Make environments for evaluation that can show their screens, if there are any of this world."""
+        return self.evaluation_environment(num_envs, seed)
+
     def playing_environment(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Make the training environments that the run's actors play, which can be cloned if an actor wants clones."""
         if self.wants_clones:

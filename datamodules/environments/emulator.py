@@ -264,6 +264,10 @@ class AtariEmulators(VectorEnvironment):
             emulator.closed, emulator.held = bool(closed), (bool(ends), bool(cuts))
         return Transition(self.observe(), reward, terminated, truncated)
 
+    def screens(self) -> np.ndarray:
+        """Return the screens (N, 210, 160, 3) uint8 of the last emulated frames, in colour and unscaled."""
+        return np.stack([emulator.ale.getScreenRGB() for emulator in self._emulators])
+
     def clone(self) -> np.ndarray:
         """Return the present states (N,) as `Clone` objects."""
         clones = np.empty(self.num_envs, object)

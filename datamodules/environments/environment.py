@@ -79,6 +79,10 @@ class VectorEnvironment(ABC):
         """Return the player to move (N,) int64, numbered from 0; None if there is only one player."""
         return None
 
+    def screens(self) -> np.ndarray | None:
+        """Return the pictures (N, H, W, 3) uint8 that a person would see; None if the environment shows none."""
+        return None
+
     def clone(self) -> np.ndarray:
         """Return clones (N,) of the environments, objects to plan from.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.errors import check_range
+from modules.errors import UserError, check_range
 from pipelines.acting.play import Play
 from pipelines.commands import actors
 from pipelines.commands.parser import Parser
@@ -32,6 +32,7 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     out: Path | None = None,
+    film: Path | None = None,
 ) -> None:
     """Play whole episodes by a checkpoint, under the evaluation variant of its protocol.
 
@@ -46,11 +47,15 @@ def evaluate(
         seed: seed of the episodes.
         device: device to run the networks on.
         out: folder whose evaluations.jsonl the result is appended to; null takes the run's folder.
+        film: file, .gif or .mp4, that a film of the first episode is written to; null writes no film.
     """
     check_range("--episodes", episodes, 1)
     check_range("--max_steps", max_steps, 1)
     check_seed("--seed", seed)
     check_folder("--out", out)
+    if film is not None and film.suffix not in (".gif", ".mp4"):
+        raise UserError(f"--film {film} must end with .gif or .mp4")
+    check_folder("--film", None if film is None else film.parent)
     learner, kept = checkpoints.load(checkpoint, device)
     checkpoints.check_world(checkpoint, kept, game)
     data = checkpoints.world(checkpoint, kept)
@@ -65,6 +70,7 @@ def evaluate(
         actor=actor,
         greedy=greedy,
         max_steps=max_steps,
+        film=film,
         run_seed=kept["config"]["seed_everything"],
         env_steps=kept["env_steps"],
         updates=kept["global_step"],

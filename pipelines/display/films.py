@@ -20,6 +20,12 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path)
 
 
+def write_film(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Write frames (T, H, W, 3) uint8 as the kind of film that the path ends with, .gif or .mp4."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (write_gif if path.suffix == ".gif" else write_mp4)(path, frames, fps)
+
+
 def write_gif(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write frames (T, H, W, 3) uint8 as an endless GIF, with one palette for the whole film."""
     palette = Image.fromarray(frames[:: max(1, len(frames) // 8)].reshape(-1, *frames.shape[2:])).quantize(64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from datamodules.replay_data import ReplayData
 from modules.errors import UserError
 from modules.learner import Learner
 from pipelines.acting.play import Play, PolicyPlay, Stage
+from pipelines.display.films import write_film
 from pipelines.display.progress import counter
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
 
@@ -34,6 +36,8 @@ class Move(NamedTuple):
     """Result of the move."""
 
 
+FILM_FPS = 15
+"""Moves per second of a film: an Atari move takes 4 frames of the emulator's 60 a second."""
 Watch = Callable[[Move], None]
 
 
@@ -83,6 +87,7 @@ def evaluate(
     max_steps: int | None = None,
     show: bool = True,
     watch: Watch = lambda move: None,
+    film: Path | None = None,
     *,
     run_seed: int,
     **moment: Any,
@@ -99,19 +104,31 @@ def evaluate(
         max_steps: agent steps after which an episode is stopped as unfinished; null sets no limit.
         show: show a progress bar.
         watch: function that is called with every move.
+        film: file, .gif or .mp4, that a film of the first episode is written to; null writes no film.
         run_seed: seed of the run that trained the learner.
         **moment: fields of the Evaluation that locate the evaluation in the run.
     """
     way = actor or PolicyPlay()
     try:
-        environment = way.environment(data, episodes, seed)
+        environment = (data.screened_environment if film else partial(way.environment, data))(episodes, seed)
     except (TypeError, KeyError, ValueError) as error:  # the description may come from an unknown source
         raise UserError(f"{data.name} cannot be created from its description: {error}") from None
+    if film is not None and environment.screens() is None:
+        raise UserError(f"{data.name} has no screen: only Atari games can be filmed")
     draws = np.random.default_rng(seed)
+    frames: list[np.ndarray] = []
+
+    def watch_screen(move: Move) -> None:
+        watch(move)
+        if film is not None and move.counts[0]:
+            frames.append(environment.screens()[0])  # type: ignore[index]
+
     player = way.actor(Stage(environment, lambda purpose: draws, learner.world_model, learner.policy, greedy))
     with counter(f"evaluating on {data.name}", episodes, "episodes", show) as advance:
-        played = play(environment, player, max_steps, advance, watch)
+        played = play(environment, player, max_steps, advance, watch_screen)
     environment.close()
+    if film is not None:
+        write_film(film, np.stack(frames), FILM_FPS)
     description = environment.description
     return Evaluation(
         seed=run_seed,

@@ -1,8 +1,11 @@
 """`dreamcade evaluate`, and agents that start with a trained world model."""
 
+import av
+import numpy as np
 import pytest
 import torch
 
+from datamodules.environments.emulator import AtariEmulators
 from pipelines import cli
 from pipelines.console import CONFIGS
 from pipelines.evaluation import results
@@ -101,6 +104,34 @@ def test_the_run_s_own_record_grows_unless_told_otherwise(run, agent):
     before = len(results.read(agent.parent.parent))
     assert run("evaluate", agent, "--episodes", 1).code == 0
     assert len(results.read(agent.parent.parent)) == before + 1
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_the_first_episode_is_filmed_as_it_was_played(run, trained, tmp_path, suffix):
+    """In colour and unscaled, one picture per move; a film changes no score."""
+    last = trained / "checkpoints" / "last.ckpt"
+    film, seeds = tmp_path / "films" / f"pong.{suffix}", ("--episodes", 2, "--max_steps", 6, "--actor", "RandomPlay")
+    assert run("evaluate", last, *seeds, "--out", tmp_path / "plain").code == 0
+    outcome = run("evaluate", last, *seeds, "--out", tmp_path / "filmed", "--film", film)
+    assert outcome.code == 0, outcome.err
+    plain, filmed = (results.read(tmp_path / name)[0].episodes for name in ("plain", "filmed"))
+    assert plain == filmed
+    with av.open(str(film)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [picture.shape for picture in pictures] == [(210, 160, 3)] * 6
+    assert any((picture[..., 0] != picture[..., 1]).any() for picture in pictures), "grey"
+    emulators = AtariEmulators("Pong", 2, seed=0, variant="evaluation")
+    emulators.reset()
+    assert np.abs(emulators.screens()[0].astype(int) - pictures[0]).mean() < 10
+
+
+def test_what_cannot_be_filmed_is_one_line(run, agent, tmp_path):
+    for film, words in (("film.gif", "CartPole-v1 has no screen"), ("film.avi", "must end with .gif or .mp4")):
+        outcome = run("evaluate", agent, "--episodes", 1, "--film", tmp_path / film, "--out", tmp_path)
+        assert outcome.code == 2
+        assert words in outcome.err
+        assert outcome.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_one_line(run, agent, trained, tmp_path):
