@@ -45,9 +45,8 @@ class Agent(NamedTuple):
 AGENTS = {
     "control": Agent("bbf_small", without_model="control_without_model"),
     "control_without_model": Agent("bbf_small", ("model.policy.init_args.self_prediction=null",)),
-    "dqn": Agent("dqn"),
-    "dyna_q": Agent("unet__dyna_q", without_model="dqn"),
-    "mbpo": Agent("unet__mbpo"),
+    "dyna_q": Agent("unet__dyna_q", without_model="control_without_model"),
+    "mbpo": Agent("unet__mbpo", without_model="control_without_model"),
     "simple": Agent("simple__mbpo_small"),
     "muzero": Agent("gumbel_muzero__atari_small", without_model="muzero_without_consistency"),
     "muzero_without_consistency": Agent("gumbel_muzero__atari_small", ("model.weights.consistency=0",)),
