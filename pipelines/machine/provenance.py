@@ -18,12 +18,14 @@ from pipelines.spelling import PROJECT
 
 PACKAGES = ("torch", "numpy", "lightning", "torchrl", "ale-py", "gymnasium")
 """Packages whose versions are part of a benchmark's result."""
+WRITTEN = ("benchmarks/results/", "docs/images/")
+"""Folders that measurements write: files that changed there change no measurement."""
 
 
 def provenance() -> dict[str, Any]:
     """Return commit, date, machine, Python version and versions of PACKAGES.
 
-    The commit ends with + if tracked files differ from it. It is None before the first commit.
+    The commit ends with + if tracked files other than results differ from it. It is None before the first commit.
     """
     return {
         "commit": commit(),
@@ -85,9 +87,9 @@ def version() -> str:
 
 @cache
 def commit() -> str | None:
-    """Return the checkout's commit, with + if tracked files differ from it, or None if there is no commit."""
+    """Return the checkout's commit, or None if there is none; with + if tracked files differ, other than WRITTEN."""
     head = git("rev-parse", "--short=12", "HEAD")
-    return head and head + "+" * bool(changed_files())
+    return head and head + "+" * any(not name.startswith(WRITTEN) for name in changed_files())
 
 
 def changed_files() -> list[str]:

@@ -40,3 +40,19 @@ def test_a_start_names_the_files_that_are_no_commit(tmp_path, monkeypatch):
     assert (no_checkout["commit"], no_checkout["changed_files"]) == (None, [])
     assert len(clean["commit"]) == 40
     assert (clean["changed_files"], changed["changed_files"]) == ([], ["reproduce.json"])
+
+
+def test_a_measurement_of_a_changed_checkout_says_so_unless_results_alone_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    written, code = tmp_path / "benchmarks" / "results" / "a.json", tmp_path / "code.py"
+    written.parent.mkdir(parents=True)
+    written.write_text("{}")
+    code.write_text("a")
+    for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-m", "c"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    head = provenance.commit.__wrapped__()  # a process knows its commit once and for all
+    assert len(head) == 12
+    written.write_text("{ }")
+    assert provenance.commit.__wrapped__() == head
+    code.write_text("b")
+    assert provenance.commit.__wrapped__() == head + "+"
