@@ -35,6 +35,17 @@ def returns_of(game: str, actor: Actor, episodes: int, seed: int, max_steps: int
     return [episode["return"] for episode in played]
 
 
+def random_returns(
+    game: str, episodes: int, persistence: float | None = None, max_steps: int | None = None
+) -> list[float]:
+    """Return the returns of random play, which may hold its actions."""
+    environment = AtariEnvironments(game, 1, size=(42, 42))
+    num_actions = environment.num_actions
+    environment.close()
+    actor = RandomActor(num_actions, np.random.default_rng(0), Exploration(persistence=persistence))
+    return returns_of(game, actor, episodes, 0, max_steps)
+
+
 def chance_of(game: str, episodes: int, tries: int, max_steps: int | None = None) -> dict[str, Any]:
     """Return the returns of the three kinds of chance, and the name of the best constant action."""
     environment = AtariEnvironments(game, 1, size=(42, 42))
@@ -43,13 +54,13 @@ def chance_of(game: str, episodes: int, tries: int, max_steps: int | None = None
     constant = [ConstantActor(action) for action in range(len(names))]
     tried = [float(np.mean(returns_of(game, actor, tries, 1_000_000, max_steps))) for actor in constant]
     best = int(np.argmax(tried))
-    actors = {
-        "random": RandomActor(len(names), np.random.default_rng(0)),
-        "random_held": RandomActor(len(names), np.random.default_rng(0), Exploration(persistence=PERSISTENCE)),
-        "constant": constant[best],
+    return {
+        "random": random_returns(game, episodes, None, max_steps),
+        "random_held": random_returns(game, episodes, PERSISTENCE, max_steps),
+        "constant": returns_of(game, constant[best], episodes, 0, max_steps),
+        "constant_action": names[best],
+        "constant_tried": dict(zip(names, tried, strict=True)),
     }
-    played = {kind: returns_of(game, actor, episodes, 0, max_steps) for kind, actor in actors.items()}
-    return {**played, "constant_action": names[best], "constant_tried": dict(zip(names, tried, strict=True))}
 
 
 def main() -> None:

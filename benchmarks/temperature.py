@@ -21,13 +21,16 @@ import report
 import smoke
 import torch
 import training
-from atari_small import chance_of_difference, interval, random_returns
+from chance import random_returns
+from significance import interval, p_not_above
 
 from datamodules.atari import AtariReplay
 from datamodules.environments.atari import canonical_game
 from modules.agent import Agent
 from modules.latents.mdn_rnn import MDNRNN
 from modules.policies.linear import LinearController
+from pipelines.acting.exploration import Exploration
+from pipelines.acting.play import PolicyPlay
 from pipelines.dreams.evolution import Evolution, dreamed_returns
 from pipelines.dreams.starts import Starts
 from pipelines.evaluation.episodes import evaluate
@@ -80,7 +83,8 @@ class Laboratory:
         """Return the returns of real episodes."""
         self.controller.adopt(vector)
         played = evaluate(
-            self.agent, self.world, episodes=self.options.episodes, seed=1, run_seed=0, show=False, epsilon=0.05,
+            self.agent, self.world, episodes=self.options.episodes, seed=1, run_seed=0, show=False,
+            actor=PolicyPlay(Exploration(epsilon=0.05)),
             max_steps=self.options.max_steps,
             env_steps=self.kept["env_steps"], updates=self.kept["global_step"], experiment=EXPERIMENT,
         )  # fmt: skip
@@ -131,7 +135,7 @@ def main() -> None:
             "dream": interval(dreamed),
             "at_1": interval(at_one),
             "uniform": interval(laboratory.earn(uniform, fresh[:32], temperature).mean(dim=1).tolist()),
-            "real": {**interval(played), "p_not_above_random": chance_of_difference(played, chance)},
+            "real": {**interval(played), "p_not_above_random": p_not_above(played, chance)},
         }
         print(temperature, rows[str(temperature)], flush=True)
     setting = {"game": game, "generations": options.generations, "real_steps": laboratory.kept["env_steps"]}

@@ -21,7 +21,8 @@ import report
 import smoke
 import training
 import yaml
-from atari_small import PERSISTENCE, chance_of_difference, interval, random_returns
+from chance import PERSISTENCE, random_returns
+from significance import interval, p_not_above
 
 from datamodules.environments.atari import canonical_game
 from pipelines.evaluation.results import Evaluation, human_normalized
@@ -65,7 +66,7 @@ def cell(
     return {
         **interval(returns),
         "human_normalized": human_normalized(last.game, float(np.mean(returns))),
-        **{f"p_not_above_{name}": chance_of_difference(returns, played) for name, played in chance.items()},
+        **{f"p_not_above_{name}": p_not_above(returns, played) for name, played in chance.items()},
         "real_steps": last.env_steps,
         "updates": last.updates,
         "minutes": round(max(training.minutes(run, folder) for run in runs), 1),
