@@ -12,24 +12,34 @@ game must be of one commit.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 import report
 import smoke
 import training
 from chance import KINDS, chance_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from significance import interval, p_not_above
 
 from datamodules.environments.atari import canonical_game
+from pipelines.acting.play import Play
 from pipelines.console import fail
+from pipelines.display.films import enlarge, write_film
+from pipelines.evaluation.episodes import FILM_FPS, evaluate
 from pipelines.evaluation.results import human_normalized
+from pipelines.runs import checkpoints
 
 GAMES = "UpNDown,DemonAttack,Krull,Assault,RoadRunner,KungFuMaster"
 SIGNIFICANT = 0.01
+FILMED = 240
+"""Moves of the film: 16 seconds of play."""
 
 
 class Agent(NamedTuple):
@@ -112,26 +122,53 @@ def counts(games: dict[str, Any]) -> dict[str, int]:
 
 
 def draw(games: dict[str, Any], path: Path) -> None:
-    """Draw the curves of every game, means over runs, beside the three kinds of chance."""
-    from matplotlib.figure import Figure
-
+    """Draw the curves of every game beside the three kinds of chance."""
     columns = min(3, len(games))
     rows = -(-len(games) // columns)
     figure = Figure(figsize=(4.2 * columns, 3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (game, found) in zip(panels, games.items(), strict=False):
-        for style, kind in zip((":", "-.", "--"), KINDS, strict=True):
-            name = f"constant {found['chance']['constant_action']}" if kind == "constant" else kind.replace("_", ", ")
-            axes.axhline(np.mean(found["chance"][kind]), color="grey", linestyle=style, linewidth=1, label=name)
-        for number, agent in enumerate(AGENTS):
-            for index, run in enumerate(found["agents"].get(agent, {"runs": {}})["runs"].values()):
-                steps, scores = zip(*run["curve"], strict=True)
-                axes.plot(steps, scores, color=f"C{number}", alpha=0.8, label=agent if index == 0 else None)
-        axes.set(title=game, xlabel="real steps", ylabel="return")
-        axes.legend(fontsize=6)
-        axes.grid(alpha=0.3)
+        draw_curves(axes, game, found)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def draw_curves(axes: Any, game: str, found: dict[str, Any]) -> None:
+    """Draw the curves of one game."""
+    for style, kind in zip((":", "-.", "--"), KINDS, strict=True):
+        name = f"constant {found['chance']['constant_action']}" if kind == "constant" else kind.replace("_", ", ")
+        axes.axhline(np.mean(found["chance"][kind]), color="grey", linestyle=style, linewidth=1, label=name)
+    for number, agent in enumerate(AGENTS):
+        for index, run in enumerate(found["agents"].get(agent, {"runs": {}})["runs"].values()):
+            steps, scores = zip(*run["curve"], strict=True)
+            axes.plot(steps, scores, color=f"C{number}", alpha=0.8, label=agent if index == 0 else None)
+    axes.set(title=game, xlabel="real steps", ylabel="return")
+    axes.legend(fontsize=6)
+    axes.grid(alpha=0.3)
+
+
+def film(run: training.Run, found: dict[str, Any], folder: Path, path: Path) -> None:
+    """Film the first evaluation episode of a run, up to FILMED moves, beside the curves of its game."""
+    game, _ = run.task.split("/")
+    checkpoint = folder / run.task / run.experiment / str(run.seed) / "checkpoints" / "last.ckpt"
+    learner, kept = checkpoints.load(checkpoint)
+    actor = checkpoints.instantiate(Play, checkpoints.actor(checkpoint, kept), checkpoint)
+    with tempfile.TemporaryDirectory() as name:
+        evaluate(
+            learner, checkpoints.world(checkpoint, kept), 1, 0, actor, max_steps=FILMED, film=Path(name) / "film.mp4",
+            show=False, run_seed=run.seed, env_steps=kept["env_steps"], updates=kept["global_step"],
+            experiment=run.experiment,
+        )  # fmt: skip
+        with av.open(str(Path(name) / "film.mp4")) as container:
+            frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][::2])
+    frames = enlarge(frames, 2)
+    height = frames.shape[1]
+    figure = Figure(figsize=(1.4 * height / 100, height / 100), dpi=100, layout="constrained")
+    draw_curves(figure.subplots(), game, found)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    curves = np.asarray(canvas.buffer_rgba())[None, ..., :3]
+    write_film(path, np.concatenate([frames, curves.repeat(len(frames), axis=0)], axis=2), FILM_FPS // 2)
 
 
 def held(games: dict[str, Any], run: training.Run, commit: str | None) -> bool:
@@ -157,6 +194,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=30, smoke=2, help="episodes of each kind of chance")
     parser.add_argument("--tries", type=int, default=10, smoke=1, help="episodes of every constant action at first")
     parser.add_argument("--max_steps", type=int, smoke=20, help="steps of an episode of chance at most")
+    parser.add_argument("--film", smoke="Pong", help="game whose first agent and seed are filmed beside its curves")
     parser.add_folder("runs/atari_laptop")
     options = parser.parse_args()
     names = [canonical_game(game) for game in options.games.split(",")]
@@ -195,6 +233,9 @@ def main() -> None:
                 write()
     write(echo=True)
     draw(games, options.images / "atari_laptop.png")
+    if options.film:
+        game = canonical_game(options.film)
+        film(run_of(game, agents[0], 0), games[game], options.folder.resolve(), options.images / "playing.gif")
 
 
 if __name__ == "__main__":
