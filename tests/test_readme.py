@@ -10,6 +10,8 @@ from pipelines.sweeps.sweep_file import find, read
 from tests.running import run  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parent.parent
+LONG = ("unet.md", "world_models.md", "muzero.md", "search.md", "mbpo.md", "dyna_q.md")
+"""Pages whose commands `make gates` runs; most of them stand in README too."""
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
@@ -19,7 +21,10 @@ def commands(page: Path) -> list[str]:
     return [line.removeprefix("dreamcade ") for line in lines if line.startswith("dreamcade ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES],
+)
 def test_every_command_runs_in_the_order_given(run, page):  # noqa: F811
     """Small: with configs/debug.yaml on top, `last` finds the run that the command before left.
 

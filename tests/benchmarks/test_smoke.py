@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 FILES = sorted(path for path in FOLDER.rglob("*.py") if "__main__" in path.read_text())
-QUICK = ["pong_paddle", "peers/lightzero", "peers/mctx_search", "trainer_overhead"]
+QUICK = ["pong_paddle", "peers/lightzero", "peers/mctx_search"]
 """What `make test` runs of them; `make gates` and `make smoke` run all."""
 OTHER_KEYS = {
     "emulator_uct": ("settings",),  # the arguments that there were

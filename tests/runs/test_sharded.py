@@ -38,9 +38,8 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "ensemble__mbpo" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_shares_learn_what_ddp_learns(run, tmp_path, name):
     """Though they were stopped, went on by DDP, and were stopped again."""
     arguments = [*experiment(name), *CASES[name], "--trainer.default_root_dir"]

@@ -238,7 +238,13 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("options", LEARNERS.values(), ids=LEARNERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=pytest.mark.slow if name in ("first", "c51", "plain") else ())
+        for name, options in LEARNERS.items()
+    ],
+)
 def test_the_values_of_a_decision_problem_are_learned_exactly(options):
     """From nothing but random play, in windows over ends and cuts, as DQN on observations that are the features."""
     mdp, model = MDP(), IdentityModel()
