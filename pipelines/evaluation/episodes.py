@@ -19,6 +19,7 @@ from modules.learner import Learner
 from pipelines.acting.play import Play, PolicyPlay, Stage
 from pipelines.display.progress import counter
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
+from pipelines.machine.provenance import now
 
 
 class Move(NamedTuple):
@@ -120,6 +121,7 @@ def evaluate(
         protocol=description["protocol"],
         policy=way.describe(greedy),
         episodes=played,
+        date=now(),
         **moment,
     )
 
