@@ -5,7 +5,8 @@
 Every call is one piece. It goes on with the run in `--folder`, stops it by SIGTERM in time for a checkpoint, and says
 what is left. When all updates are made, pieces play evaluation episodes, a few at a time. The result file keeps every
 piece with its minutes, card, memory and GPU use, the curve, and the returns of the final episodes. Use several calls on
-one machine, or keep the folder.
+one machine, or keep the folder. In the games of docs/records.md the result says the minutes to the record's score; the
+time between two pieces does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from usage import Usage
 from datamodules.environments.atari import canonical_game
 from pipelines.console import CONFIGS, fail
 from pipelines.evaluation import results
-from pipelines.evaluation.results import human_normalized
+from pipelines.evaluation.results import Evaluation, human_normalized
+from pipelines.machine.provenance import now
 from pipelines.runs import checkpoint_files
 from pipelines.runs.checkpoint_files import LAST
 
@@ -69,6 +71,7 @@ def train(run: Path, agent: str, game: str, seed: int, options: Any) -> None:
     arguments = ["--config", experiment]
     if torch.cuda.is_available():
         arguments += ["--config", str(CONFIGS / "trainer" / "gpu.yaml")]
+    arguments.append(f"--callbacks.Evaluate.episodes={training.RECORD_EPISODES}")
     arguments += smoke.DEBUG if options.smoke else []
     arguments += [f"--{change}" for change in (f"data.game={game}", f"seed_everything={seed}", *changes)]
     arguments += [f"--trainer.default_root_dir={run}", "--callbacks.Evaluate.final_episodes=1"]
@@ -78,11 +81,42 @@ def train(run: Path, agent: str, game: str, seed: int, options: Any) -> None:
     cli("fit", arguments, run / "log.txt", options.minutes - RESERVE)
 
 
+def evaluations_of(folder: Path) -> list[Evaluation]:
+    """Return the evaluations in a folder, which may have none."""
+    return results.read(folder) if (folder / results.FILE).exists() else []
+
+
 def returns_of(run: Path) -> list[float]:
     """Return the returns of the final episodes that were played so far."""
-    folder = run / "final"
-    played = results.read(folder) if (folder / results.FILE).exists() else []
-    return [float(value) for evaluation in played for value in evaluation.returns]
+    return [float(value) for evaluation in evaluations_of(run / "final") for value in evaluation.returns]
+
+
+def curve(
+    evaluations: list[Evaluation], begun: str, earlier: float, minutes: list[float | None]
+) -> dict[str, list[Any]]:
+    """Return the curve of a run after a piece.
+
+    Args:
+        evaluations: evaluations of all pieces.
+        begun: date at which this piece began.
+        earlier: minutes of the pieces before it.
+        minutes: minutes of the evaluations of the pieces before it.
+    """
+    found = training.curve(evaluations, begun)
+    new = [each and round(earlier + each, 2) for each in found["curve_minutes"][len(minutes) :]]
+    return found | {"curve_minutes": minutes + new}
+
+
+def records(runs: dict[str, Any]) -> dict[str, float | None]:
+    """Return the minutes to the record's score, by agent and game."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, cell in sorted(runs.items()):
+        groups.setdefault(name.rpartition("/")[0], []).append(cell)
+    return {
+        name: training.minutes_to_record(game, cells)
+        for name, cells in groups.items()
+        if (game := name.rpartition("/")[2]) in training.RECORDS
+    }
 
 
 def evaluate(run: Path, options: Any, begin: float) -> None:
@@ -115,13 +149,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.agent not in AGENTS:
         fail(f"--agent: there is no {options.agent}, there are {', '.join(AGENTS)}")
-    begin, usage = time.monotonic(), Usage()
+    begin, begun, usage = time.monotonic(), now(), Usage()
     game = canonical_game(options.game)
     name = f"{options.agent}/{game}/{options.seed}"
     run = options.folder.resolve() / name
     run.mkdir(parents=True, exist_ok=True)
     total = options.updates or training.settings(AGENTS[options.agent][0])["trainer"]["max_steps"]
-    before, played = updates_of(run), len(returns_of(run))
+    before, played, known = updates_of(run), len(returns_of(run)), len(evaluations_of(run))
     if before < total:
         train(run, options.agent, game, options.seed, options)
     after = updates_of(run)
@@ -131,6 +165,7 @@ def main() -> None:
     machine = report.provenance()
     runs: dict[str, Any] = report.read("atari100k", options).get("runs", {})
     cell = runs.setdefault(name, {"pieces": []})
+    earlier = sum(piece["minutes"] for piece in cell["pieces"])
     returns = returns_of(run)
     cell["pieces"].append({
         "updates": after - before,
@@ -140,8 +175,7 @@ def main() -> None:
         **usage.stop(),
         "commit": machine["commit"],
     })  # fmt: skip
-    evaluations = results.read(run) if (run / results.FILE).exists() else []
-    cell["curve"] = [[each.env_steps, round(each.score, 2)] for each in evaluations]
+    cell |= curve(evaluations_of(run), begun, earlier, [*cell.get("curve_minutes", []), *[None] * known][:known])
     cell["returns"] = returns
     cell["mean"] = round(float(np.mean(returns)), 2) if returns else None
     cell["human_normalized"] = human_normalized(game, cell["mean"]) if returns else None
@@ -153,7 +187,7 @@ def main() -> None:
         "episodes": options.episodes - len(returns),
     }
     cell["left"] = left
-    report.write("atari100k", {"runs": runs}, options)
+    report.write("atari100k", {"runs": runs, "minutes_to_record": records(runs)}, options)
     if any(left[key] for key in ("updates", "episodes")):
         print(json.dumps({"left": left}), file=sys.stderr)
 

@@ -7,7 +7,7 @@ evaluation episodes at the end. The three kinds of chance are those of chance.py
 holds its actions, and the best constant action. An agent is above chance if the mean of its episodes is above each of
 the three, p < .01 by permutation. The result file is written after every run. `--resume` keeps the runs that it holds;
 `--minutes` begins no further run after so long. So a measurement can be spread over days: all runs of an agent in a
-game must be of one commit.
+game must be of one commit. In the games of docs/records.md the result says the minutes to the record's score.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def measured(run: training.Run, options: Any) -> dict[str, Any]:
         "real_steps": last.env_steps,
         "updates": last.updates,
         "minutes": round(training.minutes(run, options.folder.resolve()), 1),
-        "curve": [[each.env_steps, round(each.score, 2)] for each in evaluations],
+        **training.curve(evaluations, training.begun(run, options.folder.resolve())),
     }
 
 
@@ -98,6 +98,9 @@ def add_statistics(game: str, found: dict[str, Any]) -> None:
         cell["human_normalized"] = human_normalized(game, cell["mean"])
         cell["p_not_above"] = {kind: p_not_above(returns, found["chance"][kind]) for kind in KINDS}
         cell["above_chance"] = max(cell["p_not_above"].values()) < SIGNIFICANT
+        if game in training.RECORDS:
+            runs = [run for _, run in sorted(cell["runs"].items())]
+            cell["minutes_to_record"] = training.minutes_to_record(game, runs)
     for name, cell in found["agents"].items():
         without = found["agents"].get(AGENTS[name].without_model)
         if without is not None:

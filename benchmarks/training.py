@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,14 @@ from smoke import DEBUG, ROOT
 from pipelines.evaluation import results
 from pipelines.evaluation.results import Evaluation
 from pipelines.evaluation.statistics import estimate, interquartile_mean, mean
+from pipelines.machine.provenance import now
+
+RECORDS = {"freeway": 20, "kung_fu_master": 5_000, "pong": 18}
+"""Scores of docs/records.md, by game."""
+RECORD_SEEDS, RECORD_EPISODES = 3, 10
+"""Seeds of a record, and episodes of each."""
+BEGUN = "begun.txt"
+"""File in a run's folder with the date at which `dreamcade fit` was called."""
 
 
 class Run(NamedTuple):
@@ -62,6 +71,7 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2, *, smoke: bool 
             command += DEBUG if smoke else []
             command.append(f"--trainer.default_root_dir={path}")
             path.mkdir(parents=True, exist_ok=True)
+            (path / BEGUN).write_text(f"{now()}\n")
             with (path / "log.txt").open("w") as log:
                 process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
                 _, status, used = os.wait4(process.pid, 0)
@@ -80,6 +90,44 @@ def train(runs: Iterable[Run], folder: Path, at_a_time: int = 2, *, smoke: bool 
 def minutes(run: Run, folder: Path) -> float:
     """Return the minutes of a core that a run took, evaluations included, whoever shared the machine with it."""
     return float((folder / run.task / run.experiment / str(run.seed) / "minutes.txt").read_text())
+
+
+def begun(run: Run, folder: Path) -> str:
+    """Return the date and time at which a run was begun."""
+    return (folder / run.task / run.experiment / str(run.seed) / BEGUN).read_text().strip()
+
+
+def curve(evaluations: Iterable[Evaluation], begun: str) -> dict[str, list[Any]]:
+    """Return [real steps, score] of every evaluation, the wall-clock minutes from `begun` to its end, its episodes."""
+    evaluations = list(evaluations)
+    start = datetime.fromisoformat(begun)
+    ends = [datetime.fromisoformat(each.date) if each.date else None for each in evaluations]
+    return {
+        "curve": [[each.env_steps, round(each.score, 2)] for each in evaluations],
+        "curve_minutes": [end and round((end - start).total_seconds() / 60, 2) for end in ends],
+        "curve_episodes": [len(each.episodes) for each in evaluations],
+    }
+
+
+def minutes_to_record(game: str, runs: Sequence[dict[str, Any]]) -> float | None:
+    """Return the minutes to the first evaluation that reaches the score of a game's record, None if none does.
+
+    The n-th evaluations of the first three runs count together, if each has ten episodes or more: their mean must
+    reach the score, and the slowest of the three gives the minutes.
+
+    Args:
+        game: one of RECORDS.
+        runs: what `curve` says of the run of every seed.
+    """
+    runs = runs[:RECORD_SEEDS]
+    if len(runs) < RECORD_SEEDS or not all("curve_minutes" in run for run in runs):
+        return None
+    points = [zip(run["curve"], run["curve_minutes"], run["curve_episodes"], strict=True) for run in runs]
+    for moment in zip(*points, strict=False):
+        scores, minutes, episodes = zip(*((score, at, number) for (_, score), at, number in moment), strict=True)
+        if None not in minutes and min(episodes) >= RECORD_EPISODES and np.mean(scores) >= RECORDS[game]:
+            return max(minutes)
+    return None
 
 
 def score_at(evaluations: list[Evaluation], env_steps: int) -> float:

@@ -20,6 +20,7 @@ from pipelines.display.films import write_mp4
 from pipelines.display.progress import Rate
 from pipelines.evaluation.episodes import Move, play, tell
 from pipelines.evaluation.results import Evaluation, append
+from pipelines.machine.provenance import now
 
 RUNS = Path("runs")
 FILMED = 1000
@@ -101,6 +102,7 @@ def plan(
         policy=actor.describe(greedy=True),
         episodes=played,
         final=True,
+        date=now(),
     )
     append(folder, evaluation)
     tell(evaluation, folder)

@@ -21,6 +21,7 @@ from pipelines.acting.play import Play, PolicyPlay, Stage
 from pipelines.display.films import write_film
 from pipelines.display.progress import counter
 from pipelines.evaluation.results import FILE, Episode, Evaluation, human_normalized
+from pipelines.machine.provenance import now
 
 
 class Move(NamedTuple):
@@ -137,6 +138,7 @@ def evaluate(
         protocol=description["protocol"],
         policy=way.describe(greedy),
         episodes=played,
+        date=now(),
         **moment,
     )
 

@@ -48,6 +48,8 @@ class Evaluation:
     """Whether a report takes this evaluation as the run's score."""
     checkpoint: str | None = None
     """Checkpoint of the agent that played."""
+    date: str | None = None
+    """Date and time in UTC at which the last episode ended, as ISO 8601."""
 
     @property
     def returns(self) -> np.ndarray:

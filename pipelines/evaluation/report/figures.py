@@ -104,7 +104,7 @@ def draw_aggregate(axes: Axes, summary: Summary, statistic: str) -> None:
 def draw_methods(axes: Axes, summary: Summary, game: str) -> None:
     """Draw mean returns in a game as bars from random play, of experiments and published methods, the best on top."""
     bars: list[tuple[float, str, str, Estimate | None]] = [
-        (published.score(game, name), name, MUTED, None) for name in published.METHODS
+        (score, name, MUTED, None) for name in published.METHODS if not np.isnan(score := published.score(game, name))
     ]
     for name in summary.experiments:
         if (name, game) in summary.returns:

@@ -164,7 +164,7 @@ def _published(summary: Summary) -> str:
         legend = _legend(summary, "grey ticks: published methods")
         picture = f"{legend}{scroll}{svg(drawn, 'games', label)}</figure>"
     else:
-        drawings = [figures.panel(figures.draw_methods, summary, game, size=(4.4, 4.6)) for game in names]
+        drawings = [figures.panel(figures.draw_methods, summary, game, size=(4.4, 5.2)) for game in names]
         labels = [f"Mean returns in {game}, beside published methods" for game in names]
         pictures = zip(drawings, labels, strict=True)
         panels = [_figure(drawn, f"methods{n}", label) for n, (drawn, label) in enumerate(pictures)]

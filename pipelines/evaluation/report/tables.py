@@ -6,16 +6,19 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from pipelines.evaluation.report import published
 from pipelines.evaluation.report.summary import Summary
-from pipelines.evaluation.statistics import STATISTICS, Estimate, mean, median
+from pipelines.evaluation.statistics import STATISTICS, Estimate, estimate
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+PUBLISHED_RESAMPLES = 2_000
+"""Draws of the bootstrap of a published method, which may have sixty seeds."""
 TIDY = ("experiment", "game", "seed", "env_steps", "statistic", "value", "low", "high")
 """Columns of report.csv."""
 
@@ -76,16 +79,23 @@ def aggregates(summary: Summary, with_published: bool = True) -> Table:
     for method in published.METHODS.values() if with_published and summary.is_comparable and names else ():
         if method.name in published.REFERENCES:
             continue
-        scores = [score[None] for score in published.human_normalized(method.name, names)]
-        whole = set(names) == set(published.GAMES)
-        values = [float(mean(scores)), float(median(scores))]
-        values += [method.iqm, method.optimality_gap] if whole else [math.nan, math.nan]
-        rows.append([method.name, *map(_normalized, values), f"{method.year}, {method.mark}"])
+        scores = published.human_normalized(method.name, names)
+        if np.isnan(np.concatenate(scores)).any():
+            continue
+        cells = {
+            name: _estimate(value, _normalized)
+            for name, value in estimate(scores, STATISTICS, summary.seed, resamples=PUBLISHED_RESAMPLES).items()
+        }
+        if min(map(len, scores)) == 1:
+            whole = set(names) == set(published.GAMES)
+            cells["interquartile mean"] = _normalized(method.iqm if whole else math.nan)
+            cells["optimality gap"] = _normalized(method.optimality_gap if whole else math.nan)
+        rows.append([method.name, *cells.values(), f"{method.year}, {method.mark}"])
     return Table(
         title=f"Human-normalised scores over {len(names)} games",
         note="0 is random play, 1 is human play. Brackets: 95% intervals of a bootstrap that draws runs within each "
         "game. The interquartile mean leaves out the lowest and the highest quarter of all runs. The optimality gap is "
-        "the mean shortfall below 1, so less is better.",
+        "the mean shortfall below 1, so less is better. Published methods have intervals where single runs are public.",
         head=["", *STATISTICS, "source"],
         rows=rows,
         last_text_columns=1,
@@ -149,8 +159,8 @@ def beside_published(summary: Summary) -> Table:
         )
     return Table(
         title="Beside published scores",
-        note=f"Mean raw returns. Published ones were reached after {published.STEPS:,} real steps; their sources are "
-        "below.",
+        note=f"Mean raw returns. Published ones were reached after {published.STEPS:,} real steps unless their name "
+        "says otherwise; their sources are below.",
         head=["game", *summary.experiments, *published.METHODS],
         rows=rows,
     )
@@ -161,7 +171,8 @@ def sources(summary: Summary) -> Table:
     return Table(
         title="Sources of published scores",
         note="C: computed from released per-seed files. V: read in a released file. R✓: recalled from the paper; the "
-        "mean, the median and the number of superhuman games were recomputed and equal the published ones.",
+        "mean, the median and the number of superhuman games were recomputed and equal the published ones. F: read "
+        "from a figure, with an error of about 5 %.",
         head=["method", "year", "seeds", "mark", "source", "what differs"],
         rows=[
             [method.name, method.year, method.seeds, method.mark, method.source, method.note]
@@ -241,7 +252,7 @@ def _return(value: float) -> str:
 
 
 def _published(value: float) -> str:
-    return f"{value:,.{1 if abs(value) < 100 else 0}f}".replace("-", MINUS)  # the digits that published.csv has
+    return NOTHING if math.isnan(value) else f"{value:,.{1 if abs(value) < 100 else 0}f}".replace("-", MINUS)
 
 
 def _range(values: list[int]) -> str:

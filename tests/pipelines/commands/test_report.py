@@ -81,6 +81,8 @@ def test_atari(tmp_path, capsys):
     text = (out / "report.md").read_text()
     for words in ("| dqn | 0.250 [", "| DIAMOND |", "| unet__dyna | 1.00 [1.00, 1.00] |", "| R✓ |"):
         assert words in text
+    assert "| BBF 20k |" in text
+    assert "| Simulus-A |" not in text.split("## ")[1], "it has no scores in these games"
     printed = capsys.readouterr().out
     assert "0.250" in printed
     assert "report.html" in printed
