@@ -210,12 +210,6 @@ def main() -> None:
     runs = [run_of(game, agent, seed) for seed in range(options.seeds) for game in names for agent in agents]
     if options.resume:
         runs = [run for run in runs if not held(games, run, commit)]
-    for game in names:
-        chance = known.get(game) or chance_of(game, options.episodes, options.tries, options.max_steps)
-        found = games.setdefault(game, {"agents": {}})
-        found["chance"] = {kind: chance[kind] for kind in KINDS} | {"constant_action": chance["constant_action"]}
-        if not options.resume:
-            found["agents"] = {name: cell for name, cell in found["agents"].items() if name not in agents}
     begin = time.monotonic()
 
     def one(run: training.Run) -> dict[str, Any] | None:
@@ -223,6 +217,15 @@ def main() -> None:
 
     def write(echo: bool = False) -> None:
         report.write("atari_laptop", {"games": games, **counts(games)}, options, echo)
+
+    for game in names:
+        found = games.setdefault(game, {"agents": {}})
+        if not options.resume:
+            found["agents"] = {name: cell for name, cell in found["agents"].items() if name not in agents}
+        if not (options.resume and "chance" in found):
+            chance = known.get(game) or chance_of(game, options.episodes, options.tries, options.max_steps)
+            found["chance"] = {kind: chance[kind] for kind in KINDS} | {"constant_action": chance["constant_action"]}
+            write()
 
     with ThreadPoolExecutor(options.at_a_time) as pool:
         waiting = {pool.submit(one, run): run for run in runs}
