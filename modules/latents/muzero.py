@@ -19,7 +19,7 @@ from modules.errors import UserError, check_range
 from modules.imagination import evaluating
 from modules.latents.muzero_networks import SIZES, MuZeroNetworks, Prediction, head
 from modules.latents.muzero_targets import TargetRule, Targets, make_targets
-from modules.layers.augmentation import brighten, shift
+from modules.layers.augmentation import Augmentation
 from modules.layers.residual import AnyBatchNorm
 from modules.optimization import Optimization
 from modules.world_model import Loss, Spec, Step, WorldModel
@@ -65,7 +65,7 @@ class MuZero(WorldModel):
             and reanalyses; 0 keeps no target network and uses the networks themselves.
         value_prefix: number of steps over which rewards are summed, so that the model predicts the sum: 5 in
             EfficientZero; 0 predicts single rewards.
-        augment: shift pictures by up to 4 pixels and change their brightness, in training.
+        augmentation: random changes of the pictures in a loss; null changes nothing.
         compile: compile the networks with torch.compile.
         optimization: optimizer, learning rate and schedule of the model.
     """
@@ -84,7 +84,7 @@ class MuZero(WorldModel):
         weights: LossWeights = LossWeights(),
         target_every: int = 200,
         value_prefix: int = 0,
-        augment: bool = False,
+        augmentation: Augmentation | None = None,
         compile: bool = False,
         optimization: Optimization = Optimization(weight_decay=1e-4),
     ) -> None:
@@ -93,7 +93,7 @@ class MuZero(WorldModel):
         check_range("MuZero.value_prefix", value_prefix, 0)
         self.size, self.support, self.norm, self.state_norm = size, support, norm, state_norm
         self.targets, self.weights = targets, weights
-        self.target_every, self.value_prefix, self.augment = target_every, value_prefix, augment
+        self.target_every, self.value_prefix, self.augmentation = target_every, value_prefix, augmentation
         self.compile_networks = compile
 
     def build(self, spec: Spec) -> None:
@@ -276,10 +276,10 @@ class MuZero(WorldModel):
         return (1 - F.cosine_similarity(guess, goal, dim=1)).unflatten(0, (batch.shape[0], self.targets.unroll))
 
     def augmented(self, observation: Tensor) -> Tensor:
-        """Shift and brighten pictures (B, C, H, W), in training only."""
-        if not (self.augment and self.training and observation.ndim == 4):
+        """Return pictures (B, C, H, W) augmented, in training only."""
+        if self.augmentation is None or not self.training or observation.ndim != 4:
             return observation
-        return brighten(shift(observation).float() / 255)
+        return self.augmentation(observation)
 
     def _check(self, batch: Batch) -> None:
         needed = self.targets.unroll + self.targets.n_step + 1

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from modules.batch import Batch
 from modules.errors import UserError
-from modules.layers.augmentation import brighten, shift
+from modules.layers.augmentation import Augmentation
 from modules.layers.distributions import Atoms
 from modules.layers.returns import n_step_parts, n_step_returns, reach_weights, weighted_mean
 from modules.optimization import Optimization
 from modules.policies.policy import Policy
 from modules.policies.q_network import Network, QNetwork
-from modules.policies.q_settings import Augmentation, Distribution, Epsilon, TargetNetwork, Targets
+from modules.policies.q_settings import Distribution, Epsilon, TargetNetwork, Targets
 from modules.policies.self_prediction import SelfPrediction, SelfPredictor, prediction_losses
 from modules.world_model import Loss, WorldModel
 
@@ -220,9 +220,7 @@ class QLearning(Policy):
     def _seen(self, states: Tensor, model: WorldModel) -> Tensor:
         """Return the features (N, *feature_shape) of states, augmented."""
         features = model.features(states)
-        if self.augmentation is None:
-            return features
-        return brighten(shift(features, self.augmentation.shift), self.augmentation.intensity)
+        return features if self.augmentation is None else self.augmentation(features)
 
     def _check(self, batch: Batch) -> None:
         steps = 0 if self.self_prediction is None else self.self_prediction.steps

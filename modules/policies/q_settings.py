@@ -142,20 +142,3 @@ class Distribution:
         check_range("distribution.atoms", self.atoms, 2)
         check_range("distribution.low", self.low)
         check_range("distribution.high", self.high, self.low, above=True)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of the pictures in a loss (Kostrikov et al. 2021; Schwarzer et al. 2021).
-
-    Args:
-        shift: largest shift in pixels in each direction; 4 for pictures of 84 pixels.
-        intensity: scale of the random factor by which all pixels of an observation are multiplied.
-    """
-
-    shift: int = 4
-    intensity: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_range("augmentation.shift", self.shift, 0)
-        check_range("augmentation.intensity", self.intensity, 0)

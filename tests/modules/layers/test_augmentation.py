@@ -2,7 +2,7 @@
 
 import torch
 
-from modules.layers.augmentation import brighten, shift
+from modules.layers.augmentation import Augmentation, brighten, shift
 
 
 def test_a_shift_moves_whole_pictures_and_repeats_their_edges():
@@ -27,3 +27,14 @@ def test_brightness_changes_by_picture():
     assert 0.8999 <= factors.min() < 0.91
     assert 1.09 < factors.max() <= 1.1001
     assert abs(factors.mean() - 1) < 0.005
+
+
+def test_an_augmentation_shifts_and_brightens_bytes_as_it_does_floats():
+    pictures = torch.randint(256, (6, 2, 10, 12), dtype=torch.uint8)
+    augmentation = Augmentation(shift=2, intensity=0.1)
+    torch.manual_seed(0)
+    changed = augmentation(pictures)
+    torch.manual_seed(0)
+    assert torch.equal(augmentation(pictures.float() / 255), changed)
+    torch.manual_seed(0)
+    assert torch.equal(brighten(shift(pictures.float() / 255, 2), 0.1), changed)

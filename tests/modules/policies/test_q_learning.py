@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 from modules.errors import UserError
 from modules.identity import IdentityModel
+from modules.layers.augmentation import Augmentation
 from modules.optimization import Optimization
 from modules.policies.q_learning import QLearning
 from modules.policies.q_network import Network
-from modules.policies.q_settings import Anneal, Augmentation, Distribution, Epsilon, TargetNetwork, Targets
+from modules.policies.q_settings import Anneal, Distribution, Epsilon, TargetNetwork, Targets
 from modules.world_model import Spec
 from tests.modules.policies.mdp import DISCOUNT, MDP, NUM_ACTIONS, NUM_STATES, rows
 

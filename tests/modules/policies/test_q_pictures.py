@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from modules.batch import Batch
 from modules.errors import UserError
 from modules.identity import IdentityModel
+from modules.layers.augmentation import Augmentation
 from modules.optimization import Optimization
 from modules.policies.q_learning import QLearning
 from modules.policies.q_network import Network, QNetwork
-from modules.policies.q_settings import Anneal, Augmentation, Distribution, Targets
+from modules.policies.q_settings import Anneal, Distribution, Targets
 from modules.policies.self_prediction import SelfPrediction, prediction_losses
 from modules.world_model import Spec
 
