@@ -14,6 +14,7 @@ FILES = sorted(path for path in FOLDER.rglob("*.py") if "__main__" in path.read_
 QUICK = ["pong_paddle", "peers/lightzero", "peers/mctx_search"]
 """What `make test` runs of them; `make gates` and `make smoke` run all."""
 OTHER_KEYS = {
+    **dict.fromkeys(("atari_laptop", "chance"), ("games",)),  # by games, and a cell by the agents measured so far
     "emulator_uct": ("settings",),  # the arguments that there were
     "faults": ("moments",),  # counts by when the kill came, which nobody chooses
     "hostile_files": ("outcomes", "kinds"),  # counts by verdict
