@@ -23,30 +23,38 @@ FOREIGN_CLASSES = (
 def classes() -> dict[str, list[str]]:
     """Return the parameters of every class of the project by its class_path, without importing the classes.
 
-    A field of a dataclass is named after the parameter that takes the dataclass: sampling.batch_size.
+    A field of a dataclass is named after the parameter or the field that takes the dataclass: sampling.batch_size,
+    prioritised.alpha.
     """
     found: dict[str, list[str]] = {path: [] for path in FOREIGN_CLASSES}
-    fields: dict[str, list[str]] = {}
+    fields: dict[str, dict[str, str]] = {}
     arguments: dict[str, list[ast.arg]] = {}
     for folder in ("modules", "datamodules", "pipelines"):
         for path in sorted((PROJECT / folder).rglob("*.py")):
-            if path.parent.name == "layers":
-                continue  # a configuration never names layers
             module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
             for node in ast.parse(path.read_text()).body:
                 if not isinstance(node, ast.ClassDef):
                     continue
+                if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+                    annotated = [f for f in node.body if isinstance(f, ast.AnnAssign)]
+                    fields[node.name] = {ast.unparse(f.target): _kind(f.annotation) for f in annotated}
+                if path.parent.name == "layers":
+                    continue  # a configuration never names layers
                 inits = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
                 arguments[f"{module}.{node.name}"] = [a for f in inits for a in f.args.args[1:]]
-                if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-                    fields[node.name] = [ast.unparse(f.target) for f in node.body if isinstance(f, ast.AnnAssign)]
     for owner, taken in arguments.items():
         found[owner] = [argument.arg for argument in taken]
         for argument in taken:
-            kind = ast.unparse(argument.annotation).removesuffix(" | None") if argument.annotation else ""
-            if argument.arg != "settings":  # the name where code, not a configuration, makes an object
-                found[owner] += [f"{argument.arg}.{name}" for name in fields.get(kind, ())]
+            if argument.arg == "settings":  # the name where code, not a configuration, makes an object
+                continue
+            for name, kind in fields.get(_kind(argument.annotation), {}).items():
+                found[owner] += [f"{argument.arg}.{name}", *(f"{name}.{inner}" for inner in fields.get(kind, ()))]
     return found
+
+
+def _kind(annotation: ast.expr | None) -> str:
+    """Return the name of the class that an annotation names, without "| None"."""
+    return "" if annotation is None else ast.unparse(annotation).removesuffix(" | None")
 
 
 def explain(message: str, keys: Iterable[str]) -> str:
@@ -76,7 +84,8 @@ def explain(message: str, keys: Iterable[str]) -> str:
             by_name.setdefault(key.rpartition(".")[2], set()).add(key)
         close = nearest(name, by_name)
         fits = by_name[close]
-        return f"unknown key {match[1]!r}, the nearest is {(close if close in fits or len(fits) > 1 else min(fits))!r}"
+        known = close in fits or (len(fits) > 1 and close != name)
+        return f"unknown key {match[1]!r}, the nearest is {(close if known else min(fits))!r}"
     if match := re.search(r"given class_path '([^']+)'|dot import path string: (\S+)", line):
         path = match[1] or match[2]
         return f"there is no class {path}, the nearest is {_nearest_class(path)}"

@@ -255,7 +255,7 @@ def test_a_run_that_plays_itself_goes_on_counting(train, tmp_path):
         ({"agent.rounds": {"model_updates": 0, "policy_updates": 0}}, ["round 0 needs at least one update"]),
         ({"agent.rounds": {"model_updates": [3, -1], "policy_updates": 1}}, ["round 1 needs at least one update"]),
         ({"agent.rounds": {"model_updates": []}}, ["empty list"]),
-        ({"agent.rounds": {"model_update": 3}}, ["unknown key model_update"]),
+        ({"agent.rounds": {"model_update": 3}}, ["unknown key rounds.model_update", "rounds.model_updates"]),
         ({"agent.policy_learns_from": "both"}, ["set model.policy_learns_from to dream, not both"]),
         ({"agent.policy_learns_from": "real"}, ["policy_learns_from of dream or both"]),
         ({"agent.policy_learns_from": "dreams"}, ["policy_learns_from", "dreams"]),

@@ -41,7 +41,7 @@ PROJECT = Path(__file__).resolve().parents[2]
         (["--trainer.accelerator", "gpu"], ["gpu", "no GPU is available"]),
         (["--data.envs.training", "0"], ["data.envs.training", "at least 1"]),
         (["--data.sampling.sequence_length", "1"], ["sequence_length", "at least 2"]),
-        (["--data.sampling.sequence_length", "400"], ["prefill", "fewer than a window needs"]),
+        (["--data.sampling.sequence_length", "400"], ["data.storage.capacity", "fewer than a window needs"]),
         (["--data.storage.capacity", "1000000000000"], ["GiB"]),
         (["--data.path", "nowhere"], ["nowhere"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),

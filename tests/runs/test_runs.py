@@ -49,10 +49,10 @@ def test_every_experiment_runs(run, tmp_path, config):
     folder = tmp_path / "run"
     outcome = run(
         *("fit", "--config", config, "--config", "configs/trainer/cpu.yaml", "--config", "configs/debug.yaml"),
-        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 2),
+        *("--trainer.default_root_dir", folder, "--trainer.max_steps", 4),
     )
     assert outcome.code == 0, outcome.err
-    assert checkpoints.read(folder / LAST)["global_step"] == 2
+    assert checkpoints.read(folder / LAST)["global_step"] == 4
     losses = [name for name in header(folder) if name.endswith("loss")]
     assert losses or "tabular" in config.stem
     assert all(np.isfinite(column(folder, name)).all() for name in losses)

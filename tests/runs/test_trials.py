@@ -124,7 +124,7 @@ def test_a_setting_that_cannot_be(run, tmp_path, arguments, words):
         (["--data.storage.capacity", 3], ["data.storage.capacity of 3 steps", "rows are 4"]),
         (["--callbacks.Collect.limit", 3], ["Collect.limit of 3 steps", "rows are 4"]),
         (["--callbacks.Collect", "null"], ["holds no rows", "Collect", "data.path"]),
-        (["--model.policy.hidden", "[16, -3]"], ["every width in hidden", "at least 1", "-3"]),
+        (["--model.policy.network.hidden", "[16, -3]"], ["every width in hidden", "at least 1", "-3"]),
         (["--data.sampling.batch_size", 10**15, "--debug", "false"], ["not enough memory", "doctor"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
@@ -300,7 +300,7 @@ def test_a_refused_start_leaves_the_record_of_the_run(run, again, tmp_path):
     folder = tmp_path / "again"
     files = [folder / name for name in ("config.yaml", "reproduce.json")]
     before = [file.read_bytes() for file in files]
-    for arguments in (["--model.policy.hidden", "[32]"], ["--data.sampling.sequence_length", 200]):
+    for arguments in (["--model.policy.network.hidden", "[32]"], ["--data.sampling.sequence_length", 200]):
         assert again("--trainer.max_steps", 8, *arguments).code == 2
         gc.collect()  # unlocks the store
         assert [file.read_bytes() for file in files] == before, arguments

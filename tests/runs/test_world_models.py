@@ -46,13 +46,14 @@ def evolve(run, tmp_path):
 
 @pytest.mark.parametrize("experiment", ["unet__dyna_q", "unet__mbpo", "unet__search"])
 def test_whatever_uses_a_world_model_uses_this_one(run, tmp_path, experiment):
-    """The product table's cells: nothing but the class_path differs from the UNet's experiments."""
+    """The product table's cells: the class_path differs from the UNet's experiments, and latents are not augmented."""
     folder = tmp_path / "run"
     outcome = run(
         *("fit", "--config", f"configs/experiment/{experiment}.yaml", "--config", "configs/debug.yaml"),
         *("--model.world_model", MODEL, *VAE, "--model.world_model.hidden_size", 16, "--data.size", "[42,42]"),
         *("--model.rounds.model_updates", 1, "--model.rounds.policy_updates", 1, "--data.sampling.batch_size", 2),
         *("--trainer.default_root_dir", folder),
+        *(() if experiment == "unet__search" else ("--model.policy.augmentation", "null")),  # it changes pictures
     )
     assert outcome.code == 0, outcome.err
     module, kept = checkpoints.load(folder / LAST)
