@@ -77,6 +77,7 @@ def test_torchrun_needs_a_folder(run, monkeypatch):
     assert outcome.refused("torchrun", "--trainer.default_root_dir")
 
 
+@pytest.mark.slow
 def test_processes_that_were_stopped_before_their_first_checkpoint_start_anew(tmp_path):
     """The second one looks when the first has taken the old store away."""
     old = tmp_path / "run" / "replay" / "rank0"

@@ -102,6 +102,7 @@ def test_one_player_plays_what_no_ray_at_all_plays(run, tmp_path, cluster):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_players_that_lag_or_die(run, tmp_path, cluster):
     """Steps and lag are pinned; a player that is killed costs nothing; a run that goes on ends where it would have."""
     lagging = on_ray(cluster, 2, 20)

@@ -21,7 +21,7 @@ KEEP = (
     *("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", -1),
     *("--trainer.callbacks.every_n_train_steps", 3, "--trainer.callbacks.filename", "kept-{step}"),
 )
-QUICK = ["dqn_cartpole", "unet__mbpo", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
+QUICK = ["dqn_cartpole", "tabular__dyna_q", "gumbel_muzero__atari_small", "unet__dyna_q"]
 EXPERIMENTS = [path.stem for path in experiments()]
 TWICE = ["dqn_cartpole"]
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]

@@ -124,7 +124,7 @@ def test_a_setting_that_cannot_be(run, tmp_path, arguments, words):
         (["--data.storage.capacity", 3], ["data.storage.capacity of 3 steps", "rows are 4"]),
         (["--callbacks.Collect.limit", 3], ["Collect.limit of 3 steps", "rows are 4"]),
         (["--callbacks.Collect", "null"], ["holds no rows", "Collect", "data.path"]),
-        (["--model.policy.network.hidden", "[16, -3]"], ["every width in hidden", "at least 1", "-3"]),
+        (["--model.policy.network.hidden", "[16, -3]"], ["layers of at least 1 unit", "-3"]),
         (["--data.sampling.batch_size", 10**15, "--debug", "false"], ["not enough memory", "doctor"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,

@@ -327,7 +327,7 @@ def test_a_vector_and_its_double_differ():
 @pytest.mark.parametrize(
     "options",
     [
-        {"bootstrap": "root_value", "n_step": 1},
+        pytest.param({"bootstrap": "root_value", "n_step": 1}, marks=pytest.mark.slow),
         {"value_prefix": 2, "consistency_weight": 0.5, "target_every": 20, "norm": "batch"},
     ],
     ids=["plain", "value prefix, consistency, target network"],
